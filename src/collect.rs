@@ -1,0 +1,112 @@
+//! Collectors: the trait, and the list of all there are. One subsystem, one file.
+//!
+//! To add one: its file in `collect/`, its `mod` and its line in `ALL`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
+
+use crate::fact::{Check, Fact};
+use crate::host::Host;
+use crate::sample::{Details, Now, Points, Sample};
+use crate::source::Sources;
+
+pub mod exporter;
+
+/// Every collector there is.
+pub static ALL: &[Subsystem] = &[Subsystem::of::<exporter::Exporter>()];
+
+/// One subsystem: what it reads, what it says of it, what counts as bad.
+pub trait Collector: Sized + Send + 'static {
+    /// Section of `/status`, table of the configuration, and prefix of its facts.
+    const NAME: &'static str;
+    /// Default interval.
+    const EVERY: Duration;
+    /// Default time-out.
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    const FACTS: &'static [&'static Fact];
+    const CHECKS: &'static [Check];
+    /// Its table `[collect.<name>]`, without `enabled`, `interval` and `timeout`, which the loop takes.
+    type Config: DeserializeOwned + Default + Clone + Send + Sync;
+    /// What `/status.<name>` shows.
+    type Section: Serialize;
+
+    /// `None` only by profile or configuration; what should exist and does not is an error of `collect`.
+    /// Also called after a panic, to begin anew.
+    fn new(config: Self::Config, host: &Host, sources: &Sources) -> Result<Option<Self>>;
+
+    /// Looks once. Runs on a thread of its own: it may block or await. `now` is the only clock it has.
+    fn collect(&mut self, now: Now) -> impl Future<Output = Result<Self::Section>>;
+
+    /// The facts of a section, and which subjects it lists.
+    fn points(section: &Self::Section, points: &mut Points);
+
+    /// What `/status/<name>/<key>` shows; empty for most.
+    fn details(&self) -> Details {
+        Details::default()
+    }
+}
+
+/// The table of one collector, still with its spans, so that a wrong key names its line.
+pub type Table = toml::Spanned<toml::de::DeTable<'static>>;
+
+/// Builds a collector; called at start and again after a panic.
+pub type Build = Arc<dyn Fn(&Host, &Sources) -> Result<Option<Box<dyn Collect>>> + Send + Sync>;
+
+/// A collector with its types erased: generics end here.
+pub struct Subsystem {
+    pub name: &'static str,
+    pub every: Duration,
+    pub timeout: Duration,
+    pub facts: &'static [&'static Fact],
+    pub checks: &'static [Check],
+    /// Reads the collector's table (absent: its defaults) and says how to build it.
+    pub plan: fn(Option<Table>) -> Result<Build, toml::de::Error>,
+}
+
+impl Subsystem {
+    pub const fn of<C: Collector>() -> Subsystem {
+        Subsystem {
+            name: C::NAME,
+            every: C::EVERY,
+            timeout: C::TIMEOUT,
+            facts: C::FACTS,
+            checks: C::CHECKS,
+            plan: plan::<C>,
+        }
+    }
+}
+
+fn plan<C: Collector>(table: Option<Table>) -> Result<Build, toml::de::Error> {
+    let config = match table {
+        Some(table) => C::Config::deserialize(toml::Deserializer::from(table))?,
+        None => C::Config::default(),
+    };
+    Ok(Arc::new(move |host, sources| {
+        let collector = C::new(config.clone(), host, sources)?;
+        Ok(collector.map(|collector| Box::new(collector) as Box<dyn Collect>))
+    }))
+}
+
+/// What the loop drives: one run, on the thread that calls it.
+pub trait Collect: Send {
+    /// Looks once and drops what is not finished at `timeout`; a blocked call cannot be dropped.
+    fn run(&mut self, now: Now, timeout: Duration, runtime: &tokio::runtime::Handle) -> Result<Sample>;
+}
+
+impl<C: Collector> Collect for C {
+    fn run(&mut self, now: Now, timeout: Duration, runtime: &tokio::runtime::Handle) -> Result<Sample> {
+        let work = self.collect(now);
+        let section = runtime
+            .block_on(async { tokio::time::timeout(timeout, work).await })
+            .map_err(|_| anyhow::anyhow!("timed out"))??;
+        let mut points = Points::default();
+        C::points(&section, &mut points);
+        Ok(Sample { section: to_raw_value(&section)?.into(), details: self.details(), points })
+    }
+}

@@ -1,0 +1,224 @@
+//! The vocabulary: what can be measured (`Fact`), and when a measurement is bad (`Check`, `Policy`).
+//!
+//! A fact is declared once, as a `static` beside the code that measures it. Its exported Prometheus name is spelled out
+//! in full, so that grepping an alert's metric lands on the declaration.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One named, typed, documented quantity.
+#[derive(Debug)]
+pub struct Fact {
+    /// OpenTelemetry name, without unit and without `total`: the exporter appends both.
+    pub name: &'static str,
+    /// The exported Prometheus name as a literal; a test holds it against what the exporter renders.
+    pub prometheus: &'static str,
+    /// One sentence: what it is and where the number comes from.
+    pub help: &'static str,
+    pub kind: Kind,
+    /// UCUM unit (`s`, `By`, `1`, `{message}`), or empty for states, infos and timestamps.
+    pub unit: &'static str,
+    /// Label names, in the order in which values are put. Joined by `/` the values are the subject.
+    pub labels: &'static [&'static str],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Gauge,
+    /// Never falls while the sidecar runs.
+    Counter,
+}
+
+impl Fact {
+    pub const fn gauge(name: &'static str, prometheus: &'static str, help: &'static str) -> Fact {
+        Fact { name, prometheus, help, kind: Kind::Gauge, unit: "", labels: &[] }
+    }
+
+    pub const fn counter(name: &'static str, prometheus: &'static str, help: &'static str) -> Fact {
+        Fact { kind: Kind::Counter, ..Fact::gauge(name, prometheus, help) }
+    }
+
+    pub const fn unit(self, unit: &'static str) -> Fact {
+        Fact { unit, ..self }
+    }
+
+    pub const fn of(self, labels: &'static [&'static str]) -> Fact {
+        Fact { labels, ..self }
+    }
+
+    /// Facts are statics: two are the same iff they stand at the same place.
+    pub fn is(&self, other: &Fact) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+/// One fact held against one bound, with a policy. Data, not code: whatever health needs is a fact.
+#[derive(Debug)]
+pub struct Check {
+    pub name: &'static str,
+    pub fact: &'static Fact,
+    pub bad: Bound,
+    pub severity: Severity,
+    pub fail_for: Duration,
+    /// Written for the person who is paged: what it means when this check has failed.
+    pub means: &'static str,
+}
+
+/// Which values are bad.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    Above(f64),
+    Below(f64),
+}
+
+impl Bound {
+    pub fn is_bad(self, value: f64) -> bool {
+        match self {
+            Bound::Above(limit) => value > limit,
+            Bound::Below(limit) => value < limit,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Shown only.
+    Info,
+    /// Degrades.
+    Warning,
+    /// Decides readiness.
+    Critical,
+}
+
+/// What continuous silence means for a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownAs {
+    /// The check fails.
+    Fail,
+    /// The last verdict stands.
+    Hold,
+}
+
+/// How many subjects of a check must fail before readiness is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadyNeeds {
+    /// One failed subject is enough.
+    All,
+    /// Only when none is left that is ok.
+    Any,
+}
+
+/// When a check's observations become a verdict. Every field can be set in `[checks.<name>]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    pub severity: Severity,
+    /// Latest bad minus first bad of a streak that fails; at least two bad ones.
+    pub fail_for: Duration,
+    /// This many bad observations in a row fail, whatever their span.
+    pub fail_count: Option<u32>,
+    /// Share of bad among known observations that fails; `None` is off.
+    pub fail_ratio: Option<f64>,
+    pub ratio_window: Duration,
+    /// Known observations below which `fail_ratio` says nothing.
+    pub ratio_min: u32,
+    pub recover_for: Duration,
+    pub unknown_for: Duration,
+    pub unknown_as: UnknownAs,
+    pub ready_needs: ReadyNeeds,
+}
+
+impl Policy {
+    pub const RECOVER_FOR: Duration = Duration::from_secs(60);
+    pub const UNKNOWN_FOR: Duration = Duration::from_secs(5 * 60);
+    pub const RATIO_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+    /// The defaults of a check of this severity.
+    pub fn new(severity: Severity, fail_for: Duration) -> Policy {
+        Policy {
+            severity,
+            fail_for,
+            fail_count: None,
+            fail_ratio: Some(0.5),
+            ratio_window: Policy::RATIO_WINDOW,
+            ratio_min: 10,
+            recover_for: Policy::RECOVER_FOR,
+            unknown_for: Policy::UNKNOWN_FOR,
+            unknown_as: Policy::unknown_as(severity),
+            ready_needs: ReadyNeeds::All,
+        }
+    }
+
+    /// Silence about something critical is a failure; about anything else it proves nothing.
+    pub fn unknown_as(severity: Severity) -> UnknownAs {
+        match severity {
+            Severity::Critical => UnknownAs::Fail,
+            _ => UnknownAs::Hold,
+        }
+    }
+}
+
+/// A duration as people write it in the configuration: `2m`, `1h30m`, `250ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        if millis == 0 {
+            return f.write_str("0s");
+        }
+        let parts = [(millis / 3_600_000, "h"), (millis / 60_000 % 60, "m"), (millis / 1000 % 60, "s")];
+        for (count, unit) in parts.into_iter().chain([(millis % 1000, "ms")]) {
+            if count > 0 {
+                write!(f, "{count}{unit}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Span, String> {
+        let bad = || format!("`{text}` is not a duration: write it like `15s`, `2m`, `1h30m` or `250ms`");
+        let parsed: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
+        Duration::try_from(parsed).map(Span).map_err(|_| bad())
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_people_write_them_and_print_the_same() {
+        for (text, seconds) in [("15s", 15.0), ("2m", 120.0), ("1h30m", 5400.0), ("250ms", 0.25), ("0s", 0.0)] {
+            let span: Span = text.parse().unwrap();
+            assert_eq!(span.0.as_secs_f64(), seconds);
+            assert_eq!(span.to_string(), text);
+        }
+        for text in ["", "15", "-2m", "soon", "2 parsecs"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The outside world, read only. Nothing else in the program touches it, and no type of a source's crate leaves here.
+
+pub mod http;
+pub mod process;
+pub mod sqlite;
+
+/// The ways out that collectors share. The seam for tests is a path or a URL in the host, never a trait.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    pub http: http::Http,
+    pub processes: process::Processes,
+}

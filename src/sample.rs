@@ -34,6 +34,11 @@ impl Now {
         let wall = jiff::SignedDuration::try_from(span).ok().and_then(|span| self.wall.checked_add(span).ok());
         Now { mono: self.mono.saturating_add(span), wall: wall.unwrap_or(Timestamp::MAX) }
     }
+
+    /// What the wall clock showed so long before.
+    pub fn ago(self, span: Duration) -> Timestamp {
+        self.wall.checked_sub(span).unwrap_or(Timestamp::MIN)
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -134,6 +139,61 @@ fn zone(text: &str) -> Result<Offset, NotStamped> {
 fn digits(text: &[u8]) -> Option<i32> {
     let plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     plain.then(|| text.iter().fold(0, |sum, digit| sum * 10 + i32::from(digit - b'0')))
+}
+
+/// A moment in a column that may be empty, or hold junk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Absent,
+    /// Something is there that is no moment: never to be taken for absent.
+    Unreadable,
+    At(Stamped),
+}
+
+impl Moment {
+    pub fn read(text: Option<&str>) -> Moment {
+        match text.map(str::parse) {
+            None => Moment::Absent,
+            Some(Err(NotStamped)) => Moment::Unreadable,
+            Some(Ok(stamped)) => Moment::At(stamped),
+        }
+    }
+
+    pub fn at(self) -> Option<Timestamp> {
+        match self {
+            Moment::At(stamped) => Some(stamped.at),
+            Moment::Absent | Moment::Unreadable => None,
+        }
+    }
+
+    /// Seconds since 1970, as facts carry them.
+    pub fn epoch(self) -> Option<f64> {
+        self.at().map(|at| at.as_duration().as_secs_f64())
+    }
+
+    pub fn is_naive(self) -> bool {
+        matches!(self, Moment::At(Stamped { naive: true, .. }))
+    }
+
+    pub fn is_unreadable(self) -> bool {
+        self == Moment::Unreadable
+    }
+
+    /// Whether it lies before `limit`; `None` if nobody can tell. What is absent lies nowhere.
+    pub fn is_before(self, limit: Timestamp) -> Option<bool> {
+        match self {
+            Moment::Absent => Some(false),
+            Moment::Unreadable => None,
+            Moment::At(stamped) => Some(stamped.at < limit),
+        }
+    }
+}
+
+/// RFC 3339 in UTC; null if absent or unreadable, which the row must tell apart.
+impl Serialize for Moment {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.at().serialize(serializer)
+    }
 }
 
 /// One value of one fact. Labels are in the fact's order.
@@ -283,6 +343,22 @@ mod tests {
             |2026-1é-1T19:25:53Z|2026-11-21T19:25:5é|2026-11-21T19:25:53é|99999-01-01T00:00:00Z|9999-12-31T23:59:59Z";
         for text in texts.split('|') {
             assert_eq!(text.parse::<Stamped>(), Err(NotStamped), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_neither_absent_nor_past() {
+        let limit: Timestamp = "2026-11-21T20:00:00Z".parse().unwrap();
+        let before = Moment::read(Some("2026-11-21T19:59:59.5"));
+        assert_eq!((before.is_before(limit), before.is_naive()), (Some(true), true));
+        assert_eq!(before.epoch(), Some(1_795_291_199.5));
+        assert_eq!(serde_json::to_string(&before).unwrap(), "\"2026-11-21T19:59:59.5Z\"");
+        assert_eq!(Moment::read(Some("2026-11-21T20:00:00Z")).is_before(limit), Some(false));
+        assert_eq!(Moment::read(None).is_before(limit), Some(false));
+        for junk in ["", "soon"] {
+            let moment = Moment::read(Some(junk));
+            assert_eq!((moment.is_before(limit), moment.is_unreadable(), moment.epoch()), (None, true, None));
+            assert_eq!(serde_json::to_string(&moment).unwrap(), "null");
         }
     }
 }

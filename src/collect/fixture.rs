@@ -40,9 +40,10 @@ impl Fixture {
         fixture
     }
 
-    /// What the host itself would do to its database.
+    /// What the host itself would do to its database; like it, without holding foreign keys.
     pub fn run(&self, sql: &str) {
         let database = Connection::open(self.folder.path().join("messages.db")).unwrap();
+        database.pragma_update(None, "foreign_keys", false).unwrap();
         database.execute_batch(sql).unwrap();
     }
 

@@ -1,6 +1,8 @@
 //! For tests only: a host in a temporary folder, with a database of the real schema.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::fs::File;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -15,6 +17,7 @@ use crate::source::Sources;
 pub struct Fixture {
     pub folder: TempDir,
     pub host: Host,
+    writes: Cell<u64>,
 }
 
 /// 20:00 on the day of the fixtures.
@@ -34,7 +37,7 @@ impl Fixture {
             process: ProcessRule::InRoot { program: "pynchy".into() },
             scheduler_poll: Duration::from_secs(60),
         };
-        let fixture = Fixture { folder, host };
+        let fixture = Fixture { folder, host, writes: Cell::new(0) };
         fixture.run(include_str!("../tool/demo/pynchy.sql"));
         fixture.run(sql);
         fixture
@@ -45,6 +48,14 @@ impl Fixture {
         let database = Connection::open(self.folder.path().join("messages.db")).unwrap();
         database.pragma_update(None, "foreign_keys", false).unwrap();
         database.execute_batch(sql).unwrap();
+        self.touch();
+    }
+
+    /// The clock of a file system ticks in milliseconds: two quick writes could look like one.
+    fn touch(&self) {
+        self.writes.set(self.writes.get() + 1);
+        let file = File::options().write(true).open(self.folder.path().join("messages.db")).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(self.writes.get())).unwrap();
     }
 
     /// Puts another database in the place of this one, as a restored backup would.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
@@ -303,7 +304,7 @@ impl Task {
     }
 
     /// The host advances `next_run` before it runs a task, so that a running one never lies in the past.
-    fn is_overdue(&self, limit: jiff::Timestamp) -> Option<bool> {
+    fn is_overdue(&self, limit: Timestamp) -> Option<bool> {
         if self.is_active() { self.next_run.is_before(limit) } else { Some(false) }
     }
 

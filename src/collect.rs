@@ -16,10 +16,20 @@ use crate::host::Host;
 use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
+pub mod tasks;
+pub mod host_jobs;
+pub mod groups;
 pub mod exporter;
+#[cfg(test)]
+mod fixture;
 
 /// Every collector there is.
-pub static ALL: &[Subsystem] = &[Subsystem::of::<exporter::Exporter>()];
+pub static ALL: &[Subsystem] = &[
+    Subsystem::of::<tasks::Tasks>(),
+    Subsystem::of::<host_jobs::HostJobs>(),
+    Subsystem::of::<groups::Groups>(),
+    Subsystem::of::<exporter::Exporter>(),
+];
 
 /// One subsystem: what it reads, what it says of it, what counts as bad.
 pub trait Collector: Sized + Send + 'static {

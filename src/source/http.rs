@@ -378,7 +378,9 @@ mod tests {
     #[test]
     fn silence_and_drips_time_out_connected() {
         let (done, wait_for_it) = mpsc::channel::<()>();
-        let silent = serve(move |_socket, _| drop(wait_for_it.recv()));
+        let silent = serve(move |_socket, _| {
+            let _ = wait_for_it.recv();
+        });
         assert_eq!(get_briefly(&silent).unwrap_err(), Error::TimedOut { connected: true });
         drop(done);
         let drip = || {

@@ -7,3 +7,4 @@ pub mod sample;
 pub mod source;
 pub mod host;
 pub mod collect;
+pub mod tool;

@@ -9,3 +9,4 @@ pub mod host;
 pub mod collect;
 pub mod window;
 pub mod health;
+pub mod tool;

@@ -1,0 +1,3 @@
+//! The one-shot subcommands.
+
+pub mod demo;

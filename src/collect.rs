@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
-use crate::fact::{Check, Fact};
+use crate::fact::{Check, Fact, Span};
 use crate::host::Host;
 use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
@@ -63,7 +63,7 @@ pub trait Collector: Sized + Send + 'static {
 }
 
 /// The table of one collector, still with its spans, so that a wrong key names its line.
-pub type Table = toml::Spanned<toml::de::DeTable<'static>>;
+pub type Table<'i> = toml::Spanned<toml::de::DeTable<'i>>;
 
 /// Builds a collector; called at start and again after a panic.
 pub type Build = Arc<dyn Fn(&Host, &Sources) -> Result<Option<Box<dyn Collect>>> + Send + Sync>;
@@ -76,7 +76,7 @@ pub struct Subsystem {
     pub facts: &'static [&'static Fact],
     pub checks: &'static [Check],
     /// Reads the collector's table (absent: its defaults) and says how to build it.
-    pub plan: fn(Option<Table>) -> Result<Build, toml::de::Error>,
+    pub plan: fn(Option<Table<'_>>) -> Result<Build, toml::de::Error>,
 }
 
 impl Subsystem {
@@ -92,7 +92,7 @@ impl Subsystem {
     }
 }
 
-fn plan<C: Collector>(table: Option<Table>) -> Result<Build, toml::de::Error> {
+fn plan<C: Collector>(table: Option<Table<'_>>) -> Result<Build, toml::de::Error> {
     let config = match table {
         Some(table) => C::Config::deserialize(toml::Deserializer::from(table))?,
         None => C::Config::default(),
@@ -114,7 +114,7 @@ impl<C: Collector> Collect for C {
         let work = self.collect(now);
         let section = runtime
             .block_on(async { tokio::time::timeout(timeout, work).await })
-            .map_err(|_| anyhow::anyhow!("timed out"))??;
+            .map_err(|_| anyhow::anyhow!("timed out after {}", Span(timeout)))??;
         let mut points = Points::default();
         C::points(&section, &mut points);
         Ok(Sample { section: to_raw_value(&section)?.into(), details: self.details(), points })

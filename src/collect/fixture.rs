@@ -36,6 +36,7 @@ impl Fixture {
             database: Some(folder.path().join("messages.db")),
             process: ProcessRule::InRoot { program: "pynchy".into() },
             scheduler_poll: Duration::from_secs(60),
+            layout: Default::default(),
         };
         let fixture = Fixture { folder, host, writes: Cell::new(0) };
         fixture.run(include_str!("../tool/demo/pynchy.sql"));

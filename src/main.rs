@@ -85,9 +85,9 @@ fn with_demo(flags: &Flags) -> Result<()> {
     let demo = demo::Demo::start(0)?;
     config.host.root = Some(demo.root().to_owned());
     config.host.url = Some(demo.url().to_owned());
-    for address in &config.web.listen {
-        print(&format!("a demo host runs in {}\nopen http://{address}/, Ctrl-C ends both\n", demo.root().display()))?;
-    }
+    print(&demo.story())?;
+    let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
+    print(&format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or ")))?;
     watch(config, flags.once)
 }
 

@@ -48,6 +48,7 @@ impl Fixture {
     pub fn run(&self, sql: &str) {
         let database = Connection::open(self.folder.path().join("messages.db")).unwrap();
         database.pragma_update(None, "foreign_keys", false).unwrap();
+        database.pragma_update(None, "synchronous", false).unwrap();
         database.execute_batch(sql).unwrap();
         self.touch();
     }

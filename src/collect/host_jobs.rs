@@ -142,7 +142,6 @@ impl HostJobs {
         if self.seen.as_ref().is_some_and(|seen| seen.0 == stamp) {
             return Ok(());
         }
-        self.seen = None;
         self.seen = Some((stamp, read(&self.database.open()?)?));
         Ok(())
     }

@@ -617,6 +617,21 @@ mod tests {
     }
 
     #[test]
+    fn another_file_is_read_from_its_beginning() {
+        let sql = task("t", "g", &[]) + &runs("t", 0, "1000", "sss");
+        let fixture = Fixture::new(&sql);
+        let mut tasks = fixture.collector::<Tasks>();
+        assert_eq!(total(&mut tasks, "g"), [3.0, 0.0, 0.0, 3.0].map(Some));
+        fixture.replace(&Fixture::new(&sql));
+        assert_eq!(total(&mut tasks, "g"), [3.0, 0.0, 0.0, 3.0].map(Some), "a copy tells nothing new");
+        fixture.replace(&Fixture::new(&(task("t", "g", &[]) + &runs("t", 10, "1000", "eeeee"))));
+        assert_eq!(total(&mut tasks, "g"), [3.0, 5.0, 0.0, 8.0].map(Some), "its first ids are other runs");
+        // From here on ids tell again, whatever the times.
+        fixture.run(&runs("t", 0, "1000", "s"));
+        assert_eq!(total(&mut tasks, "g"), [4.0, 5.0, 0.0, 9.0].map(Some));
+    }
+
+    #[test]
     fn a_long_log_is_read_in_pieces_and_whole() {
         let fixture = Fixture::new(&task("t", "g", &[]));
         fixture.run(

@@ -17,9 +17,10 @@ use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
 pub mod exporter;
+pub mod service;
 
 /// Every collector there is.
-pub static ALL: &[Subsystem] = &[Subsystem::of::<exporter::Exporter>()];
+pub static ALL: &[Subsystem] = &[Subsystem::of::<service::Service>(), Subsystem::of::<exporter::Exporter>()];
 
 /// One subsystem: what it reads, what it says of it, what counts as bad.
 pub trait Collector: Sized + Send + 'static {

@@ -16,15 +16,18 @@ use crate::host::Host;
 use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
+pub mod service;
 pub mod tasks;
 pub mod host_jobs;
 pub mod groups;
 pub mod exporter;
+
 #[cfg(test)]
 mod fixture;
 
-/// Every collector there is.
+/// Every collector there is; `/status` has their sections in this order.
 pub static ALL: &[Subsystem] = &[
+    Subsystem::of::<service::Service>(),
     Subsystem::of::<tasks::Tasks>(),
     Subsystem::of::<host_jobs::HostJobs>(),
     Subsystem::of::<groups::Groups>(),

@@ -17,9 +17,13 @@ use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
 pub mod exporter;
+pub mod messages;
+pub mod registered;
+pub mod usage;
 
 /// Every collector there is.
-pub static ALL: &[Subsystem] = &[Subsystem::of::<exporter::Exporter>()];
+pub static ALL: &[Subsystem] =
+    &[Subsystem::of::<exporter::Exporter>(), Subsystem::of::<messages::Messages>(), Subsystem::of::<usage::Usage>()];
 
 /// One subsystem: what it reads, what it says of it, what counts as bad.
 pub trait Collector: Sized + Send + 'static {

@@ -18,6 +18,8 @@ pub use rusqlite::{OptionalExtension, Row, named_params, params};
 
 use crate::sample::Denied;
 
+#[cfg(test)]
+pub mod fixture;
 mod tail;
 
 pub use tail::{Followed, Tail};
@@ -284,3 +286,6 @@ impl Reader {
         anyhow::Error::new(error).context(self.database.naming("read"))
     }
 }
+
+#[cfg(test)]
+mod tests;

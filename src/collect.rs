@@ -17,6 +17,8 @@ use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
 pub mod service;
+pub mod messages;
+pub mod usage;
 pub mod tasks;
 pub mod host_jobs;
 pub mod groups;
@@ -28,6 +30,8 @@ mod fixture;
 /// Every collector there is; `/status` has their sections in this order.
 pub static ALL: &[Subsystem] = &[
     Subsystem::of::<service::Service>(),
+    Subsystem::of::<messages::Messages>(),
+    Subsystem::of::<usage::Usage>(),
     Subsystem::of::<tasks::Tasks>(),
     Subsystem::of::<host_jobs::HostJobs>(),
     Subsystem::of::<groups::Groups>(),

@@ -1,0 +1,27 @@
+//! The groups of the host: how a chat's rows find the folder that names their group in every fact.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::source::sqlite::Reader;
+
+/// The pseudo chat in which the host notes when it last asked for the groups: no chat, and no group.
+pub const GROUP_SYNC: &str = "__group_sync__";
+
+/// The group of all chats that are not registered.
+pub const UNREGISTERED: &str = "unregistered";
+
+/// Folder by jid, of the table `registered_groups`.
+pub type Registered = BTreeMap<String, Arc<str>>;
+
+/// Reads the table.
+///
+/// # Errors
+/// The table or a column is missing, or one of them holds no text.
+pub fn read(reader: &Reader) -> Result<Registered> {
+    reader.expect("registered_groups", &["jid", "folder"])?;
+    let pairs = reader.rows("SELECT jid, folder FROM registered_groups", [], |row| Ok((row.get(0)?, row.get(1)?)));
+    Ok(pairs.context("registered groups")?.into_iter().collect())
+}

@@ -501,3 +501,516 @@ impl Subject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fact::{Bound, Fact};
+    use crate::sample::{Failure, Point, Sample};
+
+    static CONNECTED: Fact = Fact::gauge("test.connected", "test_connected", "Connected.").of(&["channel"]);
+    static WAITING: Fact = Fact::gauge("test.waiting", "test_waiting", "Waiting.").of(&["queue"]);
+    static UP: Fact = Fact::gauge("test.up", "test_up", "Up.").of(&["collector"]);
+    static ALONE: Fact = Fact::gauge("test.alone", "test_alone", "Has no labels.");
+
+    static CHANNEL: Check = check("channel_connected", &CONNECTED, Bound::Below(1.0), Severity::Critical, 120);
+    static QUEUE: Check = check("queue_stuck", &WAITING, Bound::Above(10.0), Severity::Warning, 60);
+    static QUEUE_INFO: Check = check("queue_long", &WAITING, Bound::Above(5.0), Severity::Info, 0);
+    static SERVICE: Check = check("service_up", &ALONE, Bound::Below(1.0), Severity::Critical, 120);
+    static OWN: [Check; 1] = [check("collector_up", &UP, Bound::Below(1.0), Severity::Warning, 60)];
+
+    const fn check(name: &'static str, fact: &'static Fact, bad: Bound, severity: Severity, fail_for: u64) -> Check {
+        Check { name, fact, bad, severity, fail_for: Duration::from_secs(fail_for), means: "It is bad." }
+    }
+
+    /// A host with a collector `channels` (critical check), `queues` (warning and info), `service` (no labels).
+    struct Lab {
+        health: Health,
+        begun: Now,
+    }
+
+    type Seen<'a> = &'a [(&'static Fact, &'a str, Option<f64>)];
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn watched(name: &'static str, checks: &[&'static Check]) -> Watched {
+        Watched { name, interval: seconds(15), timeout: seconds(10), checks: checks.to_vec() }
+    }
+
+    /// `channels` only.
+    fn lab(settings: &str) -> Lab {
+        lab_of(vec![watched("channels", &[&CHANNEL])], settings)
+    }
+
+    /// `queues` only: nothing critical.
+    fn queues(settings: &str) -> Lab {
+        lab_of(vec![watched("queues", &[&QUEUE, &QUEUE_INFO])], settings)
+    }
+
+    fn lab_of(watched: Vec<Watched>, settings: &str) -> Lab {
+        let begun = Now { mono: seconds(777), wall: "2026-11-21T10:00:00Z".parse().unwrap() };
+        let settings: Settings = toml::from_str(settings).unwrap();
+        Lab { health: Health::new(begun, watched, &OWN, &settings), begun }
+    }
+
+    fn points(seen: Seen<'_>) -> Points {
+        let point = |&(fact, subject, value): &(&'static Fact, &str, Option<f64>)| {
+            let labels = if fact.labels.is_empty() { vec![] } else { vec![subject.into()] };
+            Point { fact, labels, value, exported: true }
+        };
+        Points(seen.iter().map(point).collect())
+    }
+
+    fn null() -> Arc<serde_json::value::RawValue> {
+        serde_json::value::RawValue::from_string("null".into()).unwrap().into()
+    }
+
+    impl Lab {
+        fn moment(&self, at: u64) -> Now {
+            self.begun.plus(seconds(at))
+        }
+
+        fn elapsed(&self) -> u64 {
+            (self.health.clock.at().now.mono - self.begun.mono).as_secs()
+        }
+
+        fn wait(&mut self, until: u64) -> Overall {
+            for at in self.elapsed() + 1..=until {
+                self.health.wake(self.moment(at));
+            }
+            self.health.overall()
+        }
+
+        fn take(&mut self, at: u64, collector: &'static str, outcome: Result<Points, Cause>, own: Seen<'_>) -> Overall {
+            self.wait(at);
+            let now = self.moment(at);
+            let outcome = outcome
+                .map(|points| Sample { section: null(), details: Default::default(), points })
+                .map_err(|cause| Failure { cause, error: "as told".into() });
+            let reading = Reading { collector, at: now, took: seconds(1), outcome, own: points(own) };
+            self.health.observe(now, &reading);
+            self.health.overall()
+        }
+
+        fn good(&mut self, at: u64, collector: &'static str, seen: Seen<'_>) -> Overall {
+            self.take(at, collector, Ok(points(seen)), &[])
+        }
+
+        fn failed(&mut self, at: u64, collector: &'static str, cause: Cause) -> Overall {
+            self.take(at, collector, Err(cause), &[])
+        }
+
+        /// Channels with their values, every 15 s from the next on until (and with) a time.
+        fn channels(&mut self, until: u64, seen: &[(&str, Option<f64>)]) -> Overall {
+            let seen: Vec<_> = seen.iter().map(|&(subject, value)| (&CONNECTED, subject, value)).collect();
+            while self.elapsed() / 15 * 15 + 15 <= until {
+                self.good(self.elapsed() / 15 * 15 + 15, "channels", &seen);
+            }
+            self.health.overall()
+        }
+
+        fn all_failed(&mut self, until: u64, cause: Cause) -> Overall {
+            while self.elapsed() / 15 * 15 + 15 <= until {
+                self.failed(self.elapsed() / 15 * 15 + 15, "channels", cause);
+            }
+            self.health.overall()
+        }
+
+        fn states(&self, check: &str) -> Vec<(String, State)> {
+            let verdicts = self.health.verdicts();
+            let of = verdicts.iter().filter(|verdict| verdict.check == check);
+            of.map(|verdict| (verdict.subject.to_string(), verdict.state)).collect()
+        }
+
+        fn verdict(&self, check: &str, subject: &str) -> Verdict {
+            let mut verdicts = self.health.verdicts().into_iter();
+            verdicts.find(|verdict| verdict.check == check && &*verdict.subject == subject).unwrap()
+        }
+
+        fn state(&self, subject: &str) -> Option<State> {
+            let states = self.states("channel_connected");
+            states.into_iter().find(|(name, _)| name == subject).map(|(_, state)| state)
+        }
+    }
+
+    const OK: Option<f64> = Some(1.0);
+    const BAD: Option<f64> = Some(0.0);
+
+    #[test]
+    fn starting_ends_with_the_first_critical_observation() {
+        let mut lab = lab("");
+        assert_eq!(
+            (lab.health.overall(), lab.health.ready(), lab.health.since()),
+            (Overall::Starting, false, lab.begun)
+        );
+        assert_eq!(lab.failed(5, "channels", Cause::Unanswered), Overall::Starting);
+        assert_eq!(lab.good(15, "channels", &[(&CONNECTED, "slack", None)]), Overall::Starting, "listed, not seen");
+        assert_eq!(lab.good(30, "channels", &[(&CONNECTED, "slack", OK)]), Overall::Healthy);
+        assert_eq!((lab.health.ready(), lab.health.since()), (true, lab.moment(30)));
+    }
+
+    #[test]
+    fn starting_ends_if_nothing_critical_is_listed_or_it_may_not_be_seen() {
+        assert_eq!(lab("").good(15, "channels", &[]), Overall::Healthy);
+        assert_eq!(lab("").failed(15, "channels", Cause::Denied), Overall::Degraded);
+        assert_eq!(queues("").health.overall(), Overall::Healthy, "nothing critical at all");
+        let off = lab("[channel_connected]\nenabled = false");
+        assert_eq!((off.health.overall(), off.states("channel_connected")), (Overall::Healthy, vec![]));
+    }
+
+    #[test]
+    fn starting_ends_when_silence_has_lasted_and_never_comes_back() {
+        let mut lab = lab("");
+        assert_eq!(lab.all_failed(299, Cause::Unanswered), Overall::Starting);
+        assert_eq!(lab.wait(299), Overall::Starting);
+        assert_eq!(lab.wait(300), Overall::Degraded, "the placeholder is critical and unknown");
+        assert!(lab.health.ready());
+        assert_eq!(lab.good(301, "channels", &[(&CONNECTED, "slack", None)]), Overall::Degraded);
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn starting_waits_for_every_collector_in_watched_time() {
+        let two = vec![watched("channels", &[&CHANNEL]), watched("service", &[&SERVICE])];
+        let mut lab = lab_of(two, "[service_up]\nunknown_for = '10m'");
+        assert_eq!(lab.good(15, "channels", &[(&CONNECTED, "slack", OK)]), Overall::Starting);
+        lab.health.wake(lab.moment(1015));
+        assert_eq!(lab.wait(1599), Overall::Starting, "a thousand seconds of it nobody watched");
+        assert_eq!(lab.wait(1600), Overall::Unhealthy, "by now the channel is silent");
+        assert_eq!(lab.verdict("channel_connected", "slack").rule, "unknown_for 5m");
+    }
+
+    #[test]
+    fn restored_verdicts_need_no_start() {
+        let mut lab = lab("");
+        lab.health.settle();
+        assert_eq!(lab.health.overall(), Overall::Healthy);
+    }
+
+    #[test]
+    fn a_bad_channel_is_degraded_then_unhealthy_then_recovers() {
+        let mut lab = lab("");
+        assert_eq!(lab.channels(15, &[("slack", OK), ("mail", OK)]), Overall::Healthy);
+        assert_eq!(lab.channels(135, &[("slack", BAD), ("mail", OK)]), Overall::Degraded);
+        assert_eq!(lab.health.since(), lab.moment(30));
+        assert_eq!(lab.channels(150, &[("slack", BAD), ("mail", OK)]), Overall::Unhealthy);
+        assert_eq!((lab.health.ready(), lab.health.since()), (false, lab.moment(150)));
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok), ("slack".into(), State::Failed)]);
+        assert_eq!(lab.channels(210, &[("slack", OK), ("mail", OK)]), Overall::Unhealthy, "recovering");
+        assert_eq!(lab.state("slack"), Some(State::Recovering));
+        assert_eq!(lab.channels(225, &[("slack", OK), ("mail", OK)]), Overall::Healthy);
+    }
+
+    #[test]
+    fn with_any_readiness_is_lost_only_when_none_is_ok() {
+        let mut lab = lab("[channel_connected]\nready_needs = 'any'");
+        assert_eq!(lab.channels(300, &[("slack", BAD), ("mail", OK)]), Overall::Degraded);
+        assert_eq!(lab.channels(420, &[("slack", BAD), ("mail", BAD)]), Overall::Degraded, "mail is failing only");
+        assert_eq!(lab.channels(435, &[("slack", BAD), ("mail", BAD)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(450, &[("slack", OK), ("mail", BAD)]), Overall::Unhealthy, "recovering is not ok yet");
+        assert_eq!(lab.channels(510, &[("slack", OK), ("mail", BAD)]), Overall::Degraded);
+        let all = lab.channels(600, &[("slack", None), ("mail", BAD)]);
+        assert_eq!((all, lab.state("slack")), (Overall::Degraded, Some(State::Unknown)), "it was ok before");
+        assert_eq!(lab.channels(900, &[("slack", None), ("mail", BAD)]), Overall::Unhealthy, "silent since 525");
+    }
+
+    #[test]
+    fn with_any_one_that_was_never_known_neither_keeps_nor_takes_readiness() {
+        let mut lab = lab("[channel_connected]\nready_needs = 'any'");
+        assert_eq!(lab.channels(300, &[("slack", BAD), ("new", None)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(315, &[("new", None)]), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn a_failed_warning_degrades_and_an_info_only_shows() {
+        let mut lab = queues("");
+        lab.good(15, "queues", &[(&WAITING, "a", Some(8.0))]);
+        assert_eq!(lab.good(30, "queues", &[(&WAITING, "a", Some(8.0))]), Overall::Healthy);
+        assert_eq!(lab.states("queue_long"), [("a".into(), State::Failed)]);
+        for at in 3..7 {
+            assert_eq!(lab.good(at * 15, "queues", &[(&WAITING, "a", Some(80.0))]), Overall::Healthy, "{at}");
+        }
+        assert_eq!(lab.good(105, "queues", &[(&WAITING, "a", Some(80.0))]), Overall::Degraded);
+        assert_eq!(lab.verdict("queue_stuck", "a").severity, Severity::Warning);
+        assert_eq!(lab.good(120, "queues", &[(&WAITING, "a", Some(0.0))]), Overall::Healthy, "recovering");
+    }
+
+    #[test]
+    fn silence_holds_what_is_not_critical() {
+        let mut lab = queues("");
+        lab.good(15, "queues", &[(&WAITING, "a", Some(0.0))]);
+        for at in 2..100 {
+            assert_eq!(lab.failed(at * 15, "queues", Cause::Unanswered), Overall::Healthy);
+        }
+        assert_eq!(lab.states("queue_stuck"), [("a".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn unknown_degrades_and_the_verdict_before_it_decides_readiness() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK)]);
+        assert_eq!(lab.all_failed(30, Cause::Unanswered), Overall::Degraded);
+        assert!(lab.health.ready());
+        assert_eq!(lab.channels(165, &[("slack", BAD)]), Overall::Unhealthy);
+        lab.channels(180, &[("slack", OK)]);
+        assert_eq!(lab.all_failed(195, Cause::Unanswered), Overall::Unhealthy);
+        assert_eq!(lab.state("slack"), Some(State::Unknown), "recovering before");
+    }
+
+    #[test]
+    fn without_permission_the_host_is_ready_and_degraded() {
+        let mut lab = lab("");
+        assert_eq!(lab.all_failed(24 * 3600, Cause::Denied), Overall::Degraded);
+        assert!(lab.health.ready());
+        assert_eq!(lab.verdict("channel_connected", "").unknown_cause, Some(Cause::Denied));
+        assert_eq!(lab.channels(24 * 3600 + 15, &[("slack", OK)]), Overall::Healthy);
+
+        let mut lab = queues("");
+        assert_eq!(lab.failed(15, "queues", Cause::Denied), Overall::Degraded, "whatever its severity");
+        assert_eq!(lab.failed(30, "queues", Cause::Unanswered), Overall::Healthy);
+    }
+
+    #[test]
+    fn the_placeholder_stands_until_a_good_reading() {
+        let mut lab = lab("");
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Starting)]);
+        lab.failed(15, "channels", Cause::Unanswered);
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Unknown)]);
+        lab.good(30, "channels", &[(&CONNECTED, "slack", OK)]);
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Ok)]);
+    }
+
+    #[test]
+    fn a_failed_reading_after_one_that_listed_nothing_is_the_placeholders() {
+        let mut lab = lab("");
+        assert_eq!(lab.good(15, "channels", &[]), Overall::Healthy);
+        assert_eq!(lab.states("channel_connected"), []);
+        assert_eq!(lab.all_failed(900, Cause::Unanswered), Overall::Degraded, "never failed: it was never known");
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn a_fact_without_labels_is_its_own_placeholder_and_does_not_vanish_as_one() {
+        let mut lab = lab_of(vec![watched("service", &[&SERVICE])], "");
+        lab.good(15, "service", &[(&ALONE, "", OK)]);
+        assert_eq!(lab.states("service_up"), [("".into(), State::Ok)]);
+        lab.good(30, "service", &[]);
+        assert_eq!(lab.states("service_up"), [("".into(), State::Unknown)], "critical: it stands for a while");
+    }
+
+    #[test]
+    fn what_is_not_critical_vanishes_with_its_listing() {
+        let mut lab = queues("");
+        lab.good(15, "queues", &[(&WAITING, "a", Some(80.0)), (&WAITING, "b", Some(0.0))]);
+        lab.good(30, "queues", &[(&WAITING, "b", Some(0.0))]);
+        assert_eq!(lab.states("queue_stuck"), [("b".into(), State::Ok)]);
+    }
+
+    #[test]
+    fn an_ok_critical_subject_that_is_unlisted_is_unknown_and_then_dropped() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK), ("mail", OK)]);
+        assert_eq!(lab.channels(315, &[("mail", OK)]), Overall::Degraded);
+        assert_eq!(lab.state("slack"), Some(State::Unknown));
+        lab.channels(330, &[("mail", OK)]);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok)], "300 s after 30");
+        assert_eq!(lab.health.overall(), Overall::Healthy);
+    }
+
+    #[test]
+    fn a_bad_critical_subject_that_is_unlisted_stays_bad_and_is_then_dropped() {
+        let mut lab = lab("");
+        lab.channels(30, &[("slack", BAD), ("mail", OK)]);
+        lab.channels(135, &[("mail", OK)]);
+        assert_eq!(lab.state("slack"), Some(State::Failed), "bad since 15");
+        assert_eq!(lab.channels(330, &[("mail", OK)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(345, &[("mail", OK)]), Overall::Healthy);
+        assert_eq!(lab.state("slack"), None);
+    }
+
+    #[test]
+    fn a_bad_channel_unlisted_in_every_eighth_reading_still_fails() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK), ("mail", OK)]);
+        for at in 2..10 {
+            let slack: &[_] = if at % 8 == 0 { &[] } else { &[("slack", BAD)] };
+            assert_eq!(lab.channels(at * 15, slack), Overall::Degraded, "{at}");
+        }
+        assert_eq!(lab.channels(150, &[("slack", BAD)]), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn a_listing_ends_the_absence() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK)]);
+        lab.channels(300, &[]);
+        lab.channels(315, &[("slack", OK)]);
+        lab.channels(600, &[]);
+        assert_eq!(lab.state("slack"), Some(State::Failed), "mostly silent; but not dropped");
+        lab.channels(630, &[]);
+        assert_eq!(lab.state("slack"), None);
+    }
+
+    #[test]
+    fn absence_is_counted_in_watched_time() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK)]);
+        lab.channels(30, &[]);
+        lab.health.wake(lab.moment(1000));
+        lab.channels(1005, &[]);
+        assert_eq!(lab.state("slack"), Some(State::Unknown));
+    }
+
+    #[test]
+    fn the_absence_of_an_expected_subject_is_bad() {
+        let mut lab = lab("[channel_connected]\nexpect = ['slack']");
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Starting)]);
+        assert_eq!(lab.channels(15, &[("mail", OK)]), Overall::Degraded, "settled: its absence is known");
+        assert_eq!(lab.state("slack"), Some(State::Failing));
+        assert_eq!(lab.channels(135, &[("mail", OK)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(3600, &[("mail", OK)]), Overall::Unhealthy, "never dropped");
+        assert_eq!(lab.channels(3660, &[("mail", OK), ("slack", OK)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(3675, &[("mail", OK), ("slack", OK)]), Overall::Healthy);
+    }
+
+    #[test]
+    fn an_expected_subject_can_be_failed_by_silence_though_never_known() {
+        let mut lab = lab("[channel_connected]\nexpect = ['slack']");
+        assert_eq!(lab.all_failed(300, Cause::Unanswered), Overall::Degraded);
+        assert_eq!(lab.wait(315), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn an_expected_subject_that_is_not_critical_stays_too() {
+        let mut lab = queues("[queue_stuck]\nexpect = ['a']");
+        for at in 1..6 {
+            lab.good(at * 15, "queues", &[]);
+        }
+        assert_eq!(lab.states("queue_stuck"), [("a".into(), State::Failed)]);
+        assert_eq!(lab.states("queue_long"), []);
+    }
+
+    #[test]
+    fn a_named_subject_has_a_window_from_the_start_and_its_own_policy() {
+        let mut lab = lab("[channel_connected.subjects.slack]\nseverity = 'warning'\nfail_for = '30s'");
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Starting)]);
+        lab.channels(30, &[("slack", BAD), ("mail", OK)]);
+        assert_eq!(lab.channels(45, &[("slack", BAD), ("mail", OK)]), Overall::Degraded);
+        let slack = lab.verdict("channel_connected", "slack");
+        assert_eq!((slack.severity, slack.state, &*slack.rule), (Severity::Warning, State::Failed, "fail_for 30s"));
+        lab.channels(60, &[("mail", OK)]);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok)], "a warning: dropped at once");
+    }
+
+    #[test]
+    fn a_subject_that_is_switched_off_is_ignored() {
+        let mut lab = lab("[channel_connected.subjects.slack]\nenabled = false");
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Starting)]);
+        assert_eq!(lab.channels(300, &[("slack", BAD), ("mail", OK)]), Overall::Healthy);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok)]);
+    }
+
+    #[test]
+    fn of_two_points_of_one_subject_the_worse_counts() {
+        for (values, state) in
+            [([OK, BAD], State::Failing), ([BAD, None], State::Failing), ([None, OK], State::Unknown)]
+        {
+            let mut lab = lab("");
+            lab.channels(15, &[("slack", values[0]), ("slack", values[1])]);
+            assert_eq!(lab.state("slack"), Some(state));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_tells_nothing() {
+        let mut lab = lab("");
+        assert_eq!(lab.channels(15, &[("slack", Some(f64::NAN))]), Overall::Starting);
+        assert_eq!(lab.state("slack"), Some(State::Unknown));
+    }
+
+    #[test]
+    fn other_facts_and_other_collectors_are_none_of_its_business() {
+        let mut lab = lab_of(vec![watched("channels", &[&CHANNEL]), watched("queues", &[&QUEUE])], "");
+        lab.good(15, "channels", &[(&CONNECTED, "slack", OK), (&WAITING, "a", Some(80.0))]);
+        lab.good(16, "queues", &[]);
+        lab.failed(17, "queues", Cause::Unanswered);
+        lab.good(18, "strangers", &[(&CONNECTED, "mail", BAD)]);
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Ok)]);
+        assert_eq!(lab.states("queue_stuck"), [("".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn checks_of_the_loop_are_judged_on_failed_readings_too() {
+        let two = vec![watched("channels", &[&CHANNEL]), watched("queues", &[&QUEUE])];
+        let mut lab = lab_of(two, "");
+        assert_eq!(lab.states("collector_up"), [("".into(), State::Starting)]);
+        for at in 0..5 {
+            lab.take(at * 15 + 15, "channels", Err(Cause::Unanswered), &[(&UP, "channels", BAD)]);
+            lab.take(at * 15 + 16, "queues", Ok(points(&[])), &[(&UP, "queues", OK)]);
+        }
+        let expected = [("channels".into(), State::Failed), ("queues".into(), State::Ok)];
+        assert_eq!(lab.states("collector_up"), expected, "each keeps its own, though the other does not list it");
+        lab.take(90, "channels", Err(Cause::Unanswered), &[]);
+        assert_eq!(lab.states("collector_up"), [("queues".into(), State::Ok)], "no longer listed by its own");
+    }
+
+    #[test]
+    fn a_check_of_the_loop_may_expect_a_collector() {
+        let mut lab = lab("[collector_up]\nexpect = ['channels', 'queues']");
+        for at in 1..=5 {
+            lab.take(at * 15, "channels", Ok(points(&[])), &[(&UP, "channels", OK)]);
+        }
+        let expected = [("channels".into(), State::Ok), ("queues".into(), State::Failed)];
+        assert_eq!(lab.states("collector_up"), expected, "queues does not run");
+    }
+
+    #[test]
+    fn verdicts_come_by_check_then_subject_and_explain_themselves() {
+        let mut lab = lab_of(vec![watched("queues", &[&QUEUE, &QUEUE_INFO]), watched("channels", &[&CHANNEL])], "");
+        lab.good(15, "queues", &[(&WAITING, "b", Some(0.0)), (&WAITING, "a", Some(0.0))]);
+        lab.take(16, "channels", Ok(points(&[(&CONNECTED, "slack", OK)])), &[(&UP, "channels", OK)]);
+        lab.good(31, "channels", &[(&CONNECTED, "slack", BAD)]);
+        let order: Vec<_> = lab.health.verdicts().iter().map(|v| format!("{}/{}", v.check, v.subject)).collect();
+        assert_eq!(
+            order,
+            ["queue_stuck/a", "queue_stuck/b", "queue_long/a", "queue_long/b", "channel_connected/slack"]
+        );
+        let json = serde_json::to_value(lab.verdict("channel_connected", "slack")).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "check": "channel_connected", "subject": "slack", "severity": "critical", "state": "failing",
+                "since": "2026-11-21T10:00:31Z", "means": "It is bad.", "observed": 2, "bad": 1,
+                "rule": "fail_for 2m", "trips_at": "2026-11-21T10:02:31Z", "recovers_at": null, "unknown_cause": null
+            })
+        );
+        assert_eq!(serde_json::to_value(lab.health.overall()).unwrap(), "degraded");
+    }
+
+    #[test]
+    fn a_verdict_that_did_not_change_is_the_same() {
+        let mut lab = lab("");
+        lab.channels(30, &[("slack", BAD)]);
+        let (before, revision) = (lab.health.verdicts(), lab.health.revision());
+        lab.wait(85);
+        assert_eq!((lab.health.verdicts(), lab.health.revision()), (before, revision));
+        lab.wait(86);
+        assert_eq!(lab.state("slack"), Some(State::Unknown), "stale");
+        assert!(lab.health.revision() > revision);
+    }
+
+    #[test]
+    fn series_stay_for_three_intervals_and_a_time_out() {
+        let lab = lab("[channel_connected]\nunknown_for = '1s'");
+        assert_eq!(lab.health.fresh_for("channels"), seconds(55));
+        assert_eq!(lab.health.fresh_for("strangers"), Duration::ZERO);
+    }
+
+    #[test]
+    fn health_may_be_handed_to_another_thread() {
+        fn sent<T: Send + 'static>(_: &T) {}
+        sent(&lab("").health);
+    }
+}

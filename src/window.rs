@@ -768,7 +768,7 @@ mod tests {
     #[test]
     fn an_ok_ends_the_streak_and_the_unknown_does_not() {
         let mut lab = lab();
-        lab.see_all(120, Seen::Bad);
+        lab.see_all(105, Seen::Bad);
         assert_eq!(lab.see(135, Seen::Ok), State::Ok);
         assert_eq!(lab.see(150, Seen::Bad), State::Failing);
         assert_eq!(lab.see(165, Seen::Unanswered), State::Unknown);
@@ -991,7 +991,7 @@ mod tests {
         assert_eq!(lab.window.unknown_cause(), Some(Cause::Denied));
         assert_eq!((lab.window.underlying(), lab.trips_at()), (State::Ok, None));
 
-        lab = self::lab();
+        lab = lab_with(15, |policy| policy.fail_ratio = None);
         lab.see(15, Seen::Ok);
         lab.see_all(315, Seen::Unanswered);
         lab.see(320, Seen::Denied);
@@ -999,6 +999,16 @@ mod tests {
         assert_eq!(lab.wait(630), State::Failed);
         assert_eq!(lab.see(640, Seen::Denied), State::Unknown);
         assert_eq!(lab.see(645, Seen::Unanswered), State::Unknown);
+    }
+
+    #[test]
+    fn a_denied_look_lifts_a_silence_and_its_unanswered_looks_do_not_fail_it_again() {
+        let mut lab = lab();
+        lab.see(15, Seen::Ok);
+        assert_eq!(lab.see_all(600, Seen::Unanswered), State::Failed);
+        assert_eq!(lab.see(615, Seen::Denied), State::Unknown);
+        assert_eq!(lab.see_all(900, Seen::Unanswered), State::Unknown);
+        assert_eq!(lab.wait(930), State::Failed);
     }
 
     #[test]

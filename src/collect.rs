@@ -24,6 +24,8 @@ pub mod host_jobs;
 pub mod groups;
 pub mod exporter;
 
+mod registered;
+
 #[cfg(test)]
 mod fixture;
 

@@ -159,6 +159,7 @@ fn nothing_found(table: &Table, cwd: &Path) -> String {
 mod tests {
     use super::*;
     use crate::host::running::stage::{self, Running};
+    use crate::source::process::Process;
 
     /// A folder that is a host's root.
     fn root() -> (stage::Root, PathBuf) {
@@ -266,6 +267,13 @@ mod tests {
             assert!(none.starts_with("no host found: ") && none.contains("--host.root=FOLDER"), "{none}");
             assert!(none.contains(elsewhere.path.to_str().unwrap()), "{none}");
         }
+    }
+
+    #[test]
+    fn a_host_of_another_user_is_hinted_at() {
+        let hidden = Process::imagined(7, 1, "python /p/bin/pynchy", Cwd::Denied);
+        let none = text(discover(&[hidden].into_iter().collect(), Path::new("/")));
+        assert!(none.contains("(process 7 looks like one, but we may not see its folder: run as its user)"), "{none}");
     }
 
     #[test]

@@ -263,6 +263,41 @@ mod tests {
         assert_eq!(running(root.look(None)).pid, second.pid());
     }
 
+    /// How a table of imagined processes looks to the rule: pids found, or why none is.
+    fn seen(processes: &[(u32, u32, &str, &Cwd)]) -> Result<u32, Seen> {
+        let one =
+            |&(pid, parent, line, cwd): &(u32, u32, &str, &Cwd)| Process::imagined(pid, parent, line, cwd.clone());
+        let rule = ProcessRule::InRoot { program: "pynchy".to_owned() };
+        match look(&processes.iter().map(one).collect(), &rule, Path::new("/srv/p"), None) {
+            Seen::Running(chain) => Ok(chain.pid),
+            other => Err(other),
+        }
+    }
+
+    #[test]
+    fn what_we_may_not_see_is_neither_found_nor_absent() {
+        let (here, away) = (Cwd::At("/srv/p".into()), Cwd::At("/srv/q".into()));
+        let init = (1, 0, "init", &Cwd::Denied);
+        assert_eq!(seen(&[init]), Err(Seen::Absent));
+        assert_eq!(seen(&[init, (7, 1, "pynchy", &away)]), Err(Seen::Absent));
+        assert_eq!(seen(&[(7, 1, "pynchy", &away)]), Err(Seen::Unseen), "without the first process more may be hidden");
+        // The command line decides if it can.
+        let (launcher, child) = ((7, 1, "uv run pynchy", &Cwd::Denied), (8, 7, "python /p/bin/pynchy", &Cwd::Denied));
+        assert_eq!(seen(&[init, launcher]), Ok(7));
+        assert_eq!(seen(&[init, launcher, child]), Ok(8));
+        assert_eq!(seen(&[init, launcher, child, (9, 1, "pynchy", &Cwd::Denied)]), Err(Seen::Unseen));
+        assert_eq!(seen(&[init, launcher, (9, 1, "pynchy", &here)]), Ok(9));
+        assert_eq!(seen(&[init, (9, 1, "pynchy", &Cwd::Gone)]), Err(Seen::Absent));
+    }
+
+    #[test]
+    fn a_child_far_below_serves_and_a_loop_ends() {
+        let here = Cwd::At("/srv/p".into());
+        let tree = [(7, 1, "uv run pynchy", &here), (8, 7, "sh -c x", &here), (9, 8, "python pynchy", &here)];
+        assert_eq!(seen(&tree), Ok(9));
+        assert!(seen(&[(7, 8, "uv run pynchy", &here), (8, 7, "python pynchy", &here)]).is_ok());
+    }
+
     #[test]
     fn a_pid_file_names_the_process() {
         let root = Root::new();

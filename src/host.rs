@@ -12,6 +12,7 @@ use crate::source::http;
 use crate::source::process::{Cwd, Processes, Table};
 
 pub mod pynchy;
+pub mod running;
 
 /// A kind of agent host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,15 +158,16 @@ fn nothing_found(table: &Table, cwd: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Child, Command};
+    use crate::host::running::stage::{self, Running};
+    use crate::source::process::Process;
 
-    /// A folder that is a host's root, without links on the way.
-    fn root() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().canonicalize().unwrap();
-        std::fs::create_dir(path.join("data")).unwrap();
-        std::fs::write(path.join("data/messages.db"), "").unwrap();
-        (folder, path)
+    /// A folder that is a host's root.
+    fn root() -> (stage::Root, PathBuf) {
+        let root = stage::Root::new();
+        std::fs::create_dir(root.path.join("data")).unwrap();
+        std::fs::write(root.path.join("data/messages.db"), "").unwrap();
+        let path = root.path.clone();
+        (root, path)
     }
 
     fn at(root: &Path) -> Config {
@@ -178,27 +180,6 @@ mod tests {
 
     fn located(config: &Config, cwd: &Path) -> Result<Host> {
         find(config, &Processes::default(), cwd)
-    }
-
-    struct Running(Child);
-
-    impl Drop for Running {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
-    /// A real process whose program is called `pynchy`, in this folder.
-    fn pynchy_in(folder: &Path) -> Running {
-        let program = folder.join("pynchy");
-        if !program.exists() {
-            std::fs::copy("/bin/sleep", &program).unwrap();
-        }
-        // Right after the copy another test's fork may still hold it open for writing.
-        let started = std::iter::repeat_with(|| Command::new(&program).arg("60").current_dir(folder).spawn())
-            .find(|child| !matches!(child, Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy));
-        Running(started.unwrap().unwrap())
     }
 
     #[test]
@@ -268,7 +249,7 @@ mod tests {
     /// The table as if only these ran: other hosts may run on this machine.
     fn only(children: &[&Running]) -> Table {
         let table = Processes::default().list().unwrap();
-        children.iter().map(|child| table.get(child.0.id()).unwrap().clone()).collect()
+        children.iter().map(|child| table.get(child.pid()).unwrap().clone()).collect()
     }
 
     #[test]
@@ -279,34 +260,41 @@ mod tests {
 
     #[test]
     fn nothing_found_says_what_to_do() {
-        let elsewhere = tempfile::tempdir().unwrap();
-        let stranger = pynchy_in(elsewhere.path());
+        let elsewhere = stage::Root::new();
+        let stranger = elsewhere.host();
         for table in [only(&[]), only(&[&stranger])] {
-            let none = text(discover(&table, elsewhere.path()));
+            let none = text(discover(&table, &elsewhere.path));
             assert!(none.starts_with("no host found: ") && none.contains("--host.root=FOLDER"), "{none}");
-            assert!(none.contains(elsewhere.path().to_str().unwrap()), "{none}");
+            assert!(none.contains(elsewhere.path.to_str().unwrap()), "{none}");
         }
     }
 
     #[test]
+    fn a_host_of_another_user_is_hinted_at() {
+        let hidden = Process::imagined(7, 1, "python /p/bin/pynchy", Cwd::Denied);
+        let none = text(discover(&[hidden].into_iter().collect(), Path::new("/")));
+        assert!(none.contains("(process 7 looks like one, but we may not see its folder: run as its user)"), "{none}");
+    }
+
+    #[test]
     fn a_running_host_is_found_and_of_two_none_is_guessed() {
-        let ((_one, first), (_two, second)) = (root(), root());
-        let (running, twin, other) = (pynchy_in(&first), pynchy_in(&first), pynchy_in(&second));
+        let ((one, first), (two, second)) = (root(), root());
+        let (running, twin, other) = (one.host(), one.host(), two.host());
         assert_eq!(discover(&only(&[&running, &twin]), Path::new("/")).unwrap(), first);
 
         let both = text(discover(&only(&[&running, &other]), Path::new("/")));
         assert!(both.starts_with("2 hosts run here; choose one with --host.root="), "{both}");
         for (root, child) in [(&first, &running), (&second, &other)] {
-            assert!(both.contains(&format!("\n  --host.root={} (pid {})", root.display(), child.0.id())), "{both}");
+            assert!(both.contains(&format!("\n  --host.root={} (pid {})", root.display(), child.pid())), "{both}");
         }
     }
 
     #[test]
     fn a_killed_host_is_not_found() {
-        let (_folder, root) = root();
-        let mut child = pynchy_in(&root);
-        child.0.kill().unwrap();
-        let gone = std::iter::repeat_with(|| only(&[&child])).find(|table| table.alive().count() == 0).unwrap();
-        assert!(discover(&gone, Path::new("/")).is_err());
+        let (folder, root) = root();
+        let mut child = folder.host();
+        assert_eq!(discover(&only(&[&child]), Path::new("/")).unwrap(), root);
+        child.kill();
+        assert!(discover(&only(&[&child]), Path::new("/")).is_err());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Both are asked, as neither proves the other: a hung host lives, and one in another container answers unseen.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
+use crate::host::running::{Chain, Seen, look};
 use crate::host::{Host, ProcessRule};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
 use crate::source::http::{self, Http, Limits};
-use crate::source::process::{Cwd, Identity, PidFile, Process, Processes, Table};
+use crate::source::process::{Identity, Processes};
 
 /// No host knows it, so any answer costs it next to nothing.
 const LIVENESS: &str = "/agenthost-exporter-liveness";
@@ -274,7 +275,7 @@ type Asked = Result<http::Head, http::Error>;
 impl Service {
     fn look(&self) -> Seen {
         match self.processes.list() {
-            Ok(table) => look(&table, &self.rule, &self.root, self.starts.latest()),
+            Ok(table) => look(&table, &self.rule, &self.root, self.starts.members()),
             Err(_) => Seen::Unseen,
         }
     }
@@ -390,8 +391,9 @@ struct Run {
 }
 
 impl Starts {
-    fn latest(&self) -> Option<&Run> {
-        self.runs.last()
+    /// The processes of the latest.
+    fn members(&self) -> Option<&BTreeSet<Identity>> {
+        self.runs.last().map(|run| &run.members)
     }
 
     fn latest_mut(&mut self) -> Option<&mut Run> {
@@ -435,100 +437,6 @@ impl Run {
     }
 }
 
-/// The host's process, as the rule finds it.
-#[derive(Debug, Clone, PartialEq)]
-enum Seen {
-    Running(Chain),
-    Absent,
-    Unseen,
-}
-
-/// Processes of one start: `uv run pynchy` is the parent of the python that serves.
-#[derive(Debug, Clone, PartialEq)]
-struct Chain {
-    members: BTreeSet<Identity>,
-    /// Of the one that serves.
-    pid: u32,
-    /// Of the first one.
-    started: Timestamp,
-}
-
-fn look(table: &Table, rule: &ProcessRule, root: &Path, latest: Option<&Run>) -> Seen {
-    let unmatched = if table.is_complete() { Seen::Absent } else { Seen::Unseen };
-    match rule {
-        ProcessRule::PidFile(path) => by_pid_file(table, path).unwrap_or(unmatched),
-        ProcessRule::Command(word) => {
-            let matched = chains(table, |process| process.mentions(word) && !process.runs(env!("CARGO_PKG_NAME")));
-            choose(matched, latest).map_or(unmatched, Seen::Running)
-        }
-        ProcessRule::InRoot { program } => in_root(table, program, root, latest).unwrap_or(unmatched),
-    }
-}
-
-/// `None`: no process has this pid, or it is a corpse.
-fn by_pid_file(table: &Table, path: &Path) -> Option<Seen> {
-    let file = match PidFile::read(path) {
-        Ok(Some(file)) => file,
-        Ok(None) => return Some(Seen::Absent),
-        Err(_) => return Some(Seen::Unseen),
-    };
-    let process = table.get(file.pid)?;
-    // One that began after the file was written has inherited the pid only. Boot time is in whole seconds.
-    let inherited = process.started.duration_since(file.written) > SignedDuration::from_secs(2);
-    let chain = Chain { members: [process.identity].into(), pid: file.pid, started: process.started };
-    Some(if process.alive && !inherited { Seen::Running(chain) } else { Seen::Absent })
-}
-
-/// `None`: no process could be it.
-fn in_root(table: &Table, program: &str, root: &Path, latest: Option<&Run>) -> Option<Seen> {
-    let sure = chains(table, |process| process.runs(program) && process.cwd == Cwd::At(root.to_owned()));
-    if let Some(chain) = choose(sure, latest) {
-        return Some(Seen::Running(chain));
-    }
-    // Of another user we see no folder: the command line decides if it leaves one choice.
-    let mut possible = chains(table, |process| process.runs(program) && process.cwd == Cwd::Denied);
-    match possible.len() {
-        0 => None,
-        1 => possible.pop().map(Seen::Running),
-        _ => Some(Seen::Unseen),
-    }
-}
-
-/// Of several the one we know, so that a second start in passing (a one-shot command) does not take its place; else
-/// the youngest.
-fn choose(chains: Vec<Chain>, latest: Option<&Run>) -> Option<Chain> {
-    let is_known = |chain: &Chain| latest.is_some_and(|run| !run.members.is_disjoint(&chain.members));
-    chains.into_iter().max_by_key(|chain| (is_known(chain), chain.started))
-}
-
-/// The living processes that match, each with those that matching ones started.
-fn chains(table: &Table, matches: impl Fn(&Process) -> bool) -> Vec<Chain> {
-    let matched: BTreeMap<u32, &Process> =
-        table.alive().filter(|process| matches(process)).map(|process| (process.pid(), process)).collect();
-    let mut trees: BTreeMap<u32, Vec<(usize, &Process)>> = BTreeMap::new();
-    for &process in matched.values() {
-        let above: Vec<&Process> = table.ancestors(process).filter(|one| matched.contains_key(&one.pid())).collect();
-        let first = above.last().unwrap_or(&process).pid();
-        trees.entry(first).or_default().push((above.len(), process));
-    }
-    let chain = |(first, tree): (u32, Vec<(usize, &Process)>)| Chain {
-        members: tree.iter().map(|(_, process)| process.identity).collect(),
-        pid: serving(&tree, &matched).unwrap_or(first),
-        started: matched[&first].started,
-    };
-    trees.into_iter().map(chain).collect()
-}
-
-/// The deepest. A fork that has not become another program (git, say) still looks like the host, and is not it.
-fn serving(tree: &[(usize, &Process)], matched: &BTreeMap<u32, &Process>) -> Option<u32> {
-    let is_fork = |process: &Process| {
-        let parent = process.parent.and_then(|parent| matched.get(&parent));
-        parent.is_some_and(|parent| process.is_fork_of(parent))
-    };
-    let own = tree.iter().filter(|(_, process)| !is_fork(process));
-    own.max_by_key(|(depth, process)| (*depth, std::cmp::Reverse(process.started))).map(|(_, process)| process.pid())
-}
-
 /// The part of `/health` that we read.
 #[derive(Deserialize)]
 struct HealthAnswer {
@@ -569,9 +477,10 @@ impl HealthAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{ErrorKind, Read, Write};
+    use crate::host::running::stage::{Root, running};
+    use std::collections::BTreeMap;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::process::{Child, Command};
     use std::sync::{Arc, Mutex};
 
     const GRACE: Duration = Duration::from_secs(300);
@@ -686,165 +595,23 @@ mod tests {
         assert_eq!(values["agenthost_service_response_duration_seconds"], 0.5);
     }
 
-    // -- real processes
-
-    /// A folder that a host could run in, and what runs in it.
-    struct Root {
-        _folder: tempfile::TempDir,
-        path: PathBuf,
-    }
-
-    impl Root {
-        fn new() -> Root {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().canonicalize().unwrap();
-            for (program, name) in [("/bin/sleep", "pynchy"), ("/bin/sh", "uv/pynchy")] {
-                std::fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
-                std::fs::copy(program, path.join(name)).unwrap();
-            }
-            Root { _folder: folder, path }
-        }
-
-        fn spawn(&self, program: &str, words: &[&str]) -> Running {
-            let mut command = Command::new(self.path.join(program));
-            // Its input ends with the test, and so do its children that read it.
-            command.args(words).current_dir(&self.path).stdin(std::process::Stdio::piped());
-            // Right after the copy another test's fork may still hold it open for writing.
-            let started = std::iter::repeat_with(|| command.spawn())
-                .find(|child| !matches!(child, Err(error) if error.kind() == ErrorKind::ExecutableFileBusy));
-            Running(started.unwrap().unwrap())
-        }
-
-        fn host(&self) -> Running {
-            self.spawn("pynchy", &["60"])
-        }
-
-        fn look(&self, latest: Option<&Run>) -> Seen {
-            self.look_by(&ProcessRule::InRoot { program: "pynchy".to_owned() }, latest)
-        }
-
-        fn look_by(&self, rule: &ProcessRule, latest: Option<&Run>) -> Seen {
-            look(&Processes::default().list().unwrap(), rule, &self.path, latest)
-        }
-    }
-
-    struct Running(Child);
-
-    impl Running {
-        fn pid(&self) -> u32 {
-            self.0.id()
-        }
-
-        /// Leaves a zombie.
-        fn kill(&mut self) {
-            self.0.kill().unwrap();
-            while Processes::default().list().unwrap().alive().any(|process| process.pid() == self.pid()) {}
-        }
-    }
-
-    impl Drop for Running {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
-    fn running(seen: Seen) -> Chain {
-        match seen {
-            Seen::Running(chain) => chain,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Whether this machine lets us say that a process does not exist.
-    fn gone() -> Seen {
-        if Processes::default().list().unwrap().is_complete() { Seen::Absent } else { Seen::Unseen }
-    }
-
-    #[test]
-    fn a_host_is_found_in_its_root_only_and_not_as_a_corpse() {
-        let (root, other) = (Root::new(), Root::new());
-        assert_eq!(root.look(None), gone());
-        let mut host = root.host();
-        let chain = running(root.look(None));
-        assert_eq!((chain.pid, chain.members.len()), (host.pid(), 1));
-        assert_eq!(other.look(None), gone());
-        host.kill();
-        assert_eq!(root.look(None), gone());
-    }
-
-    #[test]
-    fn of_launcher_and_child_the_child_serves_and_the_launcher_started() {
-        let root = Root::new();
-        let launcher = root.spawn("uv/pynchy", &["-c", "./pynchy 60; true"]);
-        let chain = std::iter::repeat_with(|| running(root.look(None))).find(|chain| chain.members.len() == 2).unwrap();
-        let child = rustix::process::Pid::from_raw(i32::try_from(chain.pid).unwrap()).unwrap();
-        assert_ne!(chain.pid, launcher.pid());
-        let table = Processes::default().list().unwrap();
-        assert_eq!(table.get(chain.pid).unwrap().parent, Some(launcher.pid()));
-        assert_eq!(chain.started, table.get(launcher.pid()).unwrap().started);
-        drop(launcher);
-        // Its launcher gone, it is still the same start.
-        let mut starts = Starts::default();
-        starts.follow(&chain, Timestamp::now());
-        let orphan = running(root.look(starts.latest()));
-        starts.follow(&orphan, Timestamp::now());
-        assert_eq!((orphan.pid, orphan.members.len(), starts.total), (chain.pid, 1, 1));
-        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
-    }
-
-    #[test]
-    fn a_fork_of_the_host_does_not_serve() {
-        let root = Root::new();
-        // The shell forks for the parenthesis, and waits for it.
-        let host = root.spawn("uv/pynchy", &["-c", "(read x; true); true"]);
-        let chain = std::iter::repeat_with(|| running(root.look(None))).find(|chain| chain.members.len() == 2).unwrap();
-        assert_eq!(chain.pid, host.pid());
-    }
-
-    #[test]
-    fn of_two_hosts_in_one_root_the_known_one_stays() {
-        let root = Root::new();
-        let first = root.host();
-        let mut starts = Starts::default();
-        starts.follow(&running(root.look(None)), Timestamp::now());
-        // Start times have ticks of 10 ms.
-        std::thread::sleep(Duration::from_millis(30));
-        let second = root.host();
-        assert_eq!(running(root.look(starts.latest())).pid, first.pid());
-        assert_eq!(running(root.look(None)).pid, second.pid());
-    }
-
-    #[test]
-    fn a_pid_file_names_the_process() {
-        let root = Root::new();
-        let file = root.path.join("pid");
-        let rule = ProcessRule::PidFile(file.clone());
-        assert_eq!(root.look_by(&rule, None), Seen::Absent);
-        std::fs::write(&file, "no pid").unwrap();
-        assert_eq!(root.look_by(&rule, None), Seen::Unseen);
-        let mut host = root.spawn("pynchy", &["60"]);
-        std::fs::write(&file, host.pid().to_string()).unwrap();
-        assert_eq!(running(root.look_by(&rule, None)).pid, host.pid());
-        // Written long before the process began: the pid belongs to another now.
-        let old = std::fs::File::options().write(true).open(&file).unwrap();
-        old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-        assert_eq!(root.look_by(&rule, None), Seen::Absent);
-        std::fs::write(&file, host.pid().to_string()).unwrap();
-        host.kill();
-        assert_eq!(root.look_by(&rule, None), Seen::Absent);
-    }
-
-    #[test]
-    fn a_word_names_the_process_anywhere() {
-        let (root, other) = (Root::new(), Root::new());
-        let rule = ProcessRule::Command("61.25".to_owned());
-        assert_eq!(root.look_by(&rule, None), gone());
-        let host = other.spawn("pynchy", &["61.25"]);
-        assert_eq!(running(root.look_by(&rule, None)).pid, host.pid());
-    }
-
     // -- starts
+
+    #[test]
+    fn a_child_that_takes_over_from_its_launcher_is_no_start() {
+        let root = Root::new();
+        let mut launcher = root.spawn("uv/pynchy", &["-c", "read x; ./pynchy 60; true"]);
+        let mut starts = Starts::default();
+        let now = Timestamp::now();
+        starts.follow(&running(root.look(None)), now);
+        let child = root.wake(&mut launcher);
+        for launcher in [Some(launcher), None] {
+            let chain = running(root.look(starts.members()));
+            starts.follow(&chain, now);
+            assert_eq!((chain.pid, chain.members.len()), (child.pid(), 1 + usize::from(launcher.is_some())));
+            assert_eq!((starts.total, starts.recent(now)), (1, 1));
+        }
+    }
 
     #[test]
     fn starts_are_counted_once_and_leave_after_an_hour() {
@@ -853,7 +620,7 @@ mod tests {
         let now = Timestamp::now();
         for count in 1..=3 {
             let _host = root.host();
-            let chain = running(root.look(starts.latest()));
+            let chain = running(root.look(starts.members()));
             starts.follow(&chain, now);
             starts.follow(&chain, now);
             assert_eq!((starts.total, starts.recent(now)), (count, count));

@@ -152,6 +152,22 @@ impl Process {
     }
 }
 
+#[cfg(test)]
+impl Process {
+    /// One that no machine has, for what tests cannot stage: foreign users, hidden processes.
+    pub(crate) fn imagined(pid: u32, parent: u32, line: &str, cwd: Cwd) -> Process {
+        Process {
+            identity: Identity { pid, start: pid.into() },
+            parent: Some(parent),
+            name: String::new(),
+            cwd,
+            alive: true,
+            started: Timestamp::UNIX_EPOCH,
+            words: Words(line.split(' ').map(OsString::from).collect()),
+        }
+    }
+}
+
 impl Cwd {
     fn of(pid: u32) -> Cwd {
         match std::fs::read_link(format!("/proc/{pid}/cwd")) {

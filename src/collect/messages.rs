@@ -442,3 +442,6 @@ fn moment(text: &str) -> Option<Timestamp> {
 fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     a.into_iter().chain(b).min()
 }
+
+#[cfg(test)]
+mod tests;

@@ -389,3 +389,6 @@ fn amount(told: Option<f64>) -> Option<f64> {
 fn count(told: Option<f64>) -> Option<u64> {
     amount(told).map(|value| value as u64)
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,8 +309,7 @@ const CHEAP: Duration = Duration::from_millis(1);
 
 impl Messages {
     fn read(&mut self, now: Now, stamp: &Stamp) -> Result<()> {
-        let reader = self.followed.open()?;
-        expect_tables(&reader)?;
+        let reader = self.followed.open(stamp, TABLES)?;
         let registered = registered::read(&reader)?;
         let anew = !self.followed.is_known(stamp) || self.tables.fell(&reader)?;
         if anew || self.tally.registered != registered || self.must_recount(now) {
@@ -388,13 +387,15 @@ impl Messages {
     }
 }
 
-fn expect_tables(reader: &Reader) -> Result<()> {
-    reader.expect("messages", &["id", "chat_jid", "sender", "timestamp", "is_from_me"])?;
-    reader.expect("outbound_ledger", &["id", "chat_jid", "timestamp"])?;
-    reader.expect("outbound_deliveries", &["ledger_id", "channel_name", "delivered_at", "error"])?;
-    reader.expect("channel_cursors", &["channel_name"])?;
-    reader.expect("router_state", &["key", "value"])
-}
+/// The columns that are read.
+const TABLES: &[(&str, &[&str])] = &[
+    ("messages", &["id", "chat_jid", "sender", "timestamp", "is_from_me"]),
+    ("outbound_ledger", &["id", "chat_jid", "timestamp"]),
+    ("outbound_deliveries", &["ledger_id", "channel_name", "delivered_at", "error"]),
+    ("channel_cursors", &["channel_name"]),
+    ("router_state", &["key", "value"]),
+    registered::TABLE,
+];
 
 const PENDING_PAGE: usize = 2_000;
 

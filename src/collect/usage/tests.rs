@@ -150,7 +150,7 @@ fn a_replaced_file_is_summed_anew_and_the_counters_go_on() {
     std::fs::rename(other.path(), scene.path()).unwrap();
     let section = scene.look("12:00:30");
     assert_eq!((section.groups["alpha"].runs, section.groups["beta"].runs), (2, 1));
-    scene.host = Connection::open(scene.path()).unwrap();
+    scene.host = fixture::open(&scene.path());
     scene.run("7", "jid-a", GOOD);
     assert_eq!(scene.look("12:01:00").groups["alpha"].runs, 3);
 }

@@ -9,11 +9,17 @@ pub use rusqlite::{Connection, params};
 use crate::host::{Host, ProcessRule, Profile};
 use crate::sample::Now;
 
-/// A new, empty pynchy database. The host does not enforce foreign keys.
+/// A new, empty pynchy database.
 pub fn pynchy(path: &Path) -> Connection {
+    let connection = open(path);
+    connection.execute_batch(include_str!("../../tool/demo/pynchy.sql")).unwrap();
+    connection
+}
+
+/// Opens one as the host does, which does not enforce foreign keys.
+pub fn open(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA synchronous = OFF").unwrap();
-    connection.execute_batch(include_str!("../../tool/demo/pynchy.sql")).unwrap();
     connection
 }
 

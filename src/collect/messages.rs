@@ -39,9 +39,9 @@ pub struct Section {
     pub pending_deliveries: u64,
     /// Those of them with an error.
     pub erroring_deliveries: u64,
-    /// Rows stamped more than five minutes ahead. They are counted, and never the last.
+    /// Inbound and outbound messages stamped more than five minutes ahead. They are counted, and never the last.
     pub future_timestamps: u64,
-    /// Rows whose timestamp is no date.
+    /// Those whose timestamp is no date.
     pub unreadable_timestamps: u64,
     pub channels: BTreeMap<Arc<str>, Channel>,
     /// By folder; chats that are not registered together as `unregistered`.

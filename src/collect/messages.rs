@@ -39,9 +39,9 @@ pub struct Section {
     pub pending_deliveries: u64,
     /// Those of them with an error.
     pub erroring_deliveries: u64,
-    /// Rows stamped more than five minutes ahead. They are counted, and never the last.
+    /// Inbound and outbound messages stamped more than five minutes ahead. They are counted, and never the last.
     pub future_timestamps: u64,
-    /// Rows whose timestamp is no date.
+    /// Those whose timestamp is no date.
     pub unreadable_timestamps: u64,
     pub channels: BTreeMap<Arc<str>, Channel>,
     /// By folder; chats that are not registered together as `unregistered`.
@@ -309,8 +309,7 @@ const CHEAP: Duration = Duration::from_millis(1);
 
 impl Messages {
     fn read(&mut self, now: Now, stamp: &Stamp) -> Result<()> {
-        let reader = self.followed.open()?;
-        expect_tables(&reader)?;
+        let reader = self.followed.open(stamp, TABLES)?;
         let registered = registered::read(&reader)?;
         let anew = !self.followed.is_known(stamp) || self.tables.fell(&reader)?;
         if anew || self.tally.registered != registered || self.must_recount(now) {
@@ -388,13 +387,15 @@ impl Messages {
     }
 }
 
-fn expect_tables(reader: &Reader) -> Result<()> {
-    reader.expect("messages", &["id", "chat_jid", "sender", "timestamp", "is_from_me"])?;
-    reader.expect("outbound_ledger", &["id", "chat_jid", "timestamp"])?;
-    reader.expect("outbound_deliveries", &["ledger_id", "channel_name", "delivered_at", "error"])?;
-    reader.expect("channel_cursors", &["channel_name"])?;
-    reader.expect("router_state", &["key", "value"])
-}
+/// The columns that are read.
+const TABLES: &[(&str, &[&str])] = &[
+    ("messages", &["id", "chat_jid", "sender", "timestamp", "is_from_me"]),
+    ("outbound_ledger", &["id", "chat_jid", "timestamp"]),
+    ("outbound_deliveries", &["ledger_id", "channel_name", "delivered_at", "error"]),
+    ("channel_cursors", &["channel_name"]),
+    ("router_state", &["key", "value"]),
+    registered::TABLE,
+];
 
 const PENDING_PAGE: usize = 2_000;
 
@@ -442,3 +443,6 @@ fn moment(text: &str) -> Option<Timestamp> {
 fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     a.into_iter().chain(b).min()
 }
+
+#[cfg(test)]
+mod tests;

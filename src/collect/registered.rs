@@ -16,12 +16,14 @@ pub const UNREGISTERED: &str = "unregistered";
 /// Folder by jid, of the table `registered_groups`.
 pub type Registered = BTreeMap<String, Arc<str>>;
 
+/// What `read` needs.
+pub const TABLE: (&str, &[&str]) = ("registered_groups", &["jid", "folder"]);
+
 /// Reads the table.
 ///
 /// # Errors
-/// The table or a column is missing, or one of them holds no text.
+/// A jid or folder is no text.
 pub fn read(reader: &Reader) -> Result<Registered> {
-    reader.expect("registered_groups", &["jid", "folder"])?;
     let pairs = reader.rows("SELECT jid, folder FROM registered_groups", [], |row| Ok((row.get(0)?, row.get(1)?)));
     Ok(pairs.context("registered groups")?.into_iter().collect())
 }

@@ -270,11 +270,16 @@ impl Tokens {
     }
 }
 
+/// The columns that are read.
+const TABLES: &[(&str, &[&str])] = &[
+    ("messages", &["id", "chat_jid", "sender", "content"]),
+    ("events", &["id", "event_type", "chat_jid", "payload"]),
+    registered::TABLE,
+];
+
 impl Usage {
     fn read(&mut self, stamp: &Stamp) -> Result<()> {
-        let reader = self.followed.open()?;
-        reader.expect("messages", &["id", "chat_jid", "sender", "content"])?;
-        reader.expect("events", &["id", "event_type", "chat_jid", "payload"])?;
+        let reader = self.followed.open(stamp, TABLES)?;
         self.registered = registered::read(&reader)?;
         if !self.followed.is_known(stamp) || self.tables.fell(&reader)? {
             self.read_anew(&reader)?;
@@ -389,3 +394,6 @@ fn amount(told: Option<f64>) -> Option<f64> {
 fn count(told: Option<f64>) -> Option<u64> {
     amount(told).map(|value| value as u64)
 }
+
+#[cfg(test)]
+mod tests;

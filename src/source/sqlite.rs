@@ -144,7 +144,8 @@ impl Database {
     /// Whether the file's header says WAL: then SQLite refuses it without locks, before it makes anything.
     fn is_wal(&self) -> bool {
         let refused = |error: rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::CannotOpen);
-        self.connection("mode=ro&nolock=1").and_then(|connection| begin(&connection)).is_err_and(refused)
+        let look = |connection: Connection| connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+        self.connection("mode=ro&nolock=1").and_then(look).is_err_and(refused)
     }
 
     fn connection(&self, mode: &str) -> rusqlite::Result<Connection> {

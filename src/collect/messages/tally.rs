@@ -81,8 +81,6 @@ pub struct Tally {
 pub enum Way {
     In,
     Out,
-    /// Written by the host, but nothing that went out: traces, notices, the owner's own words.
-    Own,
 }
 
 /// One chat of the host.
@@ -141,21 +139,17 @@ impl Tally {
         let inbound = matches!(row.get(3), Ok(Some(true)));
         let sender = text(4).unwrap_or("");
         let stamp = text(2).unwrap_or("");
-        let moment = self.date(stamp, at, if inbound { Way::In } else { Way::Own }, limit);
-        let chat = &mut self.chats[at];
-        chat.remember(if inbound {
+        let said = if inbound {
             Said::Inbound
         } else if sender == "bot" {
             Said::Bot
         } else {
             Said::Other
-        });
+        };
+        self.chats[at].remember(said);
         if inbound {
-            chat.inbound += 1;
-            chat.flow.received += u64::from(new);
-            if let Some(backlog) = chat.backlog.as_mut().filter(|backlog| stamp > backlog.cursor.as_str()) {
-                backlog.add(moment, sender);
-            }
+            let moment = self.date(stamp, at, Way::In, limit);
+            self.chats[at].add_inbound(stamp, moment, sender, new);
         }
     }
 
@@ -265,7 +259,14 @@ impl Chat {
         match way {
             Way::In => self.last_received = self.last_received.max(Some(moment)),
             Way::Out => self.last_sent = self.last_sent.max(Some(moment)),
-            Way::Own => {}
+        }
+    }
+
+    fn add_inbound(&mut self, stamp: &str, moment: Option<Timestamp>, sender: &str, new: bool) {
+        self.inbound += 1;
+        self.flow.received += u64::from(new);
+        if let Some(backlog) = self.backlog.as_mut().filter(|backlog| stamp > backlog.cursor.as_str()) {
+            backlog.add(moment, sender);
         }
     }
 

@@ -11,7 +11,7 @@ use super::{Database, Reader, Row, Stamp, params};
 use crate::sample::Now;
 
 /// An open read delays the host's commit: a slice grows while it takes less than this, and halves above twice of it.
-const SLICE: Duration = Duration::from_millis(3);
+const SLICE: Duration = Duration::from_millis(2);
 const FEWEST: i64 = 250;
 const MOST: i64 = 20_000;
 
@@ -25,11 +25,13 @@ pub struct Followed {
     /// At the last good reading.
     stamp: Option<Stamp>,
     settled: bool,
+    /// The version of the schema whose columns were found to be those that are read.
+    schema: Option<i64>,
 }
 
 impl Followed {
     pub fn new(database: Database) -> Followed {
-        Followed { database, stamp: None, settled: false }
+        Followed { database, stamp: None, settled: false, schema: None }
     }
 
     /// Its stamp now; `None` if nothing was written since the last good reading.
@@ -42,8 +44,21 @@ impl Followed {
         Ok((!same).then_some(stamp))
     }
 
-    pub fn open(&self) -> Result<Reader> {
-        self.database.open()
+    /// Opens it for one reading, and asserts the columns of its tables unless the schema is the one asserted before.
+    ///
+    /// # Errors
+    /// It cannot be read, or a table or column is missing.
+    pub fn open(&mut self, stamp: &Stamp, tables: &[(&str, &[&str])]) -> Result<Reader> {
+        let reader = self.database.open()?;
+        let schema = reader.row("PRAGMA schema_version", [], |row| row.get(0))?;
+        if self.schema != Some(schema) || !self.is_known(stamp) {
+            self.schema = None;
+            for (table, columns) in tables {
+                reader.expect(table, columns)?;
+            }
+            self.schema = Some(schema);
+        }
+        Ok(reader)
     }
 
     /// Whether it was read before, and the file was not replaced since.
@@ -78,7 +93,6 @@ pub struct Tail {
     mark: i64,
     step: i64,
     recent: Recent,
-    longest: Duration,
 }
 
 impl Tail {
@@ -101,18 +115,12 @@ impl Tail {
             mark: 0,
             step: FEWEST,
             recent: Recent::default(),
-            longest: Duration::ZERO,
         }
     }
 
     /// The highest rowid that was counted.
     pub fn mark(&self) -> i64 {
         self.mark
-    }
-
-    /// The slice that took longest so far.
-    pub fn longest(&self) -> Duration {
-        self.longest
     }
 
     /// Whether rows that were counted are gone from the end: their rowids may be given again, so the mark means nothing.
@@ -175,7 +183,6 @@ impl Tail {
     }
 
     fn pace(&mut self, took: Duration) {
-        self.longest = self.longest.max(took);
         if took < SLICE {
             self.step = (self.step * 2).min(MOST);
         } else if took > SLICE * 2 {

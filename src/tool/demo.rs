@@ -9,15 +9,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rusqlite::Connection;
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use crate::fact::Span;
 use crate::sample::Now;
@@ -25,6 +20,7 @@ use crate::sample::Now;
 mod api;
 mod chance;
 mod channels;
+mod child;
 mod life;
 mod plan;
 mod queue;
@@ -33,11 +29,12 @@ mod rows;
 mod stamp;
 mod talk;
 
+pub use child::host;
+
 /// While this file is there, the folder is a demo's, and nobody but the child will remove it.
 const MARKER: &str = ".agenthost-demo";
 /// What the child says on standard error, below the root.
 const LOG: &str = "logs/pynchy.log";
-const DATABASE: &str = "data/messages.db";
 
 /// How long the child may take until it answers.
 const START: Duration = Duration::from_secs(10);
@@ -215,101 +212,6 @@ fn answers(port: u16) -> bool {
         Ok(status)
     };
     ask().is_ok_and(|status| &status == b"HTTP/1.1 200")
-}
-
-/// Why the host ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// By a signal: whoever holds the pipe still cleans up.
-    Told,
-    /// The pipe has closed.
-    LetGo,
-}
-
-/// The child: makes the database, then serves until it is told to end or its parent lets go of it. Blocking.
-///
-/// # Errors
-/// The database cannot be made, or the port is taken.
-pub fn host(root: &Path, port: u16) -> Result<()> {
-    call_itself_pynchy();
-    let started = Now::read();
-    let database = root.join(DATABASE);
-    let head = repos::head(root);
-    let mut db = Connection::open(&database).context("make the database")?;
-    let begin = db.transaction()?;
-    let life = life::Life::begin(&begin, started.wall, head.as_deref().unwrap_or("unknown"))?;
-    begin.commit()?;
-    let queue = Arc::new(Mutex::new(life.queue()));
-    let api = api::Api { database, started, head, queue: queue.clone() };
-    let (stop, stopped) = mpsc::channel();
-    let writer = std::thread::spawn(move || keep_writing(life, db, &queue, &stopped));
-    let end = serve(port, api);
-    drop(stop);
-    if writer.join().is_err() {
-        bail!("the writer panicked");
-    }
-    if end? == End::LetGo && root.join(MARKER).is_file() {
-        // The parent was killed and cleans nothing up.
-        std::fs::remove_dir_all(root).with_context(|| format!("remove {}", root.display()))?;
-    }
-    Ok(())
-}
-
-/// So that process lists show the name that they would on a real host.
-fn call_itself_pynchy() {
-    #[cfg(target_os = "linux")]
-    drop(std::fs::write("/proc/self/comm", "pynchy")); // Only looks suffer where this is refused.
-}
-
-/// Writes what happens, when it happens, until `stopped` is hung up.
-fn keep_writing(mut life: life::Life, mut db: Connection, queue: &Mutex<queue::Queue>, stopped: &mpsc::Receiver<()>) {
-    loop {
-        let wait = life.next().duration_since(Now::read().wall);
-        let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO); // What is late is due at once.
-        if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
-            return;
-        }
-        if let Err(error) = write_until_now(&mut life, &mut db) {
-            eprintln!("write the database: {error:#}");
-        }
-        *queue.lock().unwrap_or_else(PoisonError::into_inner) = life.queue();
-    }
-}
-
-fn write_until_now(life: &mut life::Life, db: &mut Connection) -> Result<()> {
-    let transaction = db.transaction()?;
-    life.advance(&transaction, Now::read().wall)?;
-    Ok(transaction.commit()?)
-}
-
-fn serve(port: u16, api: api::Api) -> Result<End> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .await
-            .with_context(|| format!("listen on port {port}"))?;
-        let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let let_go = watch_input();
-        let end = async {
-            tokio::select! {
-                _ = term.recv() => End::Told,
-                _ = interrupt.recv() => End::Told,
-                _ = let_go => End::LetGo,
-            }
-        };
-        Ok(api::serve(listener, Arc::new(api), end).await)
-    })
-}
-
-/// Resolves when standard input ends, which is when the parent does.
-fn watch_input() -> oneshot::Receiver<()> {
-    let (ended, end) = oneshot::channel();
-    std::thread::spawn(move || {
-        // An input that cannot be read has nobody at its other end either.
-        drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
-        drop(ended);
-    });
-    end
 }
 
 #[cfg(test)]

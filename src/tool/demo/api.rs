@@ -171,8 +171,8 @@ mod tests {
     }
 
     fn api(database: PathBuf) -> Api {
-        let db = Connection::open(&database).unwrap();
-        let life = Life::begin(&db, now().wall, "c0ffee").unwrap();
+        let mut db = Connection::open(&database).unwrap();
+        let life = Life::begin(&mut db, now().wall, "c0ffee").unwrap();
         Api { database, started: now(), head: None, queue: Arc::new(Mutex::new(life.queue())) }
     }
 

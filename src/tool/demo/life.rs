@@ -20,6 +20,10 @@ use super::talk::{self, Talk};
 
 /// How often the scheduler looks for due tasks and the host tries again to deliver.
 pub const POLL: SignedDuration = SignedDuration::from_secs(15);
+/// Which group writes next: one of these, some twice as often as others.
+const TALKATIVE: [usize; 8] = [0, 0, 1, 1, 2, 3, 3, 4];
+/// How many deliveries are tried again at one time.
+const AT_ONCE: i64 = 10;
 const HISTORY: SignedDuration = SignedDuration::from_hours(7 * 24);
 const SEED: u64 = 0x5EED_0FAD_E300;
 /// How many of the messages speak to the agent; the others are chatter.
@@ -57,7 +61,7 @@ impl Life {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn begin(db: &Connection, started: Timestamp, head: &str) -> Result<Life> {
+    pub fn begin(db: &mut Connection, started: Timestamp, head: &str) -> Result<Life> {
         let mut life = Life {
             started,
             chance: Chance::new(SEED),
@@ -70,10 +74,12 @@ impl Life {
             jobs: JOBS.iter().map(|plan| first_due(plan, started)).collect(),
             answered: BTreeMap::new(),
         };
-        life.settle(Rows(db), head)?;
+        let transaction = db.transaction()?;
+        life.settle(Rows(&transaction), head)?;
         life.plan(started - HISTORY, Event::Inbound);
         life.plan(started - HISTORY, Event::Poll);
-        life.advance(db, started)?;
+        life.happen_until(Rows(&transaction), started)?;
+        transaction.commit()?;
         Ok(life)
     }
 
@@ -104,15 +110,21 @@ impl Life {
         self.agenda.keys().next().map_or(Timestamp::MAX, |(at, _)| *at)
     }
 
-    /// Writes all that happens up to `until`.
+    /// Writes all that happens up to `until`, at once.
     ///
     /// # Errors
-    /// The database cannot be written; what could not be is lost, and life goes on.
-    pub fn advance(&mut self, db: &Connection, until: Timestamp) -> Result<()> {
+    /// The database cannot be written; what happened then is lost, and life goes on.
+    pub fn advance(&mut self, db: &mut Connection, until: Timestamp) -> Result<()> {
+        let transaction = db.transaction()?;
+        self.happen_until(Rows(&transaction), until)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn happen_until(&mut self, rows: Rows<'_>, until: Timestamp) -> Result<()> {
         let mut outcome = Ok(());
         while self.next() <= until {
             let Some(((at, _), event)) = self.agenda.pop_first() else { break };
-            outcome = outcome.and(self.happen(Rows(db), at, event));
+            outcome = outcome.and(self.happen(rows, at, event));
         }
         outcome
     }
@@ -162,12 +174,11 @@ impl Life {
     }
 
     fn inbound(&mut self, rows: Rows<'_>, at: Timestamp) -> Result<()> {
-        let index = self.chance.one_of(&[0, 0, 1, 1, 2, 3, 3, 4]);
+        // A channel that is gone brings nothing; one always stays.
+        let heard: Vec<usize> = TALKATIVE.into_iter().filter(|&index| self.is_connected(&GROUPS[index], at)).collect();
+        let index = self.chance.one_of(&heard);
         let group = &GROUPS[index];
         let addressed = self.chance.happens(ADDRESSED);
-        if !self.is_connected(group, at) {
-            return Ok(()); // A channel that is gone brings nothing.
-        }
         self.latest[index] = Some(talk::inbound_time(group, at));
         if addressed {
             self.desks.0[index].add_message(at);
@@ -242,12 +253,18 @@ impl Life {
                 self.desks.0[plan.group()].add_task(task, at);
             }
         }
-        for channel in channels::ALL {
-            if channels::is_connected(channel, at.duration_since(self.started)) {
-                rows.deliver(channel, 10, at)?;
-            }
-        }
+        self.deliver(rows, at)?;
         self.dispatch(rows, at)
+    }
+
+    /// Tries again what did not arrive. In the past everything did.
+    fn deliver(&self, rows: Rows<'_>, at: Timestamp) -> Result<()> {
+        let since_start = at.duration_since(self.started);
+        let connected = channels::ALL.into_iter().filter(|channel| channels::is_connected(channel, since_start));
+        for channel in connected.filter(|_| !since_start.is_negative()) {
+            rows.deliver(channel, AT_ONCE, at)?;
+        }
+        Ok(())
     }
 
     fn end_task(&mut self, rows: Rows<'_>, index: usize, task: usize, at: Timestamp) -> Result<()> {
@@ -270,4 +287,186 @@ fn first_due(plan: &Plan, started: Timestamp) -> Option<Timestamp> {
 /// The `next_run` with which a plan is made.
 fn first_run(plan: &Plan, started: Timestamp) -> Option<Timestamp> {
     if plan.lot == Lot::Stuck { None } else { plan.schedule.first(started + plan.created, started) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::types::FromSql;
+
+    use super::*;
+
+    const STARTED: &str = "2026-11-21T19:25:53.282664Z";
+
+    fn started() -> Timestamp {
+        STARTED.parse().unwrap()
+    }
+
+    fn after(seconds: i64) -> Timestamp {
+        started() + SignedDuration::from_secs(seconds)
+    }
+
+    fn begin() -> (Connection, Life) {
+        let mut db = Connection::open_in_memory().unwrap();
+        let life = Life::begin(&mut db, started(), "c0ffee").unwrap();
+        (db, life)
+    }
+
+    fn one<T: FromSql>(db: &Connection, sql: &str) -> T {
+        db.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    fn count(db: &Connection, rest: &str) -> i64 {
+        one(db, &format!("SELECT count(*) FROM {rest}"))
+    }
+
+    #[test]
+    fn the_history_is_a_week_that_fits_together() {
+        let (db, _) = begin();
+        assert_eq!(count(&db, "pragma_foreign_key_check"), 0);
+        assert_eq!(one::<String>(&db, "PRAGMA integrity_check"), "ok");
+        assert!((1500..2600).contains(&count(&db, "messages")), "{} messages", count(&db, "messages"));
+        assert_eq!(count(&db, "registered_groups"), 5);
+        assert_eq!(count(&db, "chats"), 6, "the groups and the pseudo row");
+        assert_eq!((count(&db, "scheduled_tasks"), count(&db, "host_jobs"), count(&db, "sessions")), (8, 4, 4));
+        let said = count(&db, "messages WHERE sender IN ('bot', 'host')");
+        assert_eq!(count(&db, "outbound_ledger"), said);
+        assert_eq!(count(&db, "outbound_deliveries WHERE delivered_at IS NOT NULL"), said, "the past is delivered");
+        assert_eq!(count(&db, "messages WHERE is_from_me = 0 AND message_type <> 'user'"), 0);
+        assert!(count(&db, "messages WHERE is_from_me = 1 AND message_type = 'user'") > 5, "the owner writes too");
+        for group in &GROUPS {
+            let turns = format!("messages WHERE sender = 'result_meta' AND chat_jid = '{}'", group.jid);
+            assert!(count(&db, &turns) > 10, "{}", group.folder);
+        }
+        assert!(count(&db, "messages WHERE sender = 'result_meta' AND content LIKE '%\"is_error\":true%'") > 5);
+    }
+
+    #[test]
+    fn times_are_in_the_hosts_spelling_and_none_is_in_the_future() {
+        let (db, _) = begin();
+        let now = stamp::precise(started());
+        for (table, column) in [
+            ("messages", "timestamp"),
+            ("outbound_ledger", "timestamp"),
+            ("outbound_deliveries", "delivered_at"),
+            ("task_run_logs", "run_at"),
+            ("events", "timestamp"),
+            ("channel_cursors", "updated_at"),
+        ] {
+            assert_eq!(
+                count(&db, &format!("{table} WHERE {column} NOT LIKE '20__-__-__T__:__:__%+00:00'")),
+                0,
+                "{table}"
+            );
+            assert_eq!(count(&db, &format!("{table} WHERE {column} > '{now}'")), 0, "{table}");
+        }
+        let whatsapp = "messages WHERE message_type = 'user' AND chat_jid NOT LIKE 'slack:%'";
+        assert!(count(&db, whatsapp) > 50);
+        assert_eq!(count(&db, &format!("{whatsapp} AND length(timestamp) <> 25")), 0, "whole seconds");
+        assert!(count(&db, "messages WHERE chat_jid LIKE 'slack:%' AND length(timestamp) = 32") > 100, "microseconds");
+        assert!(count(&db, "task_run_logs WHERE typeof(duration_ms) = 'real'") > 50, "REAL in an INTEGER column");
+    }
+
+    #[test]
+    fn one_task_is_overdue_one_stuck_and_one_failing() {
+        let (db, _) = begin();
+        let due: String = one(&db, "SELECT next_run FROM scheduled_tasks WHERE group_folder = 'webapp'");
+        assert!(due < stamp::precise(after(-3600)), "overdue by an hour at least: {due}");
+        let stuck = "scheduled_tasks WHERE status = 'active' AND next_run IS NULL";
+        assert_eq!(count(&db, stuck), 1);
+        let failing = "(SELECT status FROM task_run_logs WHERE task_id LIKE 'periodic-household-%' \
+                       ORDER BY run_at DESC LIMIT 10)";
+        assert!(count(&db, &format!("{failing} WHERE status = 'error'")) > 7);
+        assert_eq!(count(&db, "scheduled_tasks WHERE status = 'completed' AND last_run IS NOT NULL"), 1);
+        assert_eq!(count(&db, "scheduled_tasks WHERE status = 'paused'"), 1);
+        assert_eq!(count(&db, "scheduled_tasks WHERE schedule_type = 'once' AND next_run NOT LIKE '%+%'"), 1, "naive");
+        assert_eq!(count(&db, "host_jobs WHERE enabled = 0 AND last_run IS NULL"), 1);
+        assert_eq!(count(&db, "host_jobs WHERE status = 'completed'"), 1);
+        assert!(count(&db, "host_jobs WHERE schedule_type = 'cron' AND last_run IS NOT NULL") == 1);
+    }
+
+    #[test]
+    fn something_happens_every_other_second_and_nothing_is_written_ahead() {
+        let (mut db, mut life) = begin();
+        let mut before = count(&db, "messages");
+        for second in (10..=170).step_by(10) {
+            life.advance(&mut db, after(second)).unwrap();
+            let messages = count(&db, "messages");
+            assert!(messages >= before + 3, "{} new messages by {second} s", messages - before);
+            before = messages;
+            assert!(life.next() > after(second) && life.next() <= after(second + 3));
+        }
+        let now = stamp::precise(after(170));
+        assert_eq!(count(&db, &format!("messages WHERE timestamp > '{now}'")), 0);
+        let sent = format!("outbound_deliveries WHERE delivered_at > '{}'", stamp::precise(started()));
+        assert!(count(&db, &sent) > 20, "{} answers", count(&db, &sent));
+    }
+
+    #[test]
+    fn what_a_lost_channel_owes_is_delivered_when_it_is_back() {
+        let (mut db, mut life) = begin();
+        life.advance(&mut db, after(185)).unwrap();
+        let inbound = "messages WHERE message_type = 'user' AND chat_jid LIKE 'slack:%'";
+        let (heard, all) = (count(&db, inbound), count(&db, "messages"));
+        life.advance(&mut db, after(380)).unwrap();
+        assert_eq!(count(&db, inbound), heard, "a channel that is gone brings nothing");
+        assert!(count(&db, "messages") > all + 80, "the other channel goes on");
+        let open = "outbound_deliveries WHERE delivered_at IS NULL";
+        assert!(count(&db, open) >= 3, "{} open", count(&db, open));
+        assert_eq!(count(&db, &format!("{open} AND channel_name <> 'connection.slack.acme'")), 0);
+        assert!(count(&db, &format!("{open} AND error IS NOT NULL")) >= 1);
+        life.advance(&mut db, after(430)).unwrap();
+        assert_eq!(count(&db, open), 0);
+        assert_eq!(count(&db, "outbound_deliveries WHERE error IS NOT NULL"), 0);
+        assert!(count(&db, inbound) > heard);
+    }
+
+    #[test]
+    fn a_task_is_moved_on_before_it_runs_and_after() {
+        let (mut db, mut life) = begin();
+        let next = "SELECT next_run FROM scheduled_tasks WHERE id = 'task-1760000000001-aaaa0001'";
+        let runs = "task_run_logs WHERE task_id = 'task-1760000000001-aaaa0001'";
+        let (mut moved_before, mut moved_after, mut last) = (0, 0, (one::<String>(&db, next), count(&db, runs)));
+        for second in 1..=170 {
+            life.advance(&mut db, after(second)).unwrap();
+            let seen = (one::<String>(&db, next), count(&db, runs));
+            moved_before += i32::from(seen.0 > last.0 && seen.1 == last.1);
+            moved_after += i32::from(seen.0 > last.0 && seen.1 == last.1 + 1);
+            last = seen;
+        }
+        assert!(moved_before >= 2 && moved_after >= 2, "{moved_before} before, {moved_after} after");
+    }
+
+    #[test]
+    fn the_routers_cursor_follows_answering_groups_and_not_the_hung_one() {
+        let (mut db, mut life) = begin();
+        life.advance(&mut db, after(120)).unwrap();
+        let cursors: BTreeMap<String, String> = serde_json::from_str(&one::<String>(
+            &db,
+            "SELECT value FROM router_state WHERE key = 'last_agent_timestamp'",
+        ))
+        .unwrap();
+        assert_eq!(cursors.len(), 5);
+        let hung = GROUPS.iter().find(|group| group.folder == HUNG).unwrap();
+        assert!(cursors[hung.jid] < stamp::precise(after(-3600)));
+        assert!(cursors[GROUPS[0].jid] > stamp::precise(started()));
+        let slot = &life.queue().per_group[HUNG];
+        assert!(slot.active && slot.pending_messages && slot.pending_tasks == 1);
+    }
+
+    #[test]
+    fn a_write_that_fails_does_not_end_the_life() {
+        let (mut db, mut life) = begin();
+        db.execute_batch("ALTER TABLE messages RENAME TO elsewhere").unwrap();
+        assert!(life.advance(&mut db, after(20)).is_err());
+        db.execute_batch("ALTER TABLE elsewhere RENAME TO messages").unwrap();
+        let before = count(&db, "messages");
+        life.advance(&mut db, after(40)).unwrap();
+        assert!(count(&db, "messages") > before + 5);
+    }
+
+    #[test]
+    fn the_same_start_has_the_same_history() {
+        let sum = |db: &Connection| one::<String>(db, "SELECT group_concat(id || content) FROM messages");
+        assert_eq!(sum(&begin().0), sum(&begin().0));
+    }
 }

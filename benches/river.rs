@@ -148,7 +148,8 @@ fn database() {
         let subsystem = collect::ALL.iter().find(|one| one.name == name).expect("it is listed");
         let mut collector = build(subsystem, folder.path());
         let look = |collector: &mut Box<dyn Collect>| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
             timed(|| drop(collector.run(Now::read(), Duration::from_secs(60), runtime.handle()).expect("a reading")))
         };
         say(&format!("{name}: first reading"), look(&mut collector).as_secs_f64() * 1e3, "ms");

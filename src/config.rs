@@ -130,12 +130,12 @@ fn plan(subsystem: &'static Subsystem, value: Option<Value<'_>>) -> Result<Optio
 
 fn duration(value: Option<Value<'_>>, default: Duration, least: Duration) -> Result<Duration, Fault> {
     let Some(value) = value else { return Ok(default) };
-    let span = value.span();
-    let Span(duration) = Span::deserialize(ValueDeserializer::from(value))?;
-    if duration < least {
-        return Err(Fault { span: Some(span), message: format!("must be at least {}", Span(least)) });
+    let at = |message| Fault { span: Some(value.span()), message };
+    match Span::deserialize(ValueDeserializer::from(value.clone())) {
+        Ok(Span(duration)) if duration < least => Err(at(format!("must be at least {}", Span(least)))),
+        Ok(Span(duration)) => Ok(duration),
+        Err(error) => Err(at(error.message().to_owned())),
     }
-    Ok(duration)
 }
 
 fn table(value: Value<'_>) -> Result<Table<'_>, Fault> {

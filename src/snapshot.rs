@@ -172,6 +172,8 @@ fn millis(now: Now) -> u64 {
 /// Owns windows, verdicts and the next snapshot.
 pub struct River {
     health: Health,
+    /// Of the verdicts that are published.
+    revision: u64,
     next: Snapshot,
     current: Current,
 }
@@ -191,7 +193,7 @@ impl River {
             own: Arc::default(),
         };
         let current = Current::fixed(next.clone());
-        let mut river = River { health, next, current };
+        let mut river = River { revision: health.revision(), health, next, current };
         river.publish(now);
         river
     }
@@ -249,6 +251,7 @@ impl River {
 
     fn publish(&mut self, now: Now) {
         self.log_change();
+        self.revision = self.health.revision();
         let next = &mut self.next;
         next.seq += 1;
         next.at = now;

@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::Connection;
+use jiff::Timestamp;
+pub use rusqlite::{Connection, params};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -29,17 +31,9 @@ impl Fixture {
     /// An empty database of the real schema, then `sql`.
     pub fn new(sql: &str) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let host = Host {
-            profile: Profile::Pynchy,
-            root: folder.path().into(),
-            url: "http://127.0.0.1:9".into(),
-            database: Some(folder.path().join("messages.db")),
-            process: ProcessRule::InRoot { program: "pynchy".into() },
-            scheduler_poll: Duration::from_secs(60),
-            layout: Default::default(),
-        };
+        let host = host(Some(folder.path().join("messages.db")));
         let fixture = Fixture { folder, host, writes: Cell::new(0) };
-        fixture.run(include_str!("../tool/demo/pynchy.sql"));
+        pynchy(&fixture.folder.path().join("messages.db"));
         fixture.run(sql);
         fixture
     }
@@ -104,4 +98,46 @@ pub fn value(points: &Points, fact: &'static Fact, subject: &str) -> Option<Opti
     let value = found.next().map(|point| point.value);
     assert!(found.next().is_none(), "{}: {subject} is put twice", fact.prometheus);
     value
+}
+
+/// A host with this database and nothing else.
+pub fn host(database: Option<PathBuf>) -> Host {
+    Host {
+        profile: Profile::Pynchy,
+        root: "/nowhere".into(),
+        url: "http://127.0.0.1:1".into(),
+        database,
+        process: ProcessRule::PidFile("/nowhere/pid".into()),
+        scheduler_poll: Duration::from_secs(60),
+        layout: Default::default(),
+    }
+}
+
+/// A new, empty pynchy database.
+pub fn pynchy(path: &Path) -> Connection {
+    let connection = open(path);
+    connection.execute_batch(include_str!("../tool/demo/pynchy.sql")).unwrap();
+    connection
+}
+
+/// Opens one as the host does, which does not enforce foreign keys.
+pub fn open(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA synchronous = OFF").unwrap();
+    connection
+}
+
+/// A moment of the day on which all fixtures play.
+pub fn at(time: &str) -> Now {
+    let wall: Timestamp = format!("2026-11-21T{time}Z").parse().unwrap();
+    Now { mono: Duration::from_secs(wall.as_second() as u64), wall }
+}
+
+/// Drives a future that never waits.
+pub fn now_or_never<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("it waits"),
+    }
 }

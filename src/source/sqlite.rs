@@ -18,8 +18,6 @@ pub use rusqlite::{OptionalExtension, Row, named_params, params};
 
 use crate::sample::Denied;
 
-#[cfg(test)]
-pub mod fixture;
 mod tail;
 
 pub use tail::{Followed, Tail};

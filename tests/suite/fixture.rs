@@ -45,7 +45,7 @@ impl Root {
 
     /// One run of a collector at that moment, with its default configuration.
     pub fn run(&self, subsystem: &Subsystem, now: Now) -> anyhow::Result<Sample> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let build = (subsystem.plan)(None)?;
         let mut collector = build(&self.host(), &Sources::default())?.expect("a pynchy host has it");
         collector.run(now, Duration::from_secs(10), runtime.handle())

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::source::sqlite::fixture::{self, Connection, at, now_or_never};
+use crate::collect::fixture::{self, Connection, at, now_or_never};
 
 /// A host's database that a test writes, and the collector that looks at it.
 struct Scene {

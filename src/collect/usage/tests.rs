@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::source::sqlite::fixture::{self, Connection, at, now_or_never, params};
+use crate::collect::fixture::{self, Connection, at, now_or_never, params};
 
 const GOOD: &str = r#"{"subtype": "success", "duration_ms": 1500, "duration_api_ms": 900, "is_error": false,
     "num_turns": 3, "session_id": "secret", "total_cost_usd": 0.25, "usage": {"input_tokens": 100,

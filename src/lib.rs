@@ -7,3 +7,5 @@ pub mod sample;
 pub mod source;
 pub mod host;
 pub mod collect;
+pub mod window;
+pub mod health;

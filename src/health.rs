@@ -1,0 +1,1003 @@
+//! Policy over windows: which checks there are on which subjects, what each says, and what they say of the host.
+//!
+//! Nothing here asks a clock: `observe` takes a reading, `wake` the passing of time. Work for a reading grows with its
+//! points and not with the past; work for a wake is one short look at each window.
+//!
+//! Kept across restarts later: what must be kept is `Window`, one per check and subject, and nothing beside it.
+
+mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::fact::{Check, Policy, ReadyNeeds, Severity};
+use crate::sample::{Cause, Now, Points, Reading};
+use crate::window::{Clock, Pace, Rules, Seen, Window};
+
+pub use crate::window::State;
+pub use settings::{CheckConfig, FailCount, FailRatio, RatioMin, Settings, SubjectConfig};
+
+/// One collector that runs, as health knows it.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    pub name: &'static str,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub checks: Vec<&'static Check>,
+}
+
+/// What all verdicts together say of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overall {
+    /// Not enough was seen yet to call it ready. Never again afterwards.
+    Starting,
+    Healthy,
+    /// Something deserves a look, but the host does its work.
+    Degraded,
+    /// Something critical has failed.
+    Unhealthy,
+}
+
+/// What one check says of one subject, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    pub check: &'static str,
+    pub subject: Arc<str>,
+    pub severity: Severity,
+    pub state: State,
+    /// The first observation of what made the state (shown by the wall clock).
+    #[serde(serialize_with = "wall")]
+    pub since: Now,
+    pub means: &'static str,
+    /// Observations in the window, of any kind.
+    pub observed: u32,
+    /// Bad ones among them.
+    pub bad: u32,
+    /// The rule that failed it, or would.
+    pub rule: String,
+    /// When it will fail if it goes on like this.
+    pub trips_at: Option<Timestamp>,
+    /// When it will be ok if it goes on like this.
+    pub recovers_at: Option<Timestamp>,
+    /// Why nothing is known, if nothing is.
+    pub unknown_cause: Option<Cause>,
+}
+
+fn wall<S: Serializer>(now: &Now, serializer: S) -> Result<S::Ok, S::Error> {
+    now.wall.serialize(serializer)
+}
+
+/// All windows, and the verdict over them.
+#[derive(Debug)]
+pub struct Health {
+    clock: Clock,
+    feeds: Vec<Feed>,
+    /// In the order of the collectors and their checks; the checks of the loop last.
+    boards: Vec<Board>,
+    overall: Overall,
+    since: Now,
+    revision: u64,
+}
+
+/// One collector: whose readings come in here.
+#[derive(Debug)]
+struct Feed {
+    name: &'static str,
+    pace: Pace,
+    /// Its latest reading was a refusal.
+    denied: bool,
+    /// Nothing more is to be waited for before the host can be called ready.
+    settled: bool,
+    /// Watched time after which waiting is over.
+    settle_after: Duration,
+}
+
+/// One check on all its subjects.
+#[derive(Debug)]
+struct Board {
+    check: &'static Check,
+    /// The collector whose readings it judges; `None`: what the loop says of every collector.
+    feed: Option<usize>,
+    policy: Arc<Policy>,
+    /// Subjects with a table of their own; `None`: switched off.
+    named: BTreeMap<Arc<str>, Option<Arc<Policy>>>,
+    expected: BTreeSet<Arc<str>>,
+    subjects: BTreeMap<Arc<str>, Subject>,
+}
+
+/// One check on one subject.
+#[derive(Debug)]
+struct Subject {
+    role: Role,
+    /// The collector that looks at it.
+    feed: usize,
+    pace: Pace,
+    policy: Arc<Policy>,
+    window: Window,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Stands for subjects that nobody has listed yet.
+    Placeholder,
+    Listed,
+    /// Its absence is bad.
+    Expected,
+}
+
+impl Health {
+    /// `own_checks` are on facts of the loop (`Reading::own`), judged on every reading of every collector.
+    pub fn new(now: Now, watched: Vec<Watched>, own_checks: &'static [Check], settings: &Settings) -> Health {
+        let mut boards = Vec::new();
+        for (feed, collector) in watched.iter().enumerate() {
+            let checks = collector.checks.iter();
+            boards.extend(checks.filter_map(|check| Board::new(check, Some(feed), settings)));
+        }
+        boards.extend(own_checks.iter().filter_map(|check| Board::new(check, None, settings)));
+        let feeds: Vec<Feed> = watched.iter().enumerate().map(|(i, one)| Feed::new(i, one, &boards)).collect();
+        let clock = Clock::new(now, longest_span(&boards, &feeds));
+        for board in &mut boards {
+            board.begin(&clock, &feeds);
+        }
+        let mut health = Health { clock, feeds, boards, overall: Overall::Starting, since: now, revision: 0 };
+        health.judge();
+        health
+    }
+
+    /// Takes a reading, at the moment at which it arrives.
+    pub fn observe(&mut self, now: Now, reading: &Reading) {
+        self.wake(now);
+        let Some(feed) = self.feeds.iter().position(|feed| feed.name == reading.collector) else { return };
+        let pace = self.feeds[feed].pace;
+        for board in &mut self.boards {
+            match (board.feed, &reading.outcome) {
+                (Some(own), Ok(sample)) if own == feed => board.observe(feed, pace, &self.clock, &sample.points),
+                (Some(own), Err(failure)) if own == feed => board.fail(feed, pace, &self.clock, failure.cause),
+                (Some(_), _) => {}
+                (None, _) => board.observe(feed, pace, &self.clock, &reading.own),
+            }
+        }
+        let denied = matches!(&reading.outcome, Err(failure) if failure.cause == Cause::Denied);
+        let heard = reading.outcome.is_ok() && self.has_heard_critical(feed);
+        self.feeds[feed].denied = denied;
+        self.feeds[feed].settled |= denied || heard;
+        self.revision += 1;
+        self.judge();
+    }
+
+    /// Lets time pass. To be called every second: silence changes verdicts too.
+    pub fn wake(&mut self, now: Now) {
+        let gap = self.clock.advance(now);
+        let mut changed = false;
+        for board in &mut self.boards {
+            for subject in board.subjects.values_mut() {
+                changed |= subject.wake(&self.clock, gap);
+            }
+        }
+        let waited = self.clock.at().watched;
+        for feed in self.feeds.iter_mut().filter(|feed| !feed.settled && waited >= feed.settle_after) {
+            feed.settled = true;
+            changed = true;
+        }
+        if changed {
+            self.revision += 1;
+            self.judge();
+        }
+    }
+
+    /// Every check and subject, the ok ones too; by order of the checks, then by subject.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        self.boards.iter().flat_map(|board| board.verdicts(&self.clock)).collect()
+    }
+
+    pub fn overall(&self) -> Overall {
+        self.overall
+    }
+
+    /// Whether work may be sent to the host.
+    pub fn ready(&self) -> bool {
+        !matches!(self.overall, Overall::Starting | Overall::Unhealthy)
+    }
+
+    /// Since when `overall` has its value.
+    pub fn since(&self) -> Now {
+        self.since
+    }
+
+    /// Grows with every reading, and with every wake that changed a verdict: the same number, the same verdicts.
+    /// (Only the counts of a window may shrink meanwhile, as observations leave it.)
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// How long the series of a collector stay after its last success: three intervals and a time-out, since the
+    /// effective `unknown_for` of a check is never shorter. Zero for a collector that does not run.
+    pub fn fresh_for(&self, collector: &str) -> Duration {
+        self.feeds.iter().find(|feed| feed.name == collector).map_or(Duration::ZERO, |feed| feed.pace.patience())
+    }
+
+    /// Nothing is to be waited for: the verdicts were restored.
+    pub fn settle(&mut self) {
+        for feed in &mut self.feeds {
+            feed.settled = true;
+        }
+        self.judge();
+    }
+
+    /// After a good reading: whether something critical is known of the collector, or nothing critical is listed.
+    fn has_heard_critical(&self, feed: usize) -> bool {
+        let boards = self.boards.iter().filter(|board| board.feed == Some(feed));
+        let present = |subject: &&Subject| subject.is_critical() && subject.window.absent_since.is_none();
+        let mut critical = boards.flat_map(|board| board.subjects.values()).filter(present).peekable();
+        critical.peek().is_none() || critical.any(|subject| subject.window.latest().is_some_and(Seen::is_known))
+    }
+
+    fn judge(&mut self) {
+        let overall = self.weigh();
+        if overall != self.overall {
+            (self.overall, self.since) = (overall, self.clock.at().now);
+            self.revision += 1;
+        }
+    }
+
+    fn weigh(&self) -> Overall {
+        if self.feeds.iter().any(|feed| !feed.settled) {
+            Overall::Starting
+        } else if self.boards.iter().any(Board::is_lost) {
+            Overall::Unhealthy
+        } else if self.feeds.iter().any(|feed| feed.denied) || self.boards.iter().any(Board::is_worrying) {
+            Overall::Degraded
+        } else {
+            Overall::Healthy
+        }
+    }
+}
+
+/// How far back the widest window reaches.
+fn longest_span(boards: &[Board], feeds: &[Feed]) -> Duration {
+    let spans = boards.iter().flat_map(|board| {
+        let feeds = feeds.iter().enumerate().filter(|(i, _)| board.feed.is_none_or(|feed| feed == *i));
+        feeds.flat_map(|(_, feed)| board.policies().map(|policy| Rules { policy, pace: feed.pace }.span()))
+    });
+    spans.max().unwrap_or_default()
+}
+
+impl Feed {
+    /// Its `boards` are those that judge it; without a critical check among them there is nothing to wait for.
+    fn new(index: usize, watched: &Watched, boards: &[Board]) -> Feed {
+        let pace = Pace { interval: watched.interval, timeout: watched.timeout };
+        let policies = boards.iter().filter(|board| board.feed == Some(index)).flat_map(Board::policies);
+        let critical = policies.filter(|policy| policy.severity == Severity::Critical);
+        let longest = critical.map(|policy| Rules { policy, pace }.unknown_for()).max();
+        let (settled, settle_after) = (longest.is_none(), longest.unwrap_or_default());
+        Feed { name: watched.name, pace, denied: false, settled, settle_after }
+    }
+}
+
+impl Board {
+    /// `None` if the check is switched off.
+    fn new(check: &'static Check, feed: Option<usize>, settings: &Settings) -> Option<Board> {
+        let config = settings.of(check.name);
+        if config.is_some_and(CheckConfig::is_off) {
+            return None;
+        }
+        let named = config.iter().flat_map(|config| &config.subjects).map(|(name, subject)| {
+            let policy = (!subject.is_off()).then(|| Arc::new(settings::policy(check, config, Some(subject))));
+            (name.as_str().into(), policy)
+        });
+        Some(Board {
+            check,
+            feed,
+            policy: Arc::new(settings::policy(check, config, None)),
+            named: named.collect(),
+            expected: config.iter().flat_map(|config| &config.expect).map(|name| name.as_str().into()).collect(),
+            subjects: BTreeMap::new(),
+        })
+    }
+
+    /// Opens the windows that stand before any reading: of the subjects that the configuration names, or of none.
+    fn begin(&mut self, clock: &Clock, feeds: &[Feed]) {
+        let names: Vec<Arc<str>> = self.named.keys().chain(&self.expected).cloned().collect();
+        for name in names {
+            let feed = self.feed.unwrap_or_else(|| feed_of(&name, feeds));
+            if let Some(pace) = feeds.get(feed).map(|feed| feed.pace) {
+                self.open(&name, feed, pace, clock, Role::Listed);
+            }
+        }
+        let feed = self.feed.unwrap_or(0);
+        if let Some(pace) = feeds.get(feed).map(|feed| feed.pace) {
+            self.hold_place(feed, pace, clock);
+        }
+    }
+
+    fn hold_place(&mut self, feed: usize, pace: Pace, clock: &Clock) {
+        if self.subjects.is_empty() {
+            self.open(&"".into(), feed, pace, clock, Role::Placeholder);
+        }
+    }
+
+    /// The window of a subject, new if need be; `None` if the subject is switched off.
+    fn open(&mut self, name: &Arc<str>, feed: usize, pace: Pace, clock: &Clock, role: Role) -> Option<&mut Subject> {
+        let policy = self.policy_of(name)?.clone();
+        let role = if self.expected.contains(name) { Role::Expected } else { role };
+        let named = role == Role::Expected || self.named.contains_key(name);
+        let new = || Subject { role, feed, pace, policy, window: Window::new(clock.at(), named) };
+        let subject = self.subjects.entry(name.clone()).or_insert_with(new);
+        Some(subject)
+    }
+
+    fn policy_of(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.named.get(name).map_or(Some(&self.policy), Option::as_ref)
+    }
+
+    fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.named.values().flatten().chain([&self.policy]).map(Arc::as_ref)
+    }
+
+    /// A good reading of a collector: sees the subjects that are listed, and misses those that are not.
+    fn observe(&mut self, feed: usize, pace: Pace, clock: &Clock, points: &Points) {
+        let listed = self.listed(points);
+        for (name, &seen) in &listed {
+            if let Some(subject) = self.open(name, feed, pace, clock, Role::Listed) {
+                subject.is_listed(feed, pace);
+                subject.observe(clock, seen);
+            }
+        }
+        self.subjects.retain(|name, subject| listed.contains_key(name) || subject.stays_unlisted(feed, clock));
+    }
+
+    /// The subjects of a reading. Of two points of one subject the worse counts.
+    fn listed(&self, points: &Points) -> BTreeMap<Arc<str>, Seen> {
+        let mut listed = BTreeMap::new();
+        for point in points.0.iter().filter(|point| point.fact.is(self.check.fact)) {
+            let seen = self.look(point.value);
+            let entry = listed.entry(point.subject()).or_insert(seen);
+            *entry = worse(*entry, seen);
+        }
+        listed
+    }
+
+    /// A value that is not a number tells nothing, like a missing one.
+    fn look(&self, value: Option<f64>) -> Seen {
+        match value {
+            Some(value) if value.is_nan() => Seen::Unanswered,
+            Some(value) if self.check.bad.is_bad(value) => Seen::Bad,
+            Some(_) => Seen::Ok,
+            None => Seen::Unanswered,
+        }
+    }
+
+    /// A failed reading: nothing is known of any subject.
+    fn fail(&mut self, feed: usize, pace: Pace, clock: &Clock, cause: Cause) {
+        self.hold_place(feed, pace, clock);
+        for subject in self.subjects.values_mut() {
+            subject.observe(clock, cause.into());
+        }
+    }
+
+    fn verdicts<'a>(&'a self, clock: &'a Clock) -> impl Iterator<Item = Verdict> + 'a {
+        self.subjects.iter().map(|(name, subject)| subject.verdict(self.check, name, clock))
+    }
+
+    /// Whether this check alone takes readiness away.
+    fn is_lost(&self) -> bool {
+        let critical = || self.subjects.values().filter(|subject| subject.is_critical());
+        let any = |states: [State; 2]| critical().any(|subject| states.contains(&subject.window.underlying()));
+        let down = any([State::Failed, State::Recovering]);
+        match self.policy.ready_needs {
+            ReadyNeeds::All => down,
+            ReadyNeeds::Any => down && !any([State::Ok, State::Failing]),
+        }
+    }
+
+    /// Whether this check degrades the host. Of a check that is lost nobody asks.
+    fn is_worrying(&self) -> bool {
+        self.subjects.values().any(|subject| match subject.policy.severity {
+            Severity::Critical => !matches!(subject.window.state(), State::Starting | State::Ok),
+            Severity::Warning => subject.window.state() == State::Failed,
+            Severity::Info => false,
+        })
+    }
+}
+
+/// The collector that a check of the loop means by a subject: the one of that name. One that does not run is missed by
+/// the first that does.
+fn feed_of(subject: &str, feeds: &[Feed]) -> usize {
+    feeds.iter().position(|feed| feed.name == subject).unwrap_or(0)
+}
+
+fn worse(a: Seen, b: Seen) -> Seen {
+    let rank = |seen| [Seen::Ok, Seen::Denied, Seen::Unanswered, Seen::Bad].iter().position(|&other| other == seen);
+    if rank(b) > rank(a) { b } else { a }
+}
+
+impl Subject {
+    fn rules(&self) -> Rules<'_> {
+        Rules { policy: &self.policy, pace: self.pace }
+    }
+
+    fn is_critical(&self) -> bool {
+        self.policy.severity == Severity::Critical
+    }
+
+    fn observe(&mut self, clock: &Clock, seen: Seen) {
+        let rules = Rules { policy: &self.policy, pace: self.pace };
+        self.window.observe(rules, clock, seen);
+    }
+
+    fn wake(&mut self, clock: &Clock, gap: Option<Duration>) -> bool {
+        let rules = Rules { policy: &self.policy, pace: self.pace };
+        let forgot = gap.is_some_and(|gap| self.window.unwatched(rules, gap, clock.at().now));
+        self.window.wake(rules, clock) || forgot
+    }
+
+    fn is_listed(&mut self, feed: usize, pace: Pace) {
+        (self.feed, self.pace) = (feed, pace);
+        self.window.absent_since = None;
+        if self.role == Role::Placeholder {
+            self.role = Role::Listed;
+        }
+    }
+
+    /// A good reading does not list it. Says whether its window stays.
+    fn stays_unlisted(&mut self, feed: usize, clock: &Clock) -> bool {
+        match self.role {
+            Role::Placeholder => false,
+            _ if self.feed != feed => true,
+            Role::Expected => {
+                self.observe(clock, Seen::Bad);
+                true
+            }
+            Role::Listed => self.is_critical() && self.stands(clock),
+        }
+    }
+
+    /// What is critical does not vanish at once: its last observation stands for a while.
+    fn stands(&mut self, clock: &Clock) -> bool {
+        let watched = clock.at().watched;
+        let since = *self.window.absent_since.get_or_insert(watched);
+        if watched.saturating_sub(since) >= self.rules().unknown_for() {
+            return false;
+        }
+        let bad = self.window.latest() == Some(Seen::Bad);
+        self.observe(clock, if bad { Seen::Bad } else { Seen::Unanswered });
+        true
+    }
+
+    fn verdict(&self, check: &'static Check, name: &Arc<str>, clock: &Clock) -> Verdict {
+        let (rules, window) = (self.rules(), &self.window);
+        let tally = window.tally(rules, clock);
+        Verdict {
+            check: check.name,
+            subject: name.clone(),
+            severity: self.policy.severity,
+            state: window.state(),
+            since: window.since(),
+            means: check.means,
+            observed: tally.total(),
+            bad: tally.of(Seen::Bad),
+            rule: window.rule(rules),
+            trips_at: window.trips_at(rules),
+            recovers_at: window.recovers_at(),
+            unknown_cause: window.unknown_cause(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fact::{Bound, Fact};
+    use crate::sample::{Failure, Point, Sample};
+
+    static CONNECTED: Fact = Fact::gauge("test.connected", "test_connected", "Connected.").of(&["channel"]);
+    static WAITING: Fact = Fact::gauge("test.waiting", "test_waiting", "Waiting.").of(&["queue"]);
+    static UP: Fact = Fact::gauge("test.up", "test_up", "Up.").of(&["collector"]);
+    static ALONE: Fact = Fact::gauge("test.alone", "test_alone", "Has no labels.");
+
+    static CHANNEL: Check = check("channel_connected", &CONNECTED, Bound::Below(1.0), Severity::Critical, 120);
+    static QUEUE: Check = check("queue_stuck", &WAITING, Bound::Above(10.0), Severity::Warning, 60);
+    static QUEUE_INFO: Check = check("queue_long", &WAITING, Bound::Above(5.0), Severity::Info, 0);
+    static SERVICE: Check = check("service_up", &ALONE, Bound::Below(1.0), Severity::Critical, 120);
+    static OWN: [Check; 1] = [check("collector_up", &UP, Bound::Below(1.0), Severity::Warning, 60)];
+
+    const fn check(name: &'static str, fact: &'static Fact, bad: Bound, severity: Severity, fail_for: u64) -> Check {
+        Check { name, fact, bad, severity, fail_for: Duration::from_secs(fail_for), means: "It is bad." }
+    }
+
+    /// A host with a collector `channels` (critical check), `queues` (warning and info), `service` (no labels).
+    struct Lab {
+        health: Health,
+        begun: Now,
+    }
+
+    type Seen<'a> = &'a [(&'static Fact, &'a str, Option<f64>)];
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn watched(name: &'static str, checks: &[&'static Check]) -> Watched {
+        Watched { name, interval: seconds(15), timeout: seconds(10), checks: checks.to_vec() }
+    }
+
+    /// `channels` only.
+    fn lab(settings: &str) -> Lab {
+        lab_of(vec![watched("channels", &[&CHANNEL])], settings)
+    }
+
+    /// `queues` only: nothing critical.
+    fn queues(settings: &str) -> Lab {
+        lab_of(vec![watched("queues", &[&QUEUE, &QUEUE_INFO])], settings)
+    }
+
+    fn lab_of(watched: Vec<Watched>, settings: &str) -> Lab {
+        let begun = Now { mono: seconds(777), wall: "2026-11-21T10:00:00Z".parse().unwrap() };
+        let settings: Settings = toml::from_str(settings).unwrap();
+        Lab { health: Health::new(begun, watched, &OWN, &settings), begun }
+    }
+
+    fn points(seen: Seen<'_>) -> Points {
+        let point = |&(fact, subject, value): &(&'static Fact, &str, Option<f64>)| {
+            let labels = if fact.labels.is_empty() { vec![] } else { vec![subject.into()] };
+            Point { fact, labels, value, exported: true }
+        };
+        Points(seen.iter().map(point).collect())
+    }
+
+    fn null() -> Arc<serde_json::value::RawValue> {
+        serde_json::value::RawValue::from_string("null".into()).unwrap().into()
+    }
+
+    impl Lab {
+        fn moment(&self, at: u64) -> Now {
+            self.begun.plus(seconds(at))
+        }
+
+        fn elapsed(&self) -> u64 {
+            (self.health.clock.at().now.mono - self.begun.mono).as_secs()
+        }
+
+        fn wait(&mut self, until: u64) -> Overall {
+            for at in self.elapsed() + 1..=until {
+                self.health.wake(self.moment(at));
+            }
+            self.health.overall()
+        }
+
+        fn take(&mut self, at: u64, collector: &'static str, outcome: Result<Points, Cause>, own: Seen<'_>) -> Overall {
+            self.wait(at);
+            let now = self.moment(at);
+            let outcome = outcome
+                .map(|points| Sample { section: null(), details: Default::default(), points })
+                .map_err(|cause| Failure { cause, error: "as told".into() });
+            let reading = Reading { collector, at: now, took: seconds(1), outcome, own: points(own) };
+            self.health.observe(now, &reading);
+            self.health.overall()
+        }
+
+        fn good(&mut self, at: u64, collector: &'static str, seen: Seen<'_>) -> Overall {
+            self.take(at, collector, Ok(points(seen)), &[])
+        }
+
+        fn failed(&mut self, at: u64, collector: &'static str, cause: Cause) -> Overall {
+            self.take(at, collector, Err(cause), &[])
+        }
+
+        /// Channels with their values, every 15 s from the next on until (and with) a time.
+        fn channels(&mut self, until: u64, seen: &[(&str, Option<f64>)]) -> Overall {
+            let seen: Vec<_> = seen.iter().map(|&(subject, value)| (&CONNECTED, subject, value)).collect();
+            while self.elapsed() / 15 * 15 + 15 <= until {
+                self.good(self.elapsed() / 15 * 15 + 15, "channels", &seen);
+            }
+            self.health.overall()
+        }
+
+        fn all_failed(&mut self, until: u64, cause: Cause) -> Overall {
+            while self.elapsed() / 15 * 15 + 15 <= until {
+                self.failed(self.elapsed() / 15 * 15 + 15, "channels", cause);
+            }
+            self.health.overall()
+        }
+
+        fn states(&self, check: &str) -> Vec<(String, State)> {
+            let verdicts = self.health.verdicts();
+            let of = verdicts.iter().filter(|verdict| verdict.check == check);
+            of.map(|verdict| (verdict.subject.to_string(), verdict.state)).collect()
+        }
+
+        fn verdict(&self, check: &str, subject: &str) -> Verdict {
+            let mut verdicts = self.health.verdicts().into_iter();
+            verdicts.find(|verdict| verdict.check == check && &*verdict.subject == subject).unwrap()
+        }
+
+        fn state(&self, subject: &str) -> Option<State> {
+            let states = self.states("channel_connected");
+            states.into_iter().find(|(name, _)| name == subject).map(|(_, state)| state)
+        }
+    }
+
+    const OK: Option<f64> = Some(1.0);
+    const BAD: Option<f64> = Some(0.0);
+
+    #[test]
+    fn starting_ends_with_the_first_critical_observation() {
+        let mut lab = lab("");
+        assert_eq!(
+            (lab.health.overall(), lab.health.ready(), lab.health.since()),
+            (Overall::Starting, false, lab.begun)
+        );
+        assert_eq!(lab.failed(5, "channels", Cause::Unanswered), Overall::Starting);
+        assert_eq!(lab.good(15, "channels", &[(&CONNECTED, "slack", None)]), Overall::Starting, "listed, not seen");
+        assert_eq!(lab.good(30, "channels", &[(&CONNECTED, "slack", OK)]), Overall::Healthy);
+        assert_eq!((lab.health.ready(), lab.health.since()), (true, lab.moment(30)));
+    }
+
+    #[test]
+    fn starting_ends_if_nothing_critical_is_listed_or_it_may_not_be_seen() {
+        assert_eq!(lab("").good(15, "channels", &[]), Overall::Healthy);
+        assert_eq!(lab("").failed(15, "channels", Cause::Denied), Overall::Degraded);
+        assert_eq!(queues("").health.overall(), Overall::Healthy, "nothing critical at all");
+        let off = lab("[channel_connected]\nenabled = false");
+        assert_eq!((off.health.overall(), off.states("channel_connected")), (Overall::Healthy, vec![]));
+    }
+
+    #[test]
+    fn starting_ends_when_silence_has_lasted_and_never_comes_back() {
+        let mut lab = lab("");
+        assert_eq!(lab.all_failed(299, Cause::Unanswered), Overall::Starting);
+        assert_eq!(lab.wait(299), Overall::Starting);
+        assert_eq!(lab.wait(300), Overall::Degraded, "the placeholder is critical and unknown");
+        assert!(lab.health.ready());
+        assert_eq!(lab.good(301, "channels", &[(&CONNECTED, "slack", None)]), Overall::Degraded);
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn starting_waits_for_every_collector_in_watched_time() {
+        let two = vec![watched("channels", &[&CHANNEL]), watched("service", &[&SERVICE])];
+        let mut lab = lab_of(two, "[service_up]\nunknown_for = '10m'");
+        assert_eq!(lab.good(15, "channels", &[(&CONNECTED, "slack", OK)]), Overall::Starting);
+        lab.health.wake(lab.moment(1015));
+        assert_eq!(lab.wait(1599), Overall::Starting, "a thousand seconds of it nobody watched");
+        assert_eq!(lab.wait(1600), Overall::Unhealthy, "by now the channel is silent");
+        assert_eq!(lab.verdict("channel_connected", "slack").rule, "unknown_for 5m");
+    }
+
+    #[test]
+    fn restored_verdicts_need_no_start() {
+        let mut lab = lab("");
+        lab.health.settle();
+        assert_eq!(lab.health.overall(), Overall::Healthy);
+    }
+
+    #[test]
+    fn a_bad_channel_is_degraded_then_unhealthy_then_recovers() {
+        let mut lab = lab("");
+        assert_eq!(lab.channels(15, &[("slack", OK), ("mail", OK)]), Overall::Healthy);
+        assert_eq!(lab.channels(135, &[("slack", BAD), ("mail", OK)]), Overall::Degraded);
+        assert_eq!(lab.health.since(), lab.moment(30));
+        assert_eq!(lab.channels(150, &[("slack", BAD), ("mail", OK)]), Overall::Unhealthy);
+        assert_eq!((lab.health.ready(), lab.health.since()), (false, lab.moment(150)));
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok), ("slack".into(), State::Failed)]);
+        assert_eq!(lab.channels(210, &[("slack", OK), ("mail", OK)]), Overall::Unhealthy, "recovering");
+        assert_eq!(lab.state("slack"), Some(State::Recovering));
+        assert_eq!(lab.channels(225, &[("slack", OK), ("mail", OK)]), Overall::Healthy);
+    }
+
+    #[test]
+    fn with_any_readiness_is_lost_only_when_none_is_ok() {
+        let mut lab = lab("[channel_connected]\nready_needs = 'any'");
+        assert_eq!(lab.channels(300, &[("slack", BAD), ("mail", OK)]), Overall::Degraded);
+        assert_eq!(lab.channels(420, &[("slack", BAD), ("mail", BAD)]), Overall::Degraded, "mail is failing only");
+        assert_eq!(lab.channels(435, &[("slack", BAD), ("mail", BAD)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(450, &[("slack", OK), ("mail", BAD)]), Overall::Unhealthy, "recovering is not ok yet");
+        assert_eq!(lab.channels(510, &[("slack", OK), ("mail", BAD)]), Overall::Degraded);
+        let all = lab.channels(600, &[("slack", None), ("mail", BAD)]);
+        assert_eq!((all, lab.state("slack")), (Overall::Degraded, Some(State::Unknown)), "it was ok before");
+        assert_eq!(lab.channels(900, &[("slack", None), ("mail", BAD)]), Overall::Unhealthy, "silent since 525");
+    }
+
+    #[test]
+    fn with_any_one_that_was_never_known_neither_keeps_nor_takes_readiness() {
+        let mut lab = lab("[channel_connected]\nready_needs = 'any'");
+        assert_eq!(lab.channels(300, &[("slack", BAD), ("new", None)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(315, &[("new", None)]), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn a_failed_warning_degrades_and_an_info_only_shows() {
+        let mut lab = queues("");
+        lab.good(15, "queues", &[(&WAITING, "a", Some(8.0))]);
+        assert_eq!(lab.good(30, "queues", &[(&WAITING, "a", Some(8.0))]), Overall::Healthy);
+        assert_eq!(lab.states("queue_long"), [("a".into(), State::Failed)]);
+        for at in 3..7 {
+            assert_eq!(lab.good(at * 15, "queues", &[(&WAITING, "a", Some(80.0))]), Overall::Healthy, "{at}");
+        }
+        assert_eq!(lab.good(105, "queues", &[(&WAITING, "a", Some(80.0))]), Overall::Degraded);
+        assert_eq!(lab.verdict("queue_stuck", "a").severity, Severity::Warning);
+        assert_eq!(lab.good(120, "queues", &[(&WAITING, "a", Some(0.0))]), Overall::Healthy, "recovering");
+    }
+
+    #[test]
+    fn silence_holds_what_is_not_critical() {
+        let mut lab = queues("");
+        lab.good(15, "queues", &[(&WAITING, "a", Some(0.0))]);
+        for at in 2..100 {
+            assert_eq!(lab.failed(at * 15, "queues", Cause::Unanswered), Overall::Healthy);
+        }
+        assert_eq!(lab.states("queue_stuck"), [("a".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn unknown_degrades_and_the_verdict_before_it_decides_readiness() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK)]);
+        assert_eq!(lab.all_failed(30, Cause::Unanswered), Overall::Degraded);
+        assert!(lab.health.ready());
+        assert_eq!(lab.channels(165, &[("slack", BAD)]), Overall::Unhealthy);
+        lab.channels(180, &[("slack", OK)]);
+        assert_eq!(lab.all_failed(195, Cause::Unanswered), Overall::Unhealthy);
+        assert_eq!(lab.state("slack"), Some(State::Unknown), "recovering before");
+    }
+
+    #[test]
+    fn without_permission_the_host_is_ready_and_degraded() {
+        let mut lab = lab("");
+        assert_eq!(lab.all_failed(24 * 3600, Cause::Denied), Overall::Degraded);
+        assert!(lab.health.ready());
+        assert_eq!(lab.verdict("channel_connected", "").unknown_cause, Some(Cause::Denied));
+        assert_eq!(lab.channels(24 * 3600 + 15, &[("slack", OK)]), Overall::Healthy);
+
+        let mut lab = queues("");
+        assert_eq!(lab.failed(15, "queues", Cause::Denied), Overall::Degraded, "whatever its severity");
+        assert_eq!(lab.failed(30, "queues", Cause::Unanswered), Overall::Healthy);
+    }
+
+    #[test]
+    fn the_placeholder_stands_until_a_good_reading() {
+        let mut lab = lab("");
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Starting)]);
+        lab.failed(15, "channels", Cause::Unanswered);
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Unknown)]);
+        lab.good(30, "channels", &[(&CONNECTED, "slack", OK)]);
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Ok)]);
+    }
+
+    #[test]
+    fn a_failed_reading_after_one_that_listed_nothing_is_the_placeholders() {
+        let mut lab = lab("");
+        assert_eq!(lab.good(15, "channels", &[]), Overall::Healthy);
+        assert_eq!(lab.states("channel_connected"), []);
+        assert_eq!(lab.all_failed(900, Cause::Unanswered), Overall::Degraded, "never failed: it was never known");
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn a_fact_without_labels_is_its_own_placeholder_and_does_not_vanish_as_one() {
+        let mut lab = lab_of(vec![watched("service", &[&SERVICE])], "");
+        lab.good(15, "service", &[(&ALONE, "", OK)]);
+        assert_eq!(lab.states("service_up"), [("".into(), State::Ok)]);
+        lab.good(30, "service", &[]);
+        assert_eq!(lab.states("service_up"), [("".into(), State::Unknown)], "critical: it stands for a while");
+    }
+
+    #[test]
+    fn what_is_not_critical_vanishes_with_its_listing() {
+        let mut lab = queues("");
+        lab.good(15, "queues", &[(&WAITING, "a", Some(80.0)), (&WAITING, "b", Some(0.0))]);
+        lab.good(30, "queues", &[(&WAITING, "b", Some(0.0))]);
+        assert_eq!(lab.states("queue_stuck"), [("b".into(), State::Ok)]);
+    }
+
+    #[test]
+    fn an_ok_critical_subject_that_is_unlisted_is_unknown_and_then_dropped() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK), ("mail", OK)]);
+        assert_eq!(lab.channels(315, &[("mail", OK)]), Overall::Degraded);
+        assert_eq!(lab.state("slack"), Some(State::Unknown));
+        lab.channels(330, &[("mail", OK)]);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok)], "300 s after 30");
+        assert_eq!(lab.health.overall(), Overall::Healthy);
+    }
+
+    #[test]
+    fn a_bad_critical_subject_that_is_unlisted_stays_bad_and_is_then_dropped() {
+        let mut lab = lab("");
+        lab.channels(30, &[("slack", BAD), ("mail", OK)]);
+        lab.channels(135, &[("mail", OK)]);
+        assert_eq!(lab.state("slack"), Some(State::Failed), "bad since 15");
+        assert_eq!(lab.channels(330, &[("mail", OK)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(345, &[("mail", OK)]), Overall::Healthy);
+        assert_eq!(lab.state("slack"), None);
+    }
+
+    #[test]
+    fn a_bad_channel_unlisted_in_every_eighth_reading_still_fails() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK), ("mail", OK)]);
+        for at in 2..10 {
+            let slack: &[_] = if at % 8 == 0 { &[] } else { &[("slack", BAD)] };
+            assert_eq!(lab.channels(at * 15, slack), Overall::Degraded, "{at}");
+        }
+        assert_eq!(lab.channels(150, &[("slack", BAD)]), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn a_listing_ends_the_absence() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK)]);
+        lab.channels(300, &[]);
+        lab.channels(315, &[("slack", OK)]);
+        lab.channels(600, &[]);
+        assert_eq!(lab.state("slack"), Some(State::Failed), "mostly silent; but not dropped");
+        lab.channels(630, &[]);
+        assert_eq!(lab.state("slack"), None);
+    }
+
+    #[test]
+    fn absence_is_counted_in_watched_time() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK)]);
+        lab.channels(30, &[]);
+        lab.health.wake(lab.moment(1000));
+        lab.channels(1005, &[]);
+        assert_eq!(lab.state("slack"), Some(State::Unknown));
+    }
+
+    #[test]
+    fn the_absence_of_an_expected_subject_is_bad() {
+        let mut lab = lab("[channel_connected]\nexpect = ['slack']");
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Starting)]);
+        assert_eq!(lab.channels(15, &[("mail", OK)]), Overall::Degraded, "settled: its absence is known");
+        assert_eq!(lab.state("slack"), Some(State::Failing));
+        assert_eq!(lab.channels(135, &[("mail", OK)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(3600, &[("mail", OK)]), Overall::Unhealthy, "never dropped");
+        assert_eq!(lab.channels(3660, &[("mail", OK), ("slack", OK)]), Overall::Unhealthy);
+        assert_eq!(lab.channels(3675, &[("mail", OK), ("slack", OK)]), Overall::Healthy);
+    }
+
+    #[test]
+    fn an_expected_subject_can_be_failed_by_silence_though_never_known() {
+        let mut lab = lab("[channel_connected]\nexpect = ['slack']");
+        assert_eq!(lab.all_failed(300, Cause::Unanswered), Overall::Degraded);
+        assert_eq!(lab.wait(315), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn an_expected_subject_that_is_not_critical_stays_too() {
+        let mut lab = queues("[queue_stuck]\nexpect = ['a']");
+        for at in 1..6 {
+            lab.good(at * 15, "queues", &[]);
+        }
+        assert_eq!(lab.states("queue_stuck"), [("a".into(), State::Failed)]);
+        assert_eq!(lab.states("queue_long"), []);
+    }
+
+    #[test]
+    fn a_named_subject_has_a_window_from_the_start_and_its_own_policy() {
+        let mut lab = lab("[channel_connected.subjects.slack]\nseverity = 'warning'\nfail_for = '30s'");
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Starting)]);
+        lab.channels(30, &[("slack", BAD), ("mail", OK)]);
+        assert_eq!(lab.channels(45, &[("slack", BAD), ("mail", OK)]), Overall::Degraded);
+        let slack = lab.verdict("channel_connected", "slack");
+        assert_eq!((slack.severity, slack.state, &*slack.rule), (Severity::Warning, State::Failed, "fail_for 30s"));
+        lab.channels(60, &[("mail", OK)]);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok)], "a warning: dropped at once");
+    }
+
+    #[test]
+    fn a_subject_that_is_switched_off_is_ignored() {
+        let mut lab = lab("[channel_connected.subjects.slack]\nenabled = false");
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Starting)]);
+        assert_eq!(lab.channels(300, &[("slack", BAD), ("mail", OK)]), Overall::Healthy);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Ok)]);
+    }
+
+    #[test]
+    fn of_two_points_of_one_subject_the_worse_counts() {
+        for (values, state) in
+            [([OK, BAD], State::Failing), ([BAD, None], State::Failing), ([None, OK], State::Unknown)]
+        {
+            let mut lab = lab("");
+            lab.channels(15, &[("slack", values[0]), ("slack", values[1])]);
+            assert_eq!(lab.state("slack"), Some(state));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_tells_nothing() {
+        let mut lab = lab("");
+        assert_eq!(lab.channels(15, &[("slack", Some(f64::NAN))]), Overall::Starting);
+        assert_eq!(lab.state("slack"), Some(State::Unknown));
+    }
+
+    #[test]
+    fn other_facts_and_other_collectors_are_none_of_its_business() {
+        let mut lab = lab_of(vec![watched("channels", &[&CHANNEL]), watched("queues", &[&QUEUE])], "");
+        lab.good(15, "channels", &[(&CONNECTED, "slack", OK), (&WAITING, "a", Some(80.0))]);
+        lab.good(16, "queues", &[]);
+        lab.failed(17, "queues", Cause::Unanswered);
+        lab.good(18, "strangers", &[(&CONNECTED, "mail", BAD)]);
+        assert_eq!(lab.states("channel_connected"), [("slack".into(), State::Ok)]);
+        assert_eq!(lab.states("queue_stuck"), [("".into(), State::Unknown)]);
+    }
+
+    #[test]
+    fn checks_of_the_loop_are_judged_on_failed_readings_too() {
+        let two = vec![watched("channels", &[&CHANNEL]), watched("queues", &[&QUEUE])];
+        let mut lab = lab_of(two, "");
+        assert_eq!(lab.states("collector_up"), [("".into(), State::Starting)]);
+        for at in 0..5 {
+            lab.take(at * 15 + 15, "channels", Err(Cause::Unanswered), &[(&UP, "channels", BAD)]);
+            lab.take(at * 15 + 16, "queues", Ok(points(&[])), &[(&UP, "queues", OK)]);
+        }
+        let expected = [("channels".into(), State::Failed), ("queues".into(), State::Ok)];
+        assert_eq!(lab.states("collector_up"), expected, "each keeps its own, though the other does not list it");
+        lab.take(90, "channels", Err(Cause::Unanswered), &[]);
+        assert_eq!(lab.states("collector_up"), [("queues".into(), State::Ok)], "no longer listed by its own");
+    }
+
+    #[test]
+    fn a_check_of_the_loop_may_expect_a_collector() {
+        let mut lab = lab("[collector_up]\nexpect = ['channels', 'queues']");
+        for at in 1..=5 {
+            lab.take(at * 15, "channels", Ok(points(&[])), &[(&UP, "channels", OK)]);
+        }
+        let expected = [("channels".into(), State::Ok), ("queues".into(), State::Failed)];
+        assert_eq!(lab.states("collector_up"), expected, "queues does not run");
+    }
+
+    #[test]
+    fn verdicts_come_by_check_then_subject_and_explain_themselves() {
+        let mut lab = lab_of(vec![watched("queues", &[&QUEUE, &QUEUE_INFO]), watched("channels", &[&CHANNEL])], "");
+        lab.good(15, "queues", &[(&WAITING, "b", Some(0.0)), (&WAITING, "a", Some(0.0))]);
+        lab.take(16, "channels", Ok(points(&[(&CONNECTED, "slack", OK)])), &[(&UP, "channels", OK)]);
+        lab.good(31, "channels", &[(&CONNECTED, "slack", BAD)]);
+        let order: Vec<_> = lab.health.verdicts().iter().map(|v| format!("{}/{}", v.check, v.subject)).collect();
+        assert_eq!(
+            order,
+            ["queue_stuck/a", "queue_stuck/b", "queue_long/a", "queue_long/b", "channel_connected/slack"]
+        );
+        let json = serde_json::to_value(lab.verdict("channel_connected", "slack")).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "check": "channel_connected", "subject": "slack", "severity": "critical", "state": "failing",
+                "since": "2026-11-21T10:00:31Z", "means": "It is bad.", "observed": 2, "bad": 1,
+                "rule": "fail_for 2m", "trips_at": "2026-11-21T10:02:31Z", "recovers_at": null, "unknown_cause": null
+            })
+        );
+        assert_eq!(serde_json::to_value(lab.health.overall()).unwrap(), "degraded");
+    }
+
+    #[test]
+    fn a_verdict_that_did_not_change_is_the_same() {
+        let mut lab = lab("");
+        lab.channels(30, &[("slack", BAD)]);
+        let (before, revision) = (lab.health.verdicts(), lab.health.revision());
+        lab.wait(85);
+        assert_eq!((lab.health.verdicts(), lab.health.revision()), (before, revision));
+        lab.wait(86);
+        assert_eq!(lab.state("slack"), Some(State::Unknown), "stale");
+        assert!(lab.health.revision() > revision);
+    }
+
+    #[test]
+    fn series_stay_for_three_intervals_and_a_time_out() {
+        let lab = lab("[channel_connected]\nunknown_for = '1s'");
+        assert_eq!(lab.health.fresh_for("channels"), seconds(55));
+        assert_eq!(lab.health.fresh_for("strangers"), Duration::ZERO);
+    }
+
+    #[test]
+    fn health_may_be_handed_to_another_thread() {
+        fn sent<T: Send + 'static>(_: &T) {}
+        sent(&lab("").health);
+    }
+}

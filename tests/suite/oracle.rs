@@ -148,6 +148,8 @@ struct Entry {
 #[derive(Debug, Clone)]
 struct Past {
     policy: Policy,
+    /// Whose readings list it.
+    collector: &'static str,
     interval: Duration,
     stale_after: Duration,
     /// It stands for subjects that nobody has seen yet.
@@ -187,7 +189,8 @@ impl Past {
     fn window(&self, at: Duration) -> Vec<(&Entry, Seen)> {
         let emptied = self.entries.iter().rposition(|entry| entry.event == Event::Emptied);
         let kept = &self.entries[emptied.map_or(0, |position| position + 1)..];
-        let young: Vec<_> = seen(kept).filter(|(entry, _)| at - entry.at < self.span()).collect();
+        let until = seen(kept).filter(|(entry, _)| entry.at <= at);
+        let young: Vec<_> = until.filter(|(entry, _)| at - entry.at < self.span()).collect();
         let most = self.span().as_nanos().div_ceil(self.interval.as_nanos()) as usize + 8;
         young[young.len().saturating_sub(most)..].to_vec()
     }
@@ -259,12 +262,14 @@ impl Past {
         self.policy.fail_ratio.is_some_and(|ratio| enough && unanswered as f64 / window.len() as f64 >= ratio)
     }
 
-    /// Since when it has been silent with breaks, by the latest observation, if that went unanswered.
+    /// Since when it has been silent with breaks, as far as the unanswered ones after the latest answer show it.
     fn intermittent_from(&self) -> Option<Duration> {
-        let (last, _) = self.last().filter(|(_, seen)| *seen == Seen::Unanswered)?;
-        let window = self.window(last.at);
-        let first = window.iter().find(|(_, seen)| *seen == Seen::Unanswered)?;
-        self.mostly_unanswered(last.at).then_some(first.0.watched)
+        let unanswered = |seen: &Seen| *seen == Seen::Unanswered;
+        let run = self.seen().rev().take_while(|(_, seen)| unanswered(seen)).map(|(entry, _)| entry.at);
+        let shown_at = run.filter(|at| self.mostly_unanswered(*at)).last()?;
+        let window = self.window(shown_at);
+        let first = window.iter().find(|(_, seen)| unanswered(seen))?;
+        Some(first.0.watched)
     }
 
     /// An unbroken silence of at least U.
@@ -406,11 +411,18 @@ impl Oracle {
         };
         for polled in oracle.collectors.clone() {
             for rule in polled.checks.iter().filter(|rule| rule.enabled) {
-                for subject in rule.named() {
-                    oracle.window(&polled, rule, &subject);
-                }
+                rule.named().iter().for_each(|subject| drop(oracle.window(&polled, rule, subject)));
                 oracle.make_placeholder(&polled, rule);
             }
+        }
+        for rule in oracle.own.clone().iter().filter(|rule| rule.enabled) {
+            // A subject of these is a collector. One that does not run is missed by the first that does.
+            for subject in rule.named() {
+                let meant = oracle.collectors.iter().find(|polled| polled.name == subject);
+                let polled = meant.unwrap_or(&oracle.collectors[0]).clone();
+                oracle.window(&polled, rule, &subject);
+            }
+            oracle.make_placeholder(&oracle.collectors[0].clone(), rule);
         }
         oracle.overall = oracle.judge();
         oracle
@@ -438,9 +450,7 @@ impl Oracle {
             }
         }
         for rule in self.own.clone().iter().filter(|rule| rule.enabled) {
-            for (subject, seen) in listed(rule, &reading.own) {
-                self.record(&polled, rule, &subject, seen);
-            }
+            self.good(&polled, rule, &reading.own);
         }
         self.settle(&polled, reading);
         self.conclude();
@@ -477,6 +487,7 @@ impl Oracle {
         let policy = rule.policy(subject)?.clone();
         let born = self.time().watched;
         Some(self.past.entry((rule.check.name, subject.to_owned())).or_insert_with(|| Past {
+            collector: polled.name,
             interval: polled.interval,
             stale_after: polled.stale_after(),
             placeholder: false,
@@ -528,9 +539,12 @@ impl Oracle {
             self.record(polled, rule, subject, *seen);
         }
         for subject in self.subjects(rule).iter().filter(|subject| !listed.contains_key(*subject)) {
+            let past = self.window(polled, rule, subject).unwrap();
+            let (placeholder, its_own) = (past.placeholder, past.collector == polled.name);
             match rule.expected().any(|expected| expected == subject) {
-                true => self.record(polled, rule, subject, Seen::Bad),
-                false => self.missing(polled, rule, subject),
+                true if its_own => self.record(polled, rule, subject, Seen::Bad),
+                false if its_own || placeholder => self.missing(polled, rule, subject),
+                _ => {}
             }
         }
     }

@@ -16,7 +16,7 @@ use agenthost_exporter::health::{Health, Overall, Settings, State, Verdict, Watc
 use agenthost_exporter::sample::{Cause, Failure, Now, Points, Reading, Sample};
 use jiff::Timestamp;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestError, TestRunner};
 use serde_json::value::RawValue;
 
 use crate::oracle::{self, Oracle, Polled, Rule};
@@ -420,7 +420,9 @@ fn flapping_changes_readiness_at_most_ten_times_in_two_hours() {
             let mut sim = pace.simulate(script);
             sim.run(HOUR * 2 * scale);
             let changes = sim.readiness().len();
-            assert!((1..=10).contains(&changes), "{changes} {pace:?}");
+            assert!(changes <= 10, "{changes} {pace:?}");
+            // A slower pace may see two of three looks ok.
+            assert!(changes >= 1 || pace.interval > SECOND * 15, "{pace:?}");
         }
     }
 }
@@ -452,7 +454,7 @@ fn silence_fails_after_unknown_for_and_the_first_answer_lifts_it() {
                 let lost = sim.lost_at().unwrap_or_else(|| panic!("{pace:?} {kind:?} from {start:?}"));
                 assert!(lost >= start + pace.patience() && lost < start + span, "{lost:?} {pace:?} from {start:?}");
                 assert_eq!(sim.state("slack"), State::Failed);
-                assert_eq!(sim.verdict("slack").rule, "unknown_for 5m");
+                assert_eq!(sim.verdict("slack").rule, format!("unknown_for {}", Span(pace.patience())));
                 sim.run(pace.interval + timeout(pace.interval));
                 assert_eq!(sim.health.overall(), Overall::Healthy, "{pace:?} {kind:?} from {start:?}");
                 sim.run(pace.window());
@@ -1116,7 +1118,7 @@ fn some<T: Clone + std::fmt::Debug + 'static>(values: &[T]) -> impl Strategy<Val
     prop::option::weighted(0.7, prop::sample::select(values.to_vec()))
 }
 
-fn said() -> impl Strategy<Value = Said> {
+fn said() -> BoxedStrategy<Said> {
     let enabled = prop::option::weighted(0.3, prop::bool::weighted(0.8));
     let severities = [Severity::Critical, Severity::Critical, Severity::Warning, Severity::Info];
     let knobs = (
@@ -1131,37 +1133,36 @@ fn said() -> impl Strategy<Value = Said> {
         prop::option::weighted(0.9, prop::sample::select(vec![1, 20, 60])),
         prop::option::weighted(0.4, prop::sample::select(vec![UnknownAs::Fail, UnknownAs::Hold])),
     );
-    knobs.prop_map(|knobs| {
-        let (enabled, severity, fail_for, fail_count, fail_ratio, ratio_window, ratio_min, recover_for, ..) = knobs;
-        let (.., unknown_for, unknown_as) = knobs;
-        Said {
-            enabled,
-            severity,
-            fail_for,
-            fail_count,
-            fail_ratio,
-            ratio_window,
-            ratio_min,
-            recover_for,
-            unknown_for,
-            unknown_as,
-        }
-    })
+    knobs
+        .prop_map(|knobs| {
+            let (enabled, severity, fail_for, fail_count, fail_ratio, ratio_window, ratio_min, recover_for, ..) = knobs;
+            let (.., unknown_for, unknown_as) = knobs;
+            Said {
+                enabled,
+                severity,
+                fail_for,
+                fail_count,
+                fail_ratio,
+                ratio_window,
+                ratio_min,
+                recover_for,
+                unknown_for,
+                unknown_as,
+            }
+        })
+        .boxed()
 }
 
-fn check_table(subjects: &'static [&'static str]) -> impl Strategy<Value = CheckTable> {
+fn check_table(subjects: &'static [&'static str]) -> BoxedStrategy<CheckTable> {
     let needs = prop::option::weighted(0.4, prop::sample::select(vec![ReadyNeeds::All, ReadyNeeds::Any]));
     let most = 2.min(subjects.len());
     let expect = prop_oneof![3 => Just(vec![]), 1 => prop::sample::subsequence(subjects, 0..=most)];
     let own = (prop::sample::subsequence(subjects, 0..=most), said(), said());
     let own = own.prop_map(|(names, one, other)| names.into_iter().zip([one, other]).collect());
     let own = prop_oneof![3 => Just(vec![]), 1 => own];
-    (said(), needs, expect, own).prop_map(|(said, ready_needs, expect, subjects)| CheckTable {
-        said,
-        ready_needs,
-        expect,
-        subjects,
-    })
+    (said(), needs, expect, own)
+        .prop_map(|(said, ready_needs, expect, subjects)| CheckTable { said, ready_needs, expect, subjects })
+        .boxed()
 }
 
 fn pace() -> impl Strategy<Value = (u64, u64)> {
@@ -1170,17 +1171,13 @@ fn pace() -> impl Strategy<Value = (u64, u64)> {
         .prop_map(|(interval, eighths)| (interval, interval * eighths / 8))
 }
 
-fn world() -> impl Strategy<Value = World> {
+fn world() -> BoxedStrategy<World> {
     let pools = || check_table(&["x", "y", "w"]);
-    let tables = (pools(), pools(), check_table(&[""]), check_table(&["here/x", "there/x"]), check_table(&[]));
-    ([pace(), pace()], tables).prop_map(|(paces, (high, low, lives, linked, own))| World {
-        paces,
-        high,
-        low,
-        lives,
-        linked,
-        own,
-    })
+    let tables =
+        (pools(), pools(), check_table(&[""]), check_table(&["here/x", "there/x"]), check_table(&["alpha", "gamma"]));
+    ([pace(), pace()], tables)
+        .prop_map(|(paces, (high, low, lives, linked, own))| World { paces, high, low, lives, linked, own })
+        .boxed()
 }
 
 fn listed() -> impl Strategy<Value = Listed> {
@@ -1211,12 +1208,19 @@ fn pause() -> impl Strategy<Value = Pause> {
     ]
 }
 
-fn stretch() -> impl Strategy<Value = Stretch> {
+fn stretch() -> BoxedStrategy<Stretch> {
     let collector = prop::option::of(0..2_usize);
     let every = prop_oneof![2 => Just(0_usize), 1 => Just(2), 1 => 3..8_usize];
-    (collector, answer(), answer(), every, 1..12_usize, pause()).prop_map(
-        |(collector, usual, other, every, polls, pause)| Stretch { collector, usual, other, every, polls, pause },
-    )
+    (collector, answer(), answer(), every, 1..12_usize, pause())
+        .prop_map(|(collector, usual, other, every, polls, pause)| Stretch {
+            collector,
+            usual,
+            other,
+            every,
+            polls,
+            pause,
+        })
+        .boxed()
 }
 
 #[test]
@@ -1226,5 +1230,9 @@ fn engine_and_oracle_agree_after_every_call() {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let scripts = (world(), prop::collection::vec(stretch(), 1..16));
     let run = |(world, script): (World, Vec<Stretch>)| Pair::new(&world).play(&world, &script);
-    TestRunner::new(config).run(&scripts, run).unwrap_or_else(|error| panic!("{error}"));
+    match TestRunner::new(config).run(&scripts, run) {
+        Ok(()) => {}
+        Err(TestError::Fail(why, (world, script))) => panic!("{why}\n{world:?}\n{script:?}"),
+        Err(error) => panic!("{error}"),
+    }
 }

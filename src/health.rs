@@ -5,18 +5,20 @@
 //!
 //! Kept across restarts later: what must be kept is `Window`, one per check and subject, and nothing beside it.
 
+mod board;
 mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::fact::{Check, Policy, ReadyNeeds, Severity};
-use crate::sample::{Cause, Now, Points, Reading};
-use crate::window::{Clock, Pace, Rules, Seen, Window};
+use crate::fact::{Check, Severity};
+use crate::sample::{Cause, Now, Reading};
+use crate::window::{Clock, Pace, Rules, Seen};
+
+use board::{Board, Subject};
 
 pub use crate::window::State;
 pub use settings::{CheckConfig, FailCount, FailRatio, RatioMin, Settings, SubjectConfig};
@@ -87,6 +89,8 @@ pub struct Health {
 /// One collector: whose readings come in here.
 #[derive(Debug)]
 struct Feed {
+    /// Its place among the feeds.
+    index: usize,
     name: &'static str,
     pace: Pace,
     /// Its latest reading was a refusal.
@@ -95,39 +99,6 @@ struct Feed {
     settled: bool,
     /// Watched time after which waiting is over.
     settle_after: Duration,
-}
-
-/// One check on all its subjects.
-#[derive(Debug)]
-struct Board {
-    check: &'static Check,
-    /// The collector whose readings it judges; `None`: what the loop says of every collector.
-    feed: Option<usize>,
-    policy: Arc<Policy>,
-    /// Subjects with a table of their own; `None`: switched off.
-    named: BTreeMap<Arc<str>, Option<Arc<Policy>>>,
-    expected: BTreeSet<Arc<str>>,
-    subjects: BTreeMap<Arc<str>, Subject>,
-}
-
-/// One check on one subject.
-#[derive(Debug)]
-struct Subject {
-    role: Role,
-    /// The collector that looks at it.
-    feed: usize,
-    pace: Pace,
-    policy: Arc<Policy>,
-    window: Window,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Stands for subjects that nobody has listed yet.
-    Placeholder,
-    Listed,
-    /// Its absence is bad.
-    Expected,
 }
 
 impl Health {
@@ -152,20 +123,20 @@ impl Health {
     /// Takes a reading, at the moment at which it arrives.
     pub fn observe(&mut self, now: Now, reading: &Reading) {
         self.wake(now);
-        let Some(feed) = self.feeds.iter().position(|feed| feed.name == reading.collector) else { return };
-        let pace = self.feeds[feed].pace;
+        let Some(index) = self.feeds.iter().position(|feed| feed.name == reading.collector) else { return };
+        let (feed, clock) = (&self.feeds[index], &self.clock);
         for board in &mut self.boards {
             match (board.feed, &reading.outcome) {
-                (Some(own), Ok(sample)) if own == feed => board.observe(feed, pace, &self.clock, &sample.points),
-                (Some(own), Err(failure)) if own == feed => board.fail(feed, pace, &self.clock, failure.cause),
-                (Some(_), _) => {}
-                (None, _) => board.observe(feed, pace, &self.clock, &reading.own),
+                (None, _) => board.observe(feed, clock, &reading.own),
+                (Some(other), _) if other != index => {}
+                (Some(_), Ok(sample)) => board.observe(feed, clock, &sample.points),
+                (Some(_), Err(failure)) => board.fail(feed, clock, failure.cause),
             }
         }
         let denied = matches!(&reading.outcome, Err(failure) if failure.cause == Cause::Denied);
-        let heard = reading.outcome.is_ok() && self.has_heard_critical(feed);
-        self.feeds[feed].denied = denied;
-        self.feeds[feed].settled |= denied || heard;
+        let heard = reading.outcome.is_ok() && self.has_heard_critical(index);
+        self.feeds[index].denied = denied;
+        self.feeds[index].settled |= denied || heard;
         self.revision += 1;
         self.judge();
     }
@@ -275,217 +246,7 @@ impl Feed {
         let critical = policies.filter(|policy| policy.severity == Severity::Critical);
         let longest = critical.map(|policy| Rules { policy, pace }.unknown_for()).max();
         let (settled, settle_after) = (longest.is_none(), longest.unwrap_or_default());
-        Feed { name: watched.name, pace, denied: false, settled, settle_after }
-    }
-}
-
-impl Board {
-    /// `None` if the check is switched off.
-    fn new(check: &'static Check, feed: Option<usize>, settings: &Settings) -> Option<Board> {
-        let config = settings.of(check.name);
-        if config.is_some_and(CheckConfig::is_off) {
-            return None;
-        }
-        let named = config.iter().flat_map(|config| &config.subjects).map(|(name, subject)| {
-            let policy = (!subject.is_off()).then(|| Arc::new(settings::policy(check, config, Some(subject))));
-            (name.as_str().into(), policy)
-        });
-        Some(Board {
-            check,
-            feed,
-            policy: Arc::new(settings::policy(check, config, None)),
-            named: named.collect(),
-            expected: config.iter().flat_map(|config| &config.expect).map(|name| name.as_str().into()).collect(),
-            subjects: BTreeMap::new(),
-        })
-    }
-
-    /// Opens the windows that stand before any reading: of the subjects that the configuration names, or of none.
-    fn begin(&mut self, clock: &Clock, feeds: &[Feed]) {
-        let names: Vec<Arc<str>> = self.named.keys().chain(&self.expected).cloned().collect();
-        for name in names {
-            let feed = self.feed.unwrap_or_else(|| feed_of(&name, feeds));
-            if let Some(pace) = feeds.get(feed).map(|feed| feed.pace) {
-                self.open(&name, feed, pace, clock, Role::Listed);
-            }
-        }
-        let feed = self.feed.unwrap_or(0);
-        if let Some(pace) = feeds.get(feed).map(|feed| feed.pace) {
-            self.hold_place(feed, pace, clock);
-        }
-    }
-
-    fn hold_place(&mut self, feed: usize, pace: Pace, clock: &Clock) {
-        if self.subjects.is_empty() {
-            self.open(&"".into(), feed, pace, clock, Role::Placeholder);
-        }
-    }
-
-    /// The window of a subject, new if need be; `None` if the subject is switched off.
-    fn open(&mut self, name: &Arc<str>, feed: usize, pace: Pace, clock: &Clock, role: Role) -> Option<&mut Subject> {
-        let policy = self.policy_of(name)?.clone();
-        let role = if self.expected.contains(name) { Role::Expected } else { role };
-        let named = role == Role::Expected || self.named.contains_key(name);
-        let new = || Subject { role, feed, pace, policy, window: Window::new(clock.at(), named) };
-        let subject = self.subjects.entry(name.clone()).or_insert_with(new);
-        Some(subject)
-    }
-
-    fn policy_of(&self, name: &str) -> Option<&Arc<Policy>> {
-        self.named.get(name).map_or(Some(&self.policy), Option::as_ref)
-    }
-
-    fn policies(&self) -> impl Iterator<Item = &Policy> {
-        self.named.values().flatten().chain([&self.policy]).map(Arc::as_ref)
-    }
-
-    /// A good reading of a collector: sees the subjects that are listed, and misses those that are not.
-    fn observe(&mut self, feed: usize, pace: Pace, clock: &Clock, points: &Points) {
-        let listed = self.listed(points);
-        for (name, &seen) in &listed {
-            if let Some(subject) = self.open(name, feed, pace, clock, Role::Listed) {
-                subject.is_listed(feed, pace);
-                subject.observe(clock, seen);
-            }
-        }
-        self.subjects.retain(|name, subject| listed.contains_key(name) || subject.stays_unlisted(feed, clock));
-    }
-
-    /// The subjects of a reading. Of two points of one subject the worse counts.
-    fn listed(&self, points: &Points) -> BTreeMap<Arc<str>, Seen> {
-        let mut listed = BTreeMap::new();
-        for point in points.0.iter().filter(|point| point.fact.is(self.check.fact)) {
-            let seen = self.look(point.value);
-            let entry = listed.entry(point.subject()).or_insert(seen);
-            *entry = worse(*entry, seen);
-        }
-        listed
-    }
-
-    /// A value that is not a number tells nothing, like a missing one.
-    fn look(&self, value: Option<f64>) -> Seen {
-        match value {
-            Some(value) if value.is_nan() => Seen::Unanswered,
-            Some(value) if self.check.bad.is_bad(value) => Seen::Bad,
-            Some(_) => Seen::Ok,
-            None => Seen::Unanswered,
-        }
-    }
-
-    /// A failed reading: nothing is known of any subject.
-    fn fail(&mut self, feed: usize, pace: Pace, clock: &Clock, cause: Cause) {
-        self.hold_place(feed, pace, clock);
-        for subject in self.subjects.values_mut() {
-            subject.observe(clock, cause.into());
-        }
-    }
-
-    fn verdicts<'a>(&'a self, clock: &'a Clock) -> impl Iterator<Item = Verdict> + 'a {
-        self.subjects.iter().map(|(name, subject)| subject.verdict(self.check, name, clock))
-    }
-
-    /// Whether this check alone takes readiness away.
-    fn is_lost(&self) -> bool {
-        let critical = || self.subjects.values().filter(|subject| subject.is_critical());
-        let any = |states: [State; 2]| critical().any(|subject| states.contains(&subject.window.underlying()));
-        let down = any([State::Failed, State::Recovering]);
-        match self.policy.ready_needs {
-            ReadyNeeds::All => down,
-            ReadyNeeds::Any => down && !any([State::Ok, State::Failing]),
-        }
-    }
-
-    /// Whether this check degrades the host. Of a check that is lost nobody asks.
-    fn is_worrying(&self) -> bool {
-        self.subjects.values().any(|subject| match subject.policy.severity {
-            Severity::Critical => !matches!(subject.window.state(), State::Starting | State::Ok),
-            Severity::Warning => subject.window.state() == State::Failed,
-            Severity::Info => false,
-        })
-    }
-}
-
-/// The collector that a check of the loop means by a subject: the one of that name. One that does not run is missed by
-/// the first that does.
-fn feed_of(subject: &str, feeds: &[Feed]) -> usize {
-    feeds.iter().position(|feed| feed.name == subject).unwrap_or(0)
-}
-
-fn worse(a: Seen, b: Seen) -> Seen {
-    let rank = |seen| [Seen::Ok, Seen::Denied, Seen::Unanswered, Seen::Bad].iter().position(|&other| other == seen);
-    if rank(b) > rank(a) { b } else { a }
-}
-
-impl Subject {
-    fn rules(&self) -> Rules<'_> {
-        Rules { policy: &self.policy, pace: self.pace }
-    }
-
-    fn is_critical(&self) -> bool {
-        self.policy.severity == Severity::Critical
-    }
-
-    fn observe(&mut self, clock: &Clock, seen: Seen) {
-        let rules = Rules { policy: &self.policy, pace: self.pace };
-        self.window.observe(rules, clock, seen);
-    }
-
-    fn wake(&mut self, clock: &Clock, gap: Option<Duration>) -> bool {
-        let rules = Rules { policy: &self.policy, pace: self.pace };
-        let forgot = gap.is_some_and(|gap| self.window.unwatched(rules, gap, clock.at().now));
-        self.window.wake(rules, clock) || forgot
-    }
-
-    fn is_listed(&mut self, feed: usize, pace: Pace) {
-        (self.feed, self.pace) = (feed, pace);
-        self.window.absent_since = None;
-        if self.role == Role::Placeholder {
-            self.role = Role::Listed;
-        }
-    }
-
-    /// A good reading does not list it. Says whether its window stays.
-    fn stays_unlisted(&mut self, feed: usize, clock: &Clock) -> bool {
-        match self.role {
-            Role::Placeholder => false,
-            _ if self.feed != feed => true,
-            Role::Expected => {
-                self.observe(clock, Seen::Bad);
-                true
-            }
-            Role::Listed => self.is_critical() && self.stands(clock),
-        }
-    }
-
-    /// What is critical does not vanish at once: its last observation stands for a while.
-    fn stands(&mut self, clock: &Clock) -> bool {
-        let watched = clock.at().watched;
-        let since = *self.window.absent_since.get_or_insert(watched);
-        if watched.saturating_sub(since) >= self.rules().unknown_for() {
-            return false;
-        }
-        let bad = self.window.latest() == Some(Seen::Bad);
-        self.observe(clock, if bad { Seen::Bad } else { Seen::Unanswered });
-        true
-    }
-
-    fn verdict(&self, check: &'static Check, name: &Arc<str>, clock: &Clock) -> Verdict {
-        let (rules, window) = (self.rules(), &self.window);
-        let tally = window.tally(rules, clock);
-        Verdict {
-            check: check.name,
-            subject: name.clone(),
-            severity: self.policy.severity,
-            state: window.state(),
-            since: window.since(),
-            means: check.means,
-            observed: tally.total(),
-            bad: tally.of(Seen::Bad),
-            rule: window.rule(rules),
-            trips_at: window.trips_at(rules),
-            recovers_at: window.recovers_at(),
-            unknown_cause: window.unknown_cause(),
-        }
+        Feed { index, name: watched.name, pace, denied: false, settled, settle_after }
     }
 }
 
@@ -493,7 +254,7 @@ impl Subject {
 mod tests {
     use super::*;
     use crate::fact::{Bound, Fact};
-    use crate::sample::{Failure, Point, Sample};
+    use crate::sample::{Failure, Point, Points, Sample};
 
     static CONNECTED: Fact = Fact::gauge("test.connected", "test_connected", "Connected.").of(&["channel"]);
     static WAITING: Fact = Fact::gauge("test.waiting", "test_waiting", "Waiting.").of(&["queue"]);

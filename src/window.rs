@@ -4,54 +4,23 @@
 //! observations into a verdict: a bad one must last before it fails, an ok one before it recovers. *Silence* lies over
 //! the base: no answer for long enough fails too. Time is an argument everywhere, so a week of it takes a test a moment.
 
-use std::collections::VecDeque;
+mod clock;
+mod past;
+
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::fact::{Policy, Span, UnknownAs};
 use crate::sample::{Cause, Now};
 
-/// The clock is looked at every second. After a longer pause than this, nobody watched meanwhile.
-const UNWATCHED: Duration = Duration::from_secs(10);
+pub use clock::{Clock, Moment};
+use past::Past;
+pub use past::{Seen, Tally};
 
 /// A failure within this time (and the window) after a recovery is a relapse: the next recovery must prove itself longer.
 const RELAPSE: Duration = Duration::from_secs(3600);
-
-/// What one look at a subject came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    Ok,
-    Bad,
-    Unanswered,
-    Denied,
-}
-
-impl Seen {
-    const ALL: [Seen; 4] = [Seen::Ok, Seen::Bad, Seen::Unanswered, Seen::Denied];
-
-    pub fn is_known(self) -> bool {
-        matches!(self, Seen::Ok | Seen::Bad)
-    }
-
-    fn cause(self) -> Option<Cause> {
-        match self {
-            Seen::Ok | Seen::Bad => None,
-            Seen::Unanswered => Some(Cause::Unanswered),
-            Seen::Denied => Some(Cause::Denied),
-        }
-    }
-}
-
-impl From<Cause> for Seen {
-    fn from(cause: Cause) -> Seen {
-        match cause {
-            Cause::Unanswered => Seen::Unanswered,
-            Cause::Denied => Seen::Denied,
-        }
-    }
-}
 
 /// What a window says of its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -161,144 +130,6 @@ enum Rule {
     UnknownFor,
 }
 
-/// One instant, and how much time somebody had watched until then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
-    pub now: Now,
-    pub watched: Duration,
-}
-
-impl Moment {
-    fn plus(self, span: Duration) -> Moment {
-        Moment { now: self.now.plus(span), watched: self.watched.saturating_add(span) }
-    }
-}
-
-/// Time as verdicts count it. It stands still while nobody watches: asleep, stopped, or the river woke too late.
-#[derive(Debug)]
-pub struct Clock {
-    at: Moment,
-    /// Pauses in which nobody watched, for as long as a window reaches back.
-    gaps: VecDeque<Gap>,
-    memory: Duration,
-}
-
-#[derive(Debug)]
-struct Gap {
-    end: Duration,
-    length: Duration,
-}
-
-impl Clock {
-    /// `memory` is how far back the widest window reaches.
-    pub fn new(now: Now, memory: Duration) -> Clock {
-        Clock { at: Moment { now, watched: Duration::ZERO }, gaps: VecDeque::new(), memory }
-    }
-
-    /// The latest moment it was told.
-    pub fn at(&self) -> Moment {
-        self.at
-    }
-
-    /// Tells it the time; answers with the length of the pause before, if nobody watched in it.
-    pub fn advance(&mut self, now: Now) -> Option<Duration> {
-        let passed = now.mono.saturating_sub(self.at.now.mono);
-        self.at.now = Now { mono: self.at.now.mono.saturating_add(passed), wall: now.wall };
-        if passed <= UNWATCHED {
-            self.at.watched += passed;
-            return None;
-        }
-        let end = self.at.now.mono;
-        self.gaps.retain(|gap| end.saturating_sub(gap.end) <= self.memory);
-        self.gaps.push_back(Gap { end, length: passed });
-        Some(passed)
-    }
-
-    /// A moment of the past, from its monotonic time.
-    fn back_to(&self, mono: Duration) -> Moment {
-        let ago = self.at.now.mono.saturating_sub(mono);
-        let unwatched: Duration = self.gaps.iter().filter(|gap| gap.end > mono).map(|gap| gap.length).sum();
-        let watched = self.at.watched.saturating_sub(ago.saturating_sub(unwatched));
-        let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-        let wall = self.at.now.wall.checked_sub(ago).unwrap_or(Timestamp::MIN);
-        Moment { now: Now { mono, wall }, watched }
-    }
-}
-
-/// How many observations of each kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally([u32; 4]);
-
-impl Tally {
-    pub fn of(self, seen: Seen) -> u32 {
-        self.0[seen as usize]
-    }
-
-    pub fn known(self) -> u32 {
-        self.of(Seen::Ok) + self.of(Seen::Bad)
-    }
-
-    pub fn total(self) -> u32 {
-        self.0.iter().sum()
-    }
-}
-
-/// The observations in the window, oldest first: microseconds, with the kind in the two lowest bits.
-#[derive(Debug, Default)]
-struct Past {
-    seen: VecDeque<u64>,
-    tally: Tally,
-}
-
-impl Past {
-    fn push(&mut self, at: Duration, seen: Seen, rules: Rules<'_>) {
-        while self.seen.front().is_some_and(|&oldest| has_left(oldest, at, rules.span())) {
-            self.drop_oldest();
-        }
-        self.seen.push_back(micros(at) << 2 | seen as u64);
-        self.tally.0[seen as usize] += 1;
-        if self.seen.len() > rules.capacity() {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        if let Some(oldest) = self.seen.pop_front() {
-            self.tally.0[kind(oldest) as usize] -= 1;
-        }
-    }
-
-    fn clear(&mut self) {
-        *self = Past::default();
-    }
-
-    /// The tally at a later moment, without those that have left the window by then.
-    fn tally_at(&self, at: Duration, rules: Rules<'_>) -> Tally {
-        let mut tally = self.tally;
-        for &gone in self.seen.iter().take_while(|&&oldest| has_left(oldest, at, rules.span())) {
-            tally.0[kind(gone) as usize] -= 1;
-        }
-        tally
-    }
-
-    fn first(&self, wanted: Seen) -> Option<Duration> {
-        self.seen.iter().find(|&&word| kind(word) == wanted).map(|&word| Duration::from_micros(word >> 2))
-    }
-}
-
-fn has_left(word: u64, at: Duration, span: Duration) -> bool {
-    micros(at).saturating_sub(word >> 2) >= micros(span)
-}
-
-fn kind(word: u64) -> Seen {
-    Seen::ALL[(word & 3) as usize]
-}
-
-/// Two bits are left free; what remains lasts for more than a hundred thousand years.
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(u64::MAX >> 2)
-}
-
 /// The verdict of known observations alone.
 #[derive(Debug, Clone, Copy)]
 enum Base {
@@ -405,14 +236,22 @@ impl Window {
         self.past.push(at.now.mono, seen, rules);
         (self.latest, self.latest_at, self.stale) = (Some(seen), at, false);
         match seen {
-            Seen::Ok => self.ok(at.now),
-            Seen::Bad => self.bad(rules, at.now),
-            Seen::Unanswered | Seen::Denied => self.unknown(at.now),
-        }
-        match seen {
-            Seen::Ok | Seen::Bad => self.known(rules),
-            Seen::Unanswered => self.unanswered(rules, clock),
-            Seen::Denied => self.silence = Silence::default(),
+            Seen::Ok => {
+                self.ok(at.now);
+                self.known(rules);
+            }
+            Seen::Bad => {
+                self.bad(rules, at.now);
+                self.known(rules);
+            }
+            Seen::Unanswered => {
+                self.unknown(at.now);
+                self.unanswered(rules, clock);
+            }
+            Seen::Denied => {
+                self.unknown(at.now);
+                self.silence = Silence::default();
+            }
         }
     }
 
@@ -482,7 +321,7 @@ impl Window {
                 return;
             }
         };
-        self.base = match rules.tripped(streak, now, self.past.tally) {
+        self.base = match rules.tripped(streak, now, self.past.tally()) {
             Some(rule) => self.fail(rules, now, Failure { since: streak.first, rule }),
             None => Base::Failing(streak),
         };
@@ -514,7 +353,7 @@ impl Window {
     }
 
     fn known(&mut self, rules: Rules<'_>) {
-        let stays = rules.often_silent(self.past.tally);
+        let stays = rules.often_silent(self.past.tally());
         let failed = self.silence.failed.filter(|_| stays);
         self.silence = Silence { unbroken: None, intermittent: None, failed };
         self.unknown_since = None;
@@ -523,7 +362,7 @@ impl Window {
 
     fn unanswered(&mut self, rules: Rules<'_>, clock: &Clock) {
         self.silence.unbroken.get_or_insert(clock.at());
-        if self.silence.intermittent.is_none() && rules.often_silent(self.past.tally) {
+        if self.silence.intermittent.is_none() && rules.often_silent(self.past.tally()) {
             self.silence.intermittent = self.past.first(Seen::Unanswered).map(|mono| clock.back_to(mono));
         }
         self.trip_silence(rules, clock.at());
@@ -878,6 +717,21 @@ mod tests {
             assert_eq!(lab.see_all(270, Seen::Ok), State::Recovering, "the run began at 225");
             assert_eq!(lab.window.since(), lab.moment(165));
             assert_eq!(lab.see(285, Seen::Ok), State::Ok);
+        }
+    }
+
+    #[test]
+    fn two_hours_of_flapping_change_readiness_a_few_times_only() {
+        for interval in [1, 15, 45] {
+            let (mut lab, mut changes, mut ready) = (lab_with(interval, |_| {}), 0, true);
+            for at in 1..=7200 / interval {
+                let bad = at * interval / 90 % 2 == 1;
+                lab.see(at * interval, if bad { Seen::Bad } else { Seen::Ok });
+                let now = !matches!(lab.window.underlying(), State::Failed | State::Recovering);
+                changes += usize::from(now != ready);
+                ready = now;
+            }
+            assert!((1..=10).contains(&changes), "{changes} changes at {interval} s");
         }
     }
 

@@ -1,0 +1,248 @@
+//! One check on all its subjects: which there are, what is seen of each, and what that says of the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::settings::{self, CheckConfig, Settings};
+use super::{Feed, Verdict};
+use crate::fact::{Check, Policy, ReadyNeeds, Severity};
+use crate::sample::{Cause, Points};
+use crate::window::{Clock, Pace, Rules, Seen, State, Window};
+
+/// One check on all its subjects.
+#[derive(Debug)]
+pub struct Board {
+    check: &'static Check,
+    /// The collector whose readings it judges; `None`: what the loop says of every collector.
+    pub feed: Option<usize>,
+    policy: Arc<Policy>,
+    /// Subjects with a table of their own; `None`: switched off.
+    named: BTreeMap<Arc<str>, Option<Arc<Policy>>>,
+    expected: BTreeSet<Arc<str>>,
+    pub subjects: BTreeMap<Arc<str>, Subject>,
+}
+
+/// One check on one subject.
+#[derive(Debug)]
+pub struct Subject {
+    role: Role,
+    /// The collector that looks at it.
+    feed: usize,
+    pace: Pace,
+    policy: Arc<Policy>,
+    pub window: Window,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Stands for subjects that nobody has listed yet.
+    Placeholder,
+    Listed,
+    /// Its absence is bad.
+    Expected,
+}
+
+impl Board {
+    /// `None` if the check is switched off.
+    pub fn new(check: &'static Check, feed: Option<usize>, settings: &Settings) -> Option<Board> {
+        let config = settings.of(check.name);
+        if config.is_some_and(CheckConfig::is_off) {
+            return None;
+        }
+        let named = config.iter().flat_map(|config| &config.subjects).map(|(name, subject)| {
+            let policy = (!subject.is_off()).then(|| Arc::new(settings::policy(check, config, Some(subject))));
+            (name.as_str().into(), policy)
+        });
+        Some(Board {
+            check,
+            feed,
+            policy: Arc::new(settings::policy(check, config, None)),
+            named: named.collect(),
+            expected: config.iter().flat_map(|config| &config.expect).map(|name| name.as_str().into()).collect(),
+            subjects: BTreeMap::new(),
+        })
+    }
+
+    /// Opens the windows that stand before any reading: of the subjects that the configuration names, or of none.
+    pub fn begin(&mut self, clock: &Clock, feeds: &[Feed]) {
+        let Some(first) = feeds.get(self.feed.unwrap_or(0)) else { return };
+        let names: Vec<Arc<str>> = self.named.keys().chain(&self.expected).cloned().collect();
+        for name in names {
+            // A check of the loop means the collector of that name; one that does not run is missed by the first.
+            let namesake = feeds.iter().find(|feed| self.feed.is_none() && feed.name == &*name);
+            self.open(&name, namesake.unwrap_or(first), clock, Role::Listed);
+        }
+        self.hold_place(first, clock);
+    }
+
+    fn hold_place(&mut self, feed: &Feed, clock: &Clock) {
+        if self.subjects.is_empty() {
+            self.open(&"".into(), feed, clock, Role::Placeholder);
+        }
+    }
+
+    /// The window of a subject, new if need be; `None` if the subject is switched off.
+    fn open(&mut self, name: &Arc<str>, feed: &Feed, clock: &Clock, role: Role) -> Option<&mut Subject> {
+        let policy = self.policy_of(name)?.clone();
+        let role = if self.expected.contains(name) { Role::Expected } else { role };
+        let named = role == Role::Expected || self.named.contains_key(name);
+        let window = || Window::new(clock.at(), named);
+        let new = || Subject { role, feed: feed.index, pace: feed.pace, policy, window: window() };
+        Some(self.subjects.entry(name.clone()).or_insert_with(new))
+    }
+
+    fn policy_of(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.named.get(name).map_or(Some(&self.policy), Option::as_ref)
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.named.values().flatten().chain([&self.policy]).map(Arc::as_ref)
+    }
+
+    /// A good reading of a collector: sees the subjects that are listed, and misses those that are not.
+    pub fn observe(&mut self, feed: &Feed, clock: &Clock, points: &Points) {
+        let listed = self.listed(points);
+        for (name, &seen) in &listed {
+            if let Some(subject) = self.open(name, feed, clock, Role::Listed) {
+                subject.is_listed(feed);
+                subject.observe(clock, seen);
+            }
+        }
+        self.subjects.retain(|name, subject| listed.contains_key(name) || subject.stays_unlisted(feed, clock));
+    }
+
+    /// The subjects of a reading. Of two points of one subject the worse counts.
+    fn listed(&self, points: &Points) -> BTreeMap<Arc<str>, Seen> {
+        let mut listed = BTreeMap::new();
+        for point in points.0.iter().filter(|point| point.fact.is(self.check.fact)) {
+            let seen = self.look(point.value);
+            let entry = listed.entry(point.subject()).or_insert(seen);
+            *entry = worse(*entry, seen);
+        }
+        listed
+    }
+
+    /// A value that is not a number tells nothing, like a missing one.
+    fn look(&self, value: Option<f64>) -> Seen {
+        match value {
+            Some(value) if value.is_nan() => Seen::Unanswered,
+            Some(value) if self.check.bad.is_bad(value) => Seen::Bad,
+            Some(_) => Seen::Ok,
+            None => Seen::Unanswered,
+        }
+    }
+
+    /// A failed reading: nothing is known of any subject.
+    pub fn fail(&mut self, feed: &Feed, clock: &Clock, cause: Cause) {
+        self.hold_place(feed, clock);
+        for subject in self.subjects.values_mut() {
+            subject.observe(clock, cause.into());
+        }
+    }
+
+    pub fn verdicts<'a>(&'a self, clock: &'a Clock) -> impl Iterator<Item = Verdict> + 'a {
+        self.subjects.iter().map(|(name, subject)| subject.verdict(self.check, name, clock))
+    }
+
+    /// Whether this check alone takes readiness away.
+    pub fn is_lost(&self) -> bool {
+        let critical = || self.subjects.values().filter(|subject| subject.is_critical());
+        let any = |states: [State; 2]| critical().any(|subject| states.contains(&subject.window.underlying()));
+        let down = any([State::Failed, State::Recovering]);
+        match self.policy.ready_needs {
+            ReadyNeeds::All => down,
+            ReadyNeeds::Any => down && !any([State::Ok, State::Failing]),
+        }
+    }
+
+    /// Whether this check degrades the host. Of a check that is lost nobody asks.
+    pub fn is_worrying(&self) -> bool {
+        self.subjects.values().any(|subject| match subject.policy.severity {
+            Severity::Critical => !matches!(subject.window.state(), State::Starting | State::Ok),
+            Severity::Warning => subject.window.state() == State::Failed,
+            Severity::Info => false,
+        })
+    }
+}
+
+fn worse(a: Seen, b: Seen) -> Seen {
+    match (a, b) {
+        (Seen::Bad, _) | (_, Seen::Bad) => Seen::Bad,
+        (Seen::Unanswered, _) | (_, Seen::Unanswered) => Seen::Unanswered,
+        _ => a,
+    }
+}
+
+impl Subject {
+    fn rules(&self) -> Rules<'_> {
+        Rules { policy: &self.policy, pace: self.pace }
+    }
+
+    pub fn is_critical(&self) -> bool {
+        self.policy.severity == Severity::Critical
+    }
+
+    fn observe(&mut self, clock: &Clock, seen: Seen) {
+        let rules = Rules { policy: &self.policy, pace: self.pace };
+        self.window.observe(rules, clock, seen);
+    }
+
+    pub fn wake(&mut self, clock: &Clock, gap: Option<Duration>) -> bool {
+        let rules = Rules { policy: &self.policy, pace: self.pace };
+        let forgot = gap.is_some_and(|gap| self.window.unwatched(rules, gap, clock.at().now));
+        self.window.wake(rules, clock) || forgot
+    }
+
+    fn is_listed(&mut self, feed: &Feed) {
+        (self.feed, self.pace) = (feed.index, feed.pace);
+        self.window.absent_since = None;
+        if self.role == Role::Placeholder {
+            self.role = Role::Listed;
+        }
+    }
+
+    /// A good reading does not list it. Says whether its window stays.
+    fn stays_unlisted(&mut self, feed: &Feed, clock: &Clock) -> bool {
+        match self.role {
+            Role::Placeholder => false,
+            _ if self.feed != feed.index => true,
+            Role::Expected => {
+                self.observe(clock, Seen::Bad);
+                true
+            }
+            Role::Listed => self.is_critical() && self.stands(clock),
+        }
+    }
+
+    /// What is critical does not vanish at once: its last observation stands for a while.
+    fn stands(&mut self, clock: &Clock) -> bool {
+        let watched = clock.at().watched;
+        let since = *self.window.absent_since.get_or_insert(watched);
+        if watched.saturating_sub(since) >= self.rules().unknown_for() {
+            return false;
+        }
+        let bad = self.window.latest() == Some(Seen::Bad);
+        self.observe(clock, if bad { Seen::Bad } else { Seen::Unanswered });
+        true
+    }
+
+    fn verdict(&self, check: &'static Check, name: &Arc<str>, clock: &Clock) -> Verdict {
+        let (rules, window) = (self.rules(), &self.window);
+        let tally = window.tally(rules, clock);
+        Verdict {
+            check: check.name,
+            subject: name.clone(),
+            severity: self.policy.severity,
+            state: window.state(),
+            since: window.since(),
+            means: check.means,
+            observed: tally.total(),
+            bad: tally.of(Seen::Bad),
+            rule: window.rule(rules),
+            trips_at: window.trips_at(rules),
+            recovers_at: window.recovers_at(),
+            unknown_cause: window.unknown_cause(),
+        }
+    }
+}

@@ -162,6 +162,8 @@ struct Past {
     absent_since: Option<Duration>,
     base: State,
     silenced: bool,
+    /// Where silence with breaks began, while no answer has come since that was shown.
+    intermittent_from: Option<Duration>,
     recovered_at: Option<Duration>,
     recover_for: Duration,
 }
@@ -189,8 +191,7 @@ impl Past {
     fn window(&self, at: Duration) -> Vec<(&Entry, Seen)> {
         let emptied = self.entries.iter().rposition(|entry| entry.event == Event::Emptied);
         let kept = &self.entries[emptied.map_or(0, |position| position + 1)..];
-        let until = seen(kept).filter(|(entry, _)| entry.at <= at);
-        let young: Vec<_> = until.filter(|(entry, _)| at - entry.at < self.span()).collect();
+        let young: Vec<_> = seen(kept).filter(|(entry, _)| at - entry.at < self.span()).collect();
         let most = self.span().as_nanos().div_ceil(self.interval.as_nanos()) as usize + 8;
         young[young.len().saturating_sub(most)..].to_vec()
     }
@@ -262,14 +263,11 @@ impl Past {
         self.policy.fail_ratio.is_some_and(|ratio| enough && unanswered as f64 / window.len() as f64 >= ratio)
     }
 
-    /// Since when it has been silent with breaks, as far as the unanswered ones after the latest answer show it.
-    fn intermittent_from(&self) -> Option<Duration> {
-        let unanswered = |seen: &Seen| *seen == Seen::Unanswered;
-        let run = self.seen().rev().take_while(|(_, seen)| unanswered(seen)).map(|(entry, _)| entry.at);
-        let shown_at = run.filter(|at| self.mostly_unanswered(*at)).last()?;
-        let window = self.window(shown_at);
-        let first = window.iter().find(|(_, seen)| unanswered(seen))?;
-        Some(first.0.watched)
+    /// Since when it has been silent with breaks, if the unanswered observation just written down shows it.
+    fn intermittent_since(&self, at: Duration) -> Option<Duration> {
+        let window = self.window(at);
+        let first = window.iter().find(|(_, seen)| *seen == Seen::Unanswered)?;
+        self.mostly_unanswered(at).then_some(first.0.watched)
     }
 
     /// An unbroken silence of at least U.
@@ -279,7 +277,7 @@ impl Past {
 
     /// Notices silence; only an observation ends it.
     fn notice(&mut self, watched: Duration) {
-        let intermittent = self.intermittent_from().is_some_and(|from| watched - from >= self.patience());
+        let intermittent = self.intermittent_from.is_some_and(|from| watched - from >= self.patience());
         let silent = self.long_silent(watched) || intermittent;
         self.silenced |= silent && self.policy.unknown_as == UnknownAs::Fail && self.was_known();
     }
@@ -310,6 +308,8 @@ impl Past {
             Seen::Bad => self.bad(time),
             Seen::Unanswered | Seen::Denied => {}
         }
+        let intermittent = self.intermittent_from.or_else(|| self.intermittent_since(time.mono));
+        self.intermittent_from = intermittent.filter(|_| seen == Seen::Unanswered);
         match seen {
             Seen::Unanswered => self.notice(time.watched),
             Seen::Denied => self.silenced = false,
@@ -497,6 +497,7 @@ impl Oracle {
             absent_since: None,
             base: State::Starting,
             silenced: false,
+            intermittent_from: None,
             recovered_at: None,
             recover_for: policy.recover_for,
             policy,

@@ -1,1 +1,662 @@
-//! The oracle of verdicts.
+//! The oracle: the verdict rules written down a second time, slow and plain.
+//!
+//! It keeps everything that ever happened to every (check, subject) and answers each question by walking that list: no
+//! counters, no ring, nothing forgotten. Only what the rules define by "what it was before" (`Base`, being silenced, how
+//! long recovery takes) is written beside each entry, because working it out again from the start would be cubic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use agenthost_exporter::fact::{Bound, Check, Policy, ReadyNeeds, Severity, UnknownAs};
+use agenthost_exporter::sample::{Cause, Now, Points, Reading};
+
+/// Nobody watched if nothing was called for longer than this.
+const AWAKE: Duration = Duration::from_secs(10);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A collector, as the oracle knows it.
+#[derive(Debug, Clone)]
+pub struct Polled {
+    pub name: &'static str,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub checks: Vec<Rule>,
+}
+
+impl Polled {
+    fn stale_after(&self) -> Duration {
+        self.interval * 3 + self.timeout
+    }
+
+    fn patience(&self, policy: &Policy) -> Duration {
+        policy.unknown_for.max(self.stale_after())
+    }
+}
+
+/// A check with everything the configuration says of it, already layered.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub check: &'static Check,
+    pub enabled: bool,
+    pub policy: Policy,
+    pub expect: BTreeSet<String>,
+    /// `None`: this subject is ignored.
+    pub subjects: BTreeMap<String, Option<Policy>>,
+}
+
+impl Rule {
+    /// A check that nothing configures.
+    pub fn plain(check: &'static Check) -> Rule {
+        let policy = Policy::new(check.severity, check.fail_for);
+        Rule { check, enabled: true, policy, expect: BTreeSet::new(), subjects: BTreeMap::new() }
+    }
+
+    fn policy(&self, subject: &str) -> Option<&Policy> {
+        match self.subjects.get(subject) {
+            Some(own) => own.as_ref(),
+            None => Some(&self.policy),
+        }
+    }
+
+    fn expected(&self) -> impl Iterator<Item = &String> {
+        self.expect.iter().filter(|subject| self.policy(subject).is_some())
+    }
+
+    /// Subjects that have a window before anybody saw them.
+    fn named(&self) -> BTreeSet<String> {
+        let configured = self.subjects.iter().filter(|(_, policy)| policy.is_some()).map(|(name, _)| name);
+        self.expected().chain(configured).cloned().collect()
+    }
+
+    /// The policies under which something of this check may be critical.
+    fn critical(&self) -> impl Iterator<Item = &Policy> {
+        let all = std::iter::once(&self.policy).chain(self.subjects.values().flatten());
+        all.filter(|policy| self.enabled && policy.severity == Severity::Critical)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    Ok,
+    Bad,
+    Unanswered,
+    Denied,
+}
+
+impl Seen {
+    fn of(value: Option<f64>, bad: Bound) -> Seen {
+        match value {
+            Some(value) if bad.is_bad(value) => Seen::Bad,
+            Some(_) => Seen::Ok,
+            None => Seen::Unanswered,
+        }
+    }
+
+    fn failed(cause: Cause) -> Seen {
+        match cause {
+            Cause::Unanswered => Seen::Unanswered,
+            Cause::Denied => Seen::Denied,
+        }
+    }
+
+    fn is_known(self) -> bool {
+        matches!(self, Seen::Ok | Seen::Bad)
+    }
+
+    /// Of two points of one subject, the one that counts.
+    fn worse(self, other: Seen) -> Seen {
+        [Seen::Bad, Seen::Unanswered].into_iter().find(|seen| [self, other].contains(seen)).unwrap_or(Seen::Ok)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    Ok,
+    Failing,
+    Failed,
+    Recovering,
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overall {
+    Starting,
+    Healthy,
+    Degraded,
+    Unhealthy,
+}
+
+/// Something that happened to one check on one subject.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Event {
+    Seen(Seen),
+    /// Nobody watched for so long that streaks start anew.
+    Away,
+    /// What came before no longer counts for ratios.
+    Emptied,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    at: Duration,
+    watched: Duration,
+    event: Event,
+}
+
+/// The whole past of one check on one subject, since it was first listed, named or missed.
+#[derive(Debug, Clone)]
+struct Past {
+    policy: Policy,
+    /// Whose readings list it.
+    collector: &'static str,
+    interval: Duration,
+    stale_after: Duration,
+    /// It stands for subjects that nobody has seen yet.
+    placeholder: bool,
+    /// Expected, or named in the configuration: its silence counts from the start.
+    named: bool,
+    /// Watched time at which it was made.
+    born: Duration,
+    entries: Vec<Entry>,
+    absent_since: Option<Duration>,
+    base: State,
+    silenced: bool,
+    /// Where silence with breaks began, while no answer has come since that was shown.
+    intermittent_from: Option<Duration>,
+    recovered_at: Option<Duration>,
+    recover_for: Duration,
+}
+
+impl Past {
+    fn seen(&self) -> impl DoubleEndedIterator<Item = (&Entry, Seen)> {
+        seen(&self.entries)
+    }
+
+    fn last(&self) -> Option<(&Entry, Seen)> {
+        self.seen().next_back()
+    }
+
+    /// W: how far back ratios look.
+    fn span(&self) -> Duration {
+        self.policy.ratio_window.max(self.interval * self.policy.ratio_min * 2)
+    }
+
+    /// U: how long it may be silent.
+    fn patience(&self) -> Duration {
+        self.policy.unknown_for.max(self.stale_after)
+    }
+
+    /// What ratios look at, seen from `at`.
+    fn window(&self, at: Duration) -> Vec<(&Entry, Seen)> {
+        let emptied = self.entries.iter().rposition(|entry| entry.event == Event::Emptied);
+        let kept = &self.entries[emptied.map_or(0, |position| position + 1)..];
+        let young: Vec<_> = seen(kept).filter(|(entry, _)| at - entry.at < self.span()).collect();
+        let most = self.span().as_nanos().div_ceil(self.interval.as_nanos()) as usize + 8;
+        young[young.len().saturating_sub(most)..].to_vec()
+    }
+
+    /// The bad ones in a row: since the last ok, whatever was unknown between them.
+    fn streak(&self) -> Vec<Duration> {
+        let ended = |entry: &&Entry| matches!(entry.event, Event::Away | Event::Seen(Seen::Ok));
+        let run = self.entries.iter().rev().take_while(|entry| !ended(entry));
+        let mut bad: Vec<_> = run.filter(|entry| entry.event == Event::Seen(Seen::Bad)).map(|entry| entry.at).collect();
+        bad.reverse();
+        bad
+    }
+
+    /// The ok ones without anything else between them.
+    fn ok_run(&self) -> Vec<Duration> {
+        let goes_on = |entry: &&Entry| matches!(entry.event, Event::Emptied | Event::Seen(Seen::Ok));
+        let run = self.entries.iter().rev().take_while(goes_on);
+        let mut ok: Vec<_> = run.filter(|entry| entry.event != Event::Emptied).map(|entry| entry.at).collect();
+        ok.reverse();
+        ok
+    }
+
+    /// Whether the bad observation that has just been written down makes a failing check fail.
+    fn fails(&self, now: Duration) -> bool {
+        let streak = self.streak();
+        let sustained = streak.len() >= 2 && streak[streak.len() - 1] - streak[0] >= self.policy.fail_for;
+        let counted = self.policy.fail_count.is_some_and(|most| streak.len() >= most as usize);
+        let known: Vec<_> = self.window(now).into_iter().map(|(_, seen)| seen).filter(|seen| seen.is_known()).collect();
+        let bad = known.iter().filter(|seen| **seen == Seen::Bad).count();
+        let flapping = self.policy.fail_ratio.is_some_and(|ratio| {
+            known.len() >= self.policy.ratio_min as usize
+                && bad as f64 / known.len() as f64 >= ratio
+                && self.interval * (bad as u32 - 1) >= self.policy.fail_for
+        });
+        sustained || counted || flapping
+    }
+
+    fn was_ok(&self) -> bool {
+        self.seen().any(|(_, seen)| seen == Seen::Ok)
+    }
+
+    fn was_known(&self) -> bool {
+        self.named || self.seen().any(|(_, seen)| seen.is_known())
+    }
+
+    fn is_stale(&self, watched: Duration) -> bool {
+        watched - self.last().map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
+    }
+
+    /// Since when (watched time) it has been silent without a break.
+    fn silent_from(&self, watched: Duration) -> Option<Duration> {
+        let answered = |seen: Seen| seen != Seen::Unanswered;
+        let mut previous = self.born;
+        let mut from = None;
+        for (entry, seen) in self.seen() {
+            let stale = entry.watched - previous > self.stale_after;
+            from = from.or(stale.then(|| previous + self.stale_after)).or(Some(entry.watched));
+            from = from.filter(|_| !answered(seen));
+            previous = entry.watched;
+        }
+        from.or((watched - previous > self.stale_after).then(|| previous + self.stale_after))
+    }
+
+    /// Whether so many in the window went unanswered that the rest does not count.
+    fn mostly_unanswered(&self, at: Duration) -> bool {
+        let window = self.window(at);
+        let unanswered = window.iter().filter(|(_, seen)| *seen == Seen::Unanswered).count();
+        let enough = window.len() >= 2 * self.policy.ratio_min as usize;
+        self.policy.fail_ratio.is_some_and(|ratio| enough && unanswered as f64 / window.len() as f64 >= ratio)
+    }
+
+    /// Since when it has been silent with breaks, if the unanswered observation just written down shows it.
+    fn intermittent_since(&self, at: Duration) -> Option<Duration> {
+        let window = self.window(at);
+        let first = window.iter().find(|(_, seen)| *seen == Seen::Unanswered)?;
+        self.mostly_unanswered(at).then_some(first.0.watched)
+    }
+
+    /// An unbroken silence of at least U.
+    fn long_silent(&self, watched: Duration) -> bool {
+        self.silent_from(watched).is_some_and(|from| watched - from >= self.patience())
+    }
+
+    /// Notices silence; only an observation ends it.
+    fn notice(&mut self, watched: Duration) {
+        let intermittent = self.intermittent_from.is_some_and(|from| watched - from >= self.patience());
+        let silent = self.long_silent(watched) || intermittent;
+        self.silenced |= silent && self.policy.unknown_as == UnknownAs::Fail && self.was_known();
+    }
+
+    fn write(&mut self, time: Time, event: Event) {
+        self.entries.push(Entry { at: time.mono, watched: time.watched, event });
+    }
+
+    /// Nobody watched for `gap`.
+    fn away(&mut self, time: Time, gap: Duration) {
+        if gap <= AWAKE || gap <= self.stale_after {
+            return;
+        }
+        self.write(time, Event::Away);
+        if self.base == State::Failing {
+            self.base = if self.was_ok() { State::Ok } else { State::Starting };
+        }
+    }
+
+    fn observe(&mut self, time: Time, seen: Seen) {
+        let lifted = self.silenced && self.long_silent(time.watched) && seen != Seen::Unanswered;
+        if lifted {
+            self.write(time, Event::Emptied);
+        }
+        self.write(time, Event::Seen(seen));
+        match seen {
+            Seen::Ok => self.ok(time),
+            Seen::Bad => self.bad(time),
+            Seen::Unanswered | Seen::Denied => {}
+        }
+        let intermittent = self.intermittent_from.or_else(|| self.intermittent_since(time.mono));
+        self.intermittent_from = intermittent.filter(|_| seen == Seen::Unanswered);
+        match seen {
+            Seen::Unanswered => self.notice(time.watched),
+            Seen::Denied => self.silenced = false,
+            Seen::Ok | Seen::Bad => self.silenced &= !lifted && self.mostly_unanswered(time.mono),
+        }
+    }
+
+    fn ok(&mut self, time: Time) {
+        let run = self.ok_run();
+        let long = run.len() >= 2 && run[run.len() - 1] - run[0] >= self.recover_for;
+        self.base = match self.base {
+            State::Failed => State::Recovering,
+            State::Recovering if !long => State::Recovering,
+            State::Recovering => {
+                self.write(time, Event::Emptied);
+                self.recovered_at = Some(time.mono);
+                State::Ok
+            }
+            _ => State::Ok,
+        };
+    }
+
+    fn bad(&mut self, time: Time) {
+        match self.base {
+            State::Failed | State::Recovering => self.base = State::Failed,
+            _ if self.fails(time.mono) => {
+                self.base = State::Failed;
+                self.recover_for = self.next_recover_for(time.mono);
+            }
+            _ => self.base = State::Failing,
+        }
+    }
+
+    /// A failure soon after a recovery makes the next one take twice as long.
+    fn next_recover_for(&self, now: Duration) -> Duration {
+        let soon = self.recovered_at.is_some_and(|at| now - at <= HOUR + self.span());
+        let most = self.span().max(self.policy.recover_for);
+        if soon { (self.recover_for * 2).min(most) } else { self.policy.recover_for }
+    }
+
+    /// The verdict that stands when nothing is seen.
+    fn underlying(&self) -> State {
+        if self.silenced { State::Failed } else { self.base }
+    }
+
+    fn shown(&self, watched: Duration) -> State {
+        let unseen = |(_, seen): (&Entry, Seen)| !seen.is_known() || self.is_stale(watched);
+        match self.underlying() {
+            State::Failed => State::Failed,
+            _ if self.last().is_some_and(unseen) => State::Unknown,
+            base => base,
+        }
+    }
+}
+
+fn seen(entries: &[Entry]) -> impl DoubleEndedIterator<Item = (&Entry, Seen)> {
+    entries.iter().filter_map(|entry| match entry.event {
+        Event::Seen(seen) => Some((entry, seen)),
+        _ => None,
+    })
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    mono: Duration,
+    watched: Duration,
+}
+
+/// Which check on which subject.
+type Key = (&'static str, String);
+
+/// What `Health` should be.
+#[derive(Debug, Clone)]
+pub struct Oracle {
+    collectors: Vec<Polled>,
+    own: Vec<Rule>,
+    started: Duration,
+    /// Every moment at which it was called.
+    calls: Vec<Duration>,
+    past: BTreeMap<Key, Past>,
+    settled: BTreeSet<&'static str>,
+    denied: BTreeSet<&'static str>,
+    overall: Overall,
+    since: Duration,
+}
+
+impl Oracle {
+    pub fn new(now: Now, collectors: Vec<Polled>, own: Vec<Rule>) -> Oracle {
+        let mut oracle = Oracle {
+            collectors,
+            own,
+            started: now.mono,
+            calls: vec![now.mono],
+            past: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            denied: BTreeSet::new(),
+            overall: Overall::Starting,
+            since: now.mono,
+        };
+        for polled in oracle.collectors.clone() {
+            for rule in polled.checks.iter().filter(|rule| rule.enabled) {
+                rule.named().iter().for_each(|subject| drop(oracle.window(&polled, rule, subject)));
+                oracle.make_placeholder(&polled, rule);
+            }
+        }
+        for rule in oracle.own.clone().iter().filter(|rule| rule.enabled) {
+            // A subject of these is a collector. One that does not run is missed by the first that does.
+            for subject in rule.named() {
+                let meant = oracle.collectors.iter().find(|polled| polled.name == subject);
+                let polled = meant.unwrap_or(&oracle.collectors[0]).clone();
+                oracle.window(&polled, rule, &subject);
+            }
+            oracle.make_placeholder(&oracle.collectors[0].clone(), rule);
+        }
+        oracle.overall = oracle.judge();
+        oracle
+    }
+
+    /// Every second, and before every reading.
+    pub fn wake(&mut self, now: Now) {
+        let gap = now.mono - self.calls[self.calls.len() - 1];
+        self.calls.push(now.mono);
+        let time = self.time();
+        for past in self.past.values_mut() {
+            past.away(time, gap);
+            past.notice(time.watched);
+        }
+        self.conclude();
+    }
+
+    pub fn observe(&mut self, now: Now, reading: &Reading) {
+        self.wake(now);
+        let polled = self.collectors.iter().find(|polled| polled.name == reading.collector).unwrap().clone();
+        for rule in polled.checks.iter().filter(|rule| rule.enabled) {
+            match &reading.outcome {
+                Ok(sample) => self.good(&polled, rule, &sample.points),
+                Err(failure) => self.failed(&polled, rule, Seen::failed(failure.cause)),
+            }
+        }
+        for rule in self.own.clone().iter().filter(|rule| rule.enabled) {
+            self.good(&polled, rule, &reading.own);
+        }
+        self.settle(&polled, reading);
+        self.conclude();
+    }
+
+    /// The shown state of every check and subject.
+    pub fn states(&self) -> BTreeMap<Key, State> {
+        let watched = self.time().watched;
+        self.past.iter().map(|(key, past)| (key.clone(), past.shown(watched))).collect()
+    }
+
+    pub fn overall(&self) -> Overall {
+        self.overall
+    }
+
+    pub fn ready(&self) -> bool {
+        !matches!(self.overall, Overall::Starting | Overall::Unhealthy)
+    }
+
+    /// Since when (monotonic) overall has its value.
+    pub fn since(&self) -> Duration {
+        self.since
+    }
+
+    /// Watched time is what is left of the time since the start without the gaps in which nobody watched.
+    fn time(&self) -> Time {
+        let gaps = self.calls.windows(2).map(|pair| pair[1] - pair[0]);
+        let unwatched: Duration = gaps.filter(|gap| *gap > AWAKE).sum();
+        let mono = self.calls[self.calls.len() - 1];
+        Time { mono, watched: mono - self.started - unwatched }
+    }
+
+    fn window(&mut self, polled: &Polled, rule: &Rule, subject: &str) -> Option<&mut Past> {
+        let policy = rule.policy(subject)?.clone();
+        let born = self.time().watched;
+        Some(self.past.entry((rule.check.name, subject.to_owned())).or_insert_with(|| Past {
+            collector: polled.name,
+            interval: polled.interval,
+            stale_after: polled.stale_after(),
+            placeholder: false,
+            named: rule.named().contains(subject),
+            born,
+            entries: Vec::new(),
+            absent_since: None,
+            base: State::Starting,
+            silenced: false,
+            intermittent_from: None,
+            recovered_at: None,
+            recover_for: policy.recover_for,
+            policy,
+        }))
+    }
+
+    fn make_placeholder(&mut self, polled: &Polled, rule: &Rule) {
+        if self.subjects(rule).is_empty()
+            && let Some(past) = self.window(polled, rule, "")
+        {
+            past.placeholder = true;
+        }
+    }
+
+    /// Which subjects of a check have a past.
+    fn subjects(&self, rule: &Rule) -> Vec<String> {
+        self.past.keys().filter(|(check, _)| *check == rule.check.name).map(|(_, subject)| subject.clone()).collect()
+    }
+
+    fn record(&mut self, polled: &Polled, rule: &Rule, subject: &str, seen: Seen) {
+        let time = self.time();
+        if let Some(past) = self.window(polled, rule, subject) {
+            past.observe(time, seen);
+        }
+    }
+
+    fn failed(&mut self, polled: &Polled, rule: &Rule, seen: Seen) {
+        self.make_placeholder(polled, rule);
+        for subject in self.subjects(rule) {
+            self.record(polled, rule, &subject, seen);
+        }
+    }
+
+    fn good(&mut self, polled: &Polled, rule: &Rule, points: &Points) {
+        let listed = listed(rule, points);
+        for (subject, seen) in &listed {
+            let past = self.window(polled, rule, subject).unwrap();
+            past.placeholder = false;
+            past.absent_since = None;
+            self.record(polled, rule, subject, *seen);
+        }
+        for subject in self.subjects(rule).iter().filter(|subject| !listed.contains_key(*subject)) {
+            let past = self.window(polled, rule, subject).unwrap();
+            let (placeholder, its_own) = (past.placeholder, past.collector == polled.name);
+            match rule.expected().any(|expected| expected == subject) {
+                true if its_own => self.record(polled, rule, subject, Seen::Bad),
+                false if its_own || placeholder => self.missing(polled, rule, subject),
+                _ => {}
+            }
+        }
+    }
+
+    /// A good reading did not list this one.
+    fn missing(&mut self, polled: &Polled, rule: &Rule, subject: &str) {
+        let watched = self.time().watched;
+        let past = self.window(polled, rule, subject).unwrap();
+        let since = *past.absent_since.get_or_insert(watched);
+        let gone = past.placeholder || past.policy.severity != Severity::Critical || watched - since >= past.patience();
+        let stands = if past.last().is_some_and(|(_, seen)| seen == Seen::Bad) { Seen::Bad } else { Seen::Unanswered };
+        match gone {
+            true => drop(self.past.remove(&(rule.check.name, subject.to_owned()))),
+            false => self.record(polled, rule, subject, stands),
+        }
+    }
+
+    /// Whether this reading says enough to leave `starting`.
+    fn settle(&mut self, polled: &Polled, reading: &Reading) {
+        let enough = match &reading.outcome {
+            Ok(sample) => {
+                let seen: Vec<_> = polled.checks.iter().flat_map(|rule| critical(rule, &sample.points)).collect();
+                seen.is_empty() || seen.iter().any(|seen| seen.is_known())
+            }
+            Err(failure) => failure.cause == Cause::Denied,
+        };
+        if enough {
+            self.settled.insert(polled.name);
+        }
+        match &reading.outcome {
+            Err(failure) if failure.cause == Cause::Denied => self.denied.insert(polled.name),
+            _ => self.denied.remove(polled.name),
+        };
+    }
+
+    fn is_settled(&self, polled: &Polled) -> bool {
+        let waits = polled.checks.iter().flat_map(Rule::critical).map(|policy| polled.patience(policy)).max();
+        self.settled.contains(polled.name) || waits.is_none_or(|longest| self.time().watched >= longest)
+    }
+
+    fn conclude(&mut self) {
+        let overall = self.judge();
+        if overall != self.overall {
+            self.since = self.time().mono;
+        }
+        self.overall = overall;
+    }
+
+    fn judge(&self) -> Overall {
+        if self.overall == Overall::Starting && !self.collectors.iter().all(|polled| self.is_settled(polled)) {
+            return Overall::Starting;
+        }
+        let rules: Vec<_> = self.collectors.iter().flat_map(|polled| &polled.checks).chain(&self.own).collect();
+        if rules.iter().any(|rule| self.is_lost(rule)) {
+            return Overall::Unhealthy;
+        }
+        let degraded = !self.denied.is_empty() || rules.iter().any(|rule| self.degrades(rule));
+        if degraded { Overall::Degraded } else { Overall::Healthy }
+    }
+
+    fn of<'a>(&'a self, rule: &Rule, severity: Severity) -> impl Iterator<Item = &'a Past> {
+        let name = rule.check.name;
+        let of_check = self.past.iter().filter(move |((check, _), _)| *check == name).map(|(_, past)| past);
+        of_check.filter(move |past| past.policy.severity == severity)
+    }
+
+    /// Readiness is lost by this check.
+    fn is_lost(&self, rule: &Rule) -> bool {
+        let mut broken = self.of(rule, Severity::Critical).map(Past::underlying).filter(|state| is_broken(*state));
+        let stands = |past: &Past| matches!(past.underlying(), State::Ok | State::Failing);
+        match rule.policy.ready_needs {
+            ReadyNeeds::All => broken.next().is_some(),
+            ReadyNeeds::Any => broken.next().is_some() && !self.of(rule, Severity::Critical).any(stands),
+        }
+    }
+
+    /// Of a check by which readiness is not lost.
+    fn degrades(&self, rule: &Rule) -> bool {
+        let watched = self.time().watched;
+        let shown = |past: &Past| past.shown(watched);
+        let unsure = |state: State| is_broken(state) || matches!(state, State::Failing | State::Unknown);
+        self.of(rule, Severity::Critical).map(shown).any(unsure)
+            || self.of(rule, Severity::Warning).map(shown).any(|state| state == State::Failed)
+    }
+}
+
+fn is_broken(state: State) -> bool {
+    matches!(state, State::Failed | State::Recovering)
+}
+
+/// What a reading says of each subject that it lists.
+fn listed(rule: &Rule, points: &Points) -> BTreeMap<String, Seen> {
+    let mut listed = BTreeMap::new();
+    for point in points.0.iter().filter(|point| point.fact.is(rule.check.fact)) {
+        let (subject, seen) = (point.subject().to_string(), Seen::of(point.value, rule.check.bad));
+        if rule.policy(&subject).is_some() {
+            listed.entry(subject).and_modify(|other| *other = seen.worse(*other)).or_insert(seen);
+        }
+    }
+    listed
+}
+
+/// What a good reading says of the critical subjects that it lists, or that are expected of it.
+fn critical(rule: &Rule, points: &Points) -> Vec<Seen> {
+    if !rule.enabled {
+        return Vec::new();
+    }
+    let mut seen = listed(rule, points);
+    for expected in rule.expected() {
+        seen.entry(expected.clone()).or_insert(Seen::Bad);
+    }
+    let is_critical = |subject: &str| rule.policy(subject).is_some_and(|policy| policy.severity == Severity::Critical);
+    seen.into_iter().filter(|(subject, _)| is_critical(subject)).map(|(_, seen)| seen).collect()
+}

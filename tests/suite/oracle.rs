@@ -263,6 +263,13 @@ impl Past {
         self.policy.fail_ratio.is_some_and(|ratio| enough && unanswered as f64 / window.len() as f64 >= ratio)
     }
 
+    /// Whether, after that has failed it, at least half as many still go unanswered.
+    fn still_unanswered(&self, at: Duration) -> bool {
+        let window = self.window(at);
+        let unanswered = window.iter().filter(|(_, seen)| *seen == Seen::Unanswered).count();
+        self.policy.fail_ratio.is_some_and(|ratio| unanswered as f64 / window.len() as f64 >= ratio / 2.0)
+    }
+
     /// Since when it has been silent with breaks, if the unanswered observation just written down shows it.
     fn intermittent_since(&self, at: Duration) -> Option<Duration> {
         let window = self.window(at);
@@ -299,7 +306,8 @@ impl Past {
 
     fn observe(&mut self, time: Time, seen: Seen) {
         let lifted = self.silenced && self.long_silent(time.watched) && seen != Seen::Unanswered;
-        if lifted {
+        let first_known = seen.is_known() && !self.was_known();
+        if lifted || first_known {
             self.write(time, Event::Emptied);
         }
         self.write(time, Event::Seen(seen));
@@ -313,7 +321,7 @@ impl Past {
         match seen {
             Seen::Unanswered => self.notice(time.watched),
             Seen::Denied => self.silenced = false,
-            Seen::Ok | Seen::Bad => self.silenced &= !lifted && self.mostly_unanswered(time.mono),
+            Seen::Ok | Seen::Bad => self.silenced &= !lifted && self.still_unanswered(time.mono),
         }
     }
 
@@ -359,6 +367,7 @@ impl Past {
         let unseen = |(_, seen): (&Entry, Seen)| !seen.is_known() || self.is_stale(watched);
         match self.underlying() {
             State::Failed => State::Failed,
+            State::Recovering => State::Recovering,
             _ if self.last().is_some_and(unseen) => State::Unknown,
             base => base,
         }
@@ -435,7 +444,10 @@ impl Oracle {
         let time = self.time();
         for past in self.past.values_mut() {
             past.away(time, gap);
-            past.notice(time.watched);
+            // Time alone says nothing of one that the latest good reading did not list.
+            if past.absent_since.is_none() {
+                past.notice(time.watched);
+            }
         }
         self.conclude();
     }

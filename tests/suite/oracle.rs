@@ -420,7 +420,9 @@ impl Oracle {
         };
         for polled in oracle.collectors.clone() {
             for rule in polled.checks.iter().filter(|rule| rule.enabled) {
-                rule.named().iter().for_each(|subject| drop(oracle.window(&polled, rule, subject)));
+                for subject in rule.named() {
+                    oracle.window(&polled, rule, &subject);
+                }
                 oracle.make_placeholder(&polled, rule);
             }
         }

@@ -11,15 +11,34 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
-use crate::fact::{Check, Fact};
+use crate::fact::{Check, Fact, Span};
 use crate::host::Host;
 use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
+pub mod service;
+pub mod messages;
+pub mod usage;
+pub mod tasks;
+pub mod host_jobs;
+pub mod groups;
 pub mod exporter;
 
-/// Every collector there is.
-pub static ALL: &[Subsystem] = &[Subsystem::of::<exporter::Exporter>()];
+mod registered;
+
+#[cfg(test)]
+mod fixture;
+
+/// Every collector there is; `/status` has their sections in this order.
+pub static ALL: &[Subsystem] = &[
+    Subsystem::of::<service::Service>(),
+    Subsystem::of::<messages::Messages>(),
+    Subsystem::of::<usage::Usage>(),
+    Subsystem::of::<tasks::Tasks>(),
+    Subsystem::of::<host_jobs::HostJobs>(),
+    Subsystem::of::<groups::Groups>(),
+    Subsystem::of::<exporter::Exporter>(),
+];
 
 /// One subsystem: what it reads, what it says of it, what counts as bad.
 pub trait Collector: Sized + Send + 'static {
@@ -53,7 +72,7 @@ pub trait Collector: Sized + Send + 'static {
 }
 
 /// The table of one collector, still with its spans, so that a wrong key names its line.
-pub type Table = toml::Spanned<toml::de::DeTable<'static>>;
+pub type Table<'i> = toml::Spanned<toml::de::DeTable<'i>>;
 
 /// Builds a collector; called at start and again after a panic.
 pub type Build = Arc<dyn Fn(&Host, &Sources) -> Result<Option<Box<dyn Collect>>> + Send + Sync>;
@@ -66,7 +85,7 @@ pub struct Subsystem {
     pub facts: &'static [&'static Fact],
     pub checks: &'static [Check],
     /// Reads the collector's table (absent: its defaults) and says how to build it.
-    pub plan: fn(Option<Table>) -> Result<Build, toml::de::Error>,
+    pub plan: fn(Option<Table<'_>>) -> Result<Build, toml::de::Error>,
 }
 
 impl Subsystem {
@@ -82,7 +101,7 @@ impl Subsystem {
     }
 }
 
-fn plan<C: Collector>(table: Option<Table>) -> Result<Build, toml::de::Error> {
+fn plan<C: Collector>(table: Option<Table<'_>>) -> Result<Build, toml::de::Error> {
     let config = match table {
         Some(table) => C::Config::deserialize(toml::Deserializer::from(table))?,
         None => C::Config::default(),
@@ -104,7 +123,7 @@ impl<C: Collector> Collect for C {
         let work = self.collect(now);
         let section = runtime
             .block_on(async { tokio::time::timeout(timeout, work).await })
-            .map_err(|_| anyhow::anyhow!("timed out"))??;
+            .map_err(|_| anyhow::anyhow!("timed out after {}", Span(timeout)))??;
         let mut points = Points::default();
         C::points(&section, &mut points);
         Ok(Sample { section: to_raw_value(&section)?.into(), details: self.details(), points })

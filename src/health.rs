@@ -45,6 +45,19 @@ pub enum Overall {
     Unhealthy,
 }
 
+impl Overall {
+    pub const ALL: [Overall; 4] = [Overall::Starting, Overall::Healthy, Overall::Degraded, Overall::Unhealthy];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Overall::Starting => "starting",
+            Overall::Healthy => "healthy",
+            Overall::Degraded => "degraded",
+            Overall::Unhealthy => "unhealthy",
+        }
+    }
+}
+
 /// What one check says of one subject, and why.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {

@@ -1,9 +1,18 @@
-//! What a profile is: where one kind of agent host keeps things.
+//! What a profile is: where one kind of agent host keeps things, and how its installation is found.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+
+use crate::sample::Denied;
+use crate::source::http;
+use crate::source::process::{Cwd, Processes, Table};
+
+pub mod pynchy;
+pub mod running;
 
 /// A kind of agent host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,11 +21,26 @@ pub enum Profile {
     Pynchy,
 }
 
+/// The `[host]` table. All of it can be discovered.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub profile: Option<Profile>,
+    /// The folder it runs in.
+    pub root: Option<PathBuf>,
+    /// Base of its HTTP API; plain http.
+    pub url: Option<String>,
+    /// The file that holds its pid, relative to the root.
+    pub pid_file: Option<PathBuf>,
+    /// A word of its command line, or the end of one behind a `/`.
+    pub process: Option<String>,
+}
+
 /// The watched host: what its profile, the configuration and discovery say of it.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub profile: Profile,
-    /// The folder it runs in; everything of it hangs off this.
+    /// The folder it runs in, without links; everything of it hangs off this.
     pub root: PathBuf,
     /// Base of its HTTP API, without a trailing slash.
     pub url: String,
@@ -26,6 +50,8 @@ pub struct Host {
     pub process: ProcessRule,
     /// How often its scheduler looks for due tasks.
     pub scheduler_poll: Duration,
+    /// What its own configuration says beyond that.
+    pub layout: pynchy::Layout,
 }
 
 /// How the host's process is told from all others.
@@ -37,4 +63,238 @@ pub enum ProcessRule {
     PidFile(PathBuf),
     /// A word of its command line is this, or ends in `/` and this.
     Command(String),
+}
+
+/// Finds the host: the configured root, else the current folder if it is one, else the one whose process runs.
+///
+/// # Errors
+/// For the person who starts the sidecar: the root cannot be entered, nothing or more than one thing was found, the
+/// URL is none.
+pub fn find(config: &Config, processes: &Processes, cwd: &Path) -> Result<Host> {
+    let root = match &config.root {
+        Some(root) => enter(&cwd.join(root)).context("[host] root")?,
+        None if pynchy::is_root(cwd) => enter(cwd)?,
+        None => discover(&processes.list().context("look for a running host")?, cwd)?,
+    };
+    let mut host = pynchy::host(&root);
+    if let Some(url) = &config.url {
+        host.url = http::base(url).context("[host] url")?;
+    }
+    if let Some(rule) = process_rule(config, &root)? {
+        host.process = rule;
+    }
+    Ok(host)
+}
+
+fn process_rule(config: &Config, root: &Path) -> Result<Option<ProcessRule>> {
+    match (&config.pid_file, &config.process) {
+        (Some(_), Some(_)) => bail!("[host] has both `pid_file` and `process`: keep the one that names its process"),
+        (Some(file), None) => Ok(Some(ProcessRule::PidFile(root.join(file)))),
+        (None, Some(word)) if word.trim().is_empty() => bail!("[host] process: empty, it would match nothing"),
+        (None, Some(word)) => Ok(Some(ProcessRule::Command(word.clone()))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The folder without links, if it is one and may be entered.
+fn enter(root: &Path) -> Result<PathBuf> {
+    let naming = || format!("enter {}", root.display());
+    let real = root.canonicalize().with_context(naming)?;
+    if !real.is_dir() {
+        bail!("{}: it is not a folder", naming());
+    }
+    match real.join(".").metadata() {
+        Ok(_) => Ok(real),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            bail!(Denied(format!("{}: permission denied; run as the host's user or one that may read it", naming())))
+        }
+        Err(error) => Err(error).with_context(naming),
+    }
+}
+
+const CHOOSE: &str = "--host.root=FOLDER (or `root` in `[host]`, or AGENTHOST_HOST_ROOT)";
+
+fn discover(table: &Table, cwd: &Path) -> Result<PathBuf> {
+    let roots = running(table);
+    match roots.iter().collect::<Vec<_>>().as_slice() {
+        [] => bail!(nothing_found(table, cwd)),
+        [(root, _)] => enter(root),
+        several => bail!(
+            "{} hosts run here; choose one with {CHOOSE}:{}",
+            several.len(),
+            several
+                .iter()
+                .map(|(root, pid)| format!("\n  --host.root={} (pid {pid})", root.display()))
+                .collect::<String>()
+        ),
+    }
+}
+
+/// The root of each running host, with its pid; of several in one root the first, which started the others.
+fn running(table: &Table) -> BTreeMap<PathBuf, u32> {
+    let mut roots = BTreeMap::new();
+    for process in table.alive().filter(|process| process.runs(pynchy::PROGRAM)) {
+        if let Cwd::At(folder) = &process.cwd
+            && pynchy::is_root(folder)
+        {
+            roots.entry(folder.clone()).or_insert(process.pid());
+        }
+    }
+    roots
+}
+
+fn nothing_found(table: &Table, cwd: &Path) -> String {
+    let hidden = table.alive().find(|process| process.runs(pynchy::PROGRAM) && process.cwd == Cwd::Denied);
+    let hidden = hidden.map_or(String::new(), |process| {
+        format!(" (process {} looks like one, but we may not see its folder: run as its user)", process.pid())
+    });
+    format!(
+        "no host found: {} is no pynchy folder (it has no data/messages.db, nor a config.toml of pynchy beside a data \
+         folder), and no process `pynchy` runs in one{hidden}; name it with {CHOOSE}",
+        cwd.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::running::stage::{self, Running};
+    use crate::source::process::Process;
+
+    /// A folder that is a host's root.
+    fn root() -> (stage::Root, PathBuf) {
+        let root = stage::Root::new();
+        std::fs::create_dir(root.path.join("data")).unwrap();
+        std::fs::write(root.path.join("data/messages.db"), "").unwrap();
+        let path = root.path.clone();
+        (root, path)
+    }
+
+    fn at(root: &Path) -> Config {
+        Config { root: Some(root.to_owned()), ..Config::default() }
+    }
+
+    fn text(result: Result<impl std::fmt::Debug>) -> String {
+        format!("{:#}", result.unwrap_err())
+    }
+
+    fn located(config: &Config, cwd: &Path) -> Result<Host> {
+        find(config, &Processes::default(), cwd)
+    }
+
+    #[test]
+    fn a_configured_root_gives_everything() {
+        let (_folder, root) = root();
+        let host = located(&at(&root), Path::new("/")).unwrap();
+        assert_eq!(host.root, root);
+        assert_eq!(host.url, "http://127.0.0.1:8484");
+        assert_eq!(host.database, Some(root.join("data/messages.db")));
+        assert_eq!(host.process, ProcessRule::InRoot { program: "pynchy".to_owned() });
+        assert_eq!(host.scheduler_poll, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_configuration_wins_over_the_profile() {
+        let (_folder, root) = root();
+        std::fs::write(root.join("config.toml"), "[server]\nport = 9000\n").unwrap();
+        assert_eq!(located(&at(&root), Path::new("/")).unwrap().url, "http://127.0.0.1:9000");
+        let config = Config { url: Some("http://10.0.0.1:80/".to_owned()), ..at(&root) };
+        assert_eq!(located(&config, Path::new("/")).unwrap().url, "http://10.0.0.1:80");
+        let config = Config { pid_file: Some("run/pid".into()), ..at(&root) };
+        assert_eq!(located(&config, Path::new("/")).unwrap().process, ProcessRule::PidFile(root.join("run/pid")));
+        let config = Config { process: Some("hostd".to_owned()), ..at(&root) };
+        assert_eq!(located(&config, Path::new("/")).unwrap().process, ProcessRule::Command("hostd".to_owned()));
+    }
+
+    #[test]
+    fn a_relative_root_and_a_linked_one_lead_to_the_folder() {
+        let (_folder, root) = root();
+        std::os::unix::fs::symlink(&root, root.join("link")).unwrap();
+        for relative in [".", "link", "data/.."] {
+            assert_eq!(located(&at(Path::new(relative)), &root).unwrap().root, root, "{relative}");
+        }
+    }
+
+    #[test]
+    fn bad_roots_are_named() {
+        let (_folder, root) = root();
+        let missing = text(located(&at(&root.join("missing")), &root));
+        assert_eq!(
+            missing,
+            format!("[host] root: enter {}/missing: No such file or directory (os error 2)", root.display())
+        );
+        let file = text(located(&at(&root.join("data/messages.db")), &root));
+        assert_eq!(file, format!("[host] root: enter {}/data/messages.db: it is not a folder", root.display()));
+    }
+
+    #[test]
+    fn bad_urls_and_rules_are_named() {
+        let (_folder, root) = root();
+        let config = Config { url: Some("https://x".to_owned()), ..at(&root) };
+        assert_eq!(text(located(&config, &root)), "[host] url: `https://x`: https is not spoken yet, only http");
+        let config = Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..at(&root) };
+        assert!(text(located(&config, &root)).contains("both `pid_file` and `process`"));
+        let config = Config { process: Some(" ".to_owned()), ..at(&root) };
+        assert!(text(located(&config, &root)).starts_with("[host] process: empty"));
+    }
+
+    #[test]
+    fn the_table_refuses_what_it_does_not_know() {
+        assert!(toml::from_str::<Config>("rot = \"/x\"").unwrap_err().to_string().contains("unknown field `rot`"));
+        assert!(toml::from_str::<Config>("profile = \"openclaw\"").is_err());
+        let config: Config = toml::from_str("profile = \"pynchy\"\nroot = \"/x\"").unwrap();
+        assert_eq!((config.profile, config.root), (Some(Profile::Pynchy), Some("/x".into())));
+    }
+
+    /// The table as if only these ran: other hosts may run on this machine.
+    fn only(children: &[&Running]) -> Table {
+        let table = Processes::default().list().unwrap();
+        children.iter().map(|child| table.get(child.pid()).unwrap().clone()).collect()
+    }
+
+    #[test]
+    fn the_current_folder_is_taken_if_it_is_a_root() {
+        let (_folder, root) = root();
+        assert_eq!(located(&Config::default(), &root).unwrap().root, root);
+    }
+
+    #[test]
+    fn nothing_found_says_what_to_do() {
+        let elsewhere = stage::Root::new();
+        let stranger = elsewhere.host();
+        for table in [only(&[]), only(&[&stranger])] {
+            let none = text(discover(&table, &elsewhere.path));
+            assert!(none.starts_with("no host found: ") && none.contains("--host.root=FOLDER"), "{none}");
+            assert!(none.contains(elsewhere.path.to_str().unwrap()), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_host_of_another_user_is_hinted_at() {
+        let hidden = Process::imagined(7, 1, "python /p/bin/pynchy", Cwd::Denied);
+        let none = text(discover(&[hidden].into_iter().collect(), Path::new("/")));
+        assert!(none.contains("(process 7 looks like one, but we may not see its folder: run as its user)"), "{none}");
+    }
+
+    #[test]
+    fn a_running_host_is_found_and_of_two_none_is_guessed() {
+        let ((one, first), (two, second)) = (root(), root());
+        let (running, twin, other) = (one.host(), one.host(), two.host());
+        assert_eq!(discover(&only(&[&running, &twin]), Path::new("/")).unwrap(), first);
+
+        let both = text(discover(&only(&[&running, &other]), Path::new("/")));
+        assert!(both.starts_with("2 hosts run here; choose one with --host.root="), "{both}");
+        for (root, child) in [(&first, &running), (&second, &other)] {
+            assert!(both.contains(&format!("\n  --host.root={} (pid {})", root.display(), child.pid())), "{both}");
+        }
+    }
+
+    #[test]
+    fn a_killed_host_is_not_found() {
+        let (folder, root) = root();
+        let mut child = folder.host();
+        assert_eq!(discover(&only(&[&child]), Path::new("/")).unwrap(), root);
+        child.kill();
+        assert!(discover(&only(&[&child]), Path::new("/")).is_err());
+    }
 }

@@ -1,1 +1,217 @@
-fn main() {}
+//! argv -> configuration -> wire the river -> wait for a signal.
+
+mod cli;
+
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use agenthost_exporter::config::{Config, Planned};
+use agenthost_exporter::health::{Health, Watched};
+use agenthost_exporter::host::{self, Host};
+use agenthost_exporter::pulse::{self, Pulse};
+use agenthost_exporter::sample::Now;
+use agenthost_exporter::serve;
+use agenthost_exporter::show::{Show, status};
+use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
+use agenthost_exporter::source::Sources;
+use agenthost_exporter::tool::{self, demo};
+use anyhow::{Context, Result};
+use clap::Parser;
+use cli::{Cli, Command, ConfigAction, Flags};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// The configuration is wrong, or does not fit this machine.
+const REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli.flags);
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agenthost-exporter: {error:#}");
+            ExitCode::from(if error.is::<Refused>() { REFUSED } else { 1 })
+        }
+    }
+}
+
+/// Marks an error that no restart can mend.
+#[derive(Debug)]
+struct Refused(anyhow::Error);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn refused(error: anyhow::Error) -> anyhow::Error {
+    Refused(error).into()
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
+        Some(Command::DemoHost { root, port }) => demo::host(root, *port),
+        Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
+        Some(Command::Demo) => with_demo(&cli.flags),
+        None => watch(configure(&cli.flags)?, cli.flags.once),
+    }
+}
+
+/// A closed pipe is the reader's business.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to standard output"),
+    }
+}
+
+fn configure(flags: &Flags) -> Result<Config> {
+    Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)
+}
+
+fn check(flags: &Flags) -> Result<()> {
+    configure(flags)?;
+    print("the configuration is good\n")
+}
+
+fn with_demo(flags: &Flags) -> Result<()> {
+    let mut config = configure(flags)?;
+    let demo = demo::Demo::start(0)?;
+    config.host.root = Some(demo.root().to_owned());
+    config.host.url = Some(demo.url().to_owned());
+    print(&demo.story())?;
+    let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
+    print(&format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or ")))?;
+    watch(config, flags.once)
+}
+
+/// Runs until a signal. Threads that hang in a source are left behind: they must not keep the process.
+fn watch(config: Config, once: bool) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let stop = signals()?;
+        let listeners = if once { Vec::new() } else { listen(&config.web).await? };
+        let current = wire(config)?;
+        if once { print_once(&current).await } else { serve_until(stop, listeners, &current).await }
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+async fn listen(web: &serve::Config) -> Result<Vec<tokio::net::TcpListener>> {
+    let mut listeners = Vec::new();
+    for &address in &web.listen {
+        listeners.push(serve::listen(address).await?);
+    }
+    Ok(listeners)
+}
+
+/// Starts every collector's loop and the river they flow into.
+fn wire(config: Config) -> Result<Current> {
+    let (now, sources) = (Now::read(), Sources::default());
+    let folder = std::env::current_dir().context("find the current folder")?;
+    let host = host::find(&config.host, &sources.processes, &folder).map_err(refused)?;
+    let mut pulses = Vec::new();
+    for Planned { subsystem, interval, timeout, build } in config.collectors {
+        let pulse = Pulse::new(subsystem.name, interval, timeout, build, &host, &sources).map_err(refused)?;
+        pulses.extend(pulse.map(|pulse| (subsystem, pulse)));
+    }
+    let watched = pulses.iter().map(|(subsystem, pulse)| watched(subsystem.checks, pulse)).collect();
+    let health = Health::new(now, watched, pulse::CHECKS, &config.checks);
+    let seen =
+        pulses.iter().map(|(_, pulse)| Seen::nothing(pulse.name(), pulse.interval, health.fresh_for(pulse.name())));
+    let river = River::new(now, sidecar(now, &host), seen.collect(), health);
+    let current = river.current();
+    let (sender, readings) = mpsc::channel(64);
+    for (_, pulse) in pulses {
+        tokio::spawn(pulse.run(sender.clone()));
+    }
+    tokio::spawn(river.flow(readings));
+    tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
+    Ok(current)
+}
+
+fn watched(checks: &'static [agenthost_exporter::fact::Check], pulse: &Pulse) -> Watched {
+    Watched { name: pulse.name(), interval: pulse.interval, timeout: pulse.timeout, checks: checks.iter().collect() }
+}
+
+fn sidecar(now: Now, host: &Host) -> Sidecar {
+    Sidecar {
+        version: env!("CARGO_PKG_VERSION"),
+        arch: std::env::consts::ARCH,
+        profile: host.profile,
+        root: host.root.display().to_string(),
+        started_at: now.wall,
+    }
+}
+
+async fn serve_until(
+    stop: impl Future<Output = ()>,
+    listeners: Vec<tokio::net::TcpListener>,
+    current: &Current,
+) -> Result<()> {
+    let show = Show::new(current)?;
+    let (ending, _) = tokio::sync::watch::channel(false);
+    let mut servers = tokio::task::JoinSet::new();
+    for listener in listeners {
+        tracing::info!(address = %listener.local_addr()?, "listening");
+        let mut ended = ending.subscribe();
+        let stop = async move { drop(ended.wait_for(|ended| *ended).await) };
+        servers.spawn(serve::serve(listener, show.clone(), stop));
+    }
+    stop.await;
+    ending.send_replace(true);
+    servers.join_all().await;
+    Ok(())
+}
+
+/// Waits until every collector has looked once; each answers within its time-out.
+async fn print_once(current: &Current) -> Result<()> {
+    let seen = |snapshot: &Snapshot| snapshot.collectors.iter().all(|seen| seen.last.is_some());
+    while !seen(&current.get()) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let json = serde_json::to_string_pretty(&status::Status(&current.get()))?;
+    print(&(json + "\n"))
+}
+
+/// Resolves at SIGTERM or SIGINT; the handlers stand before this returns.
+fn signals() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+    })
+}
+
+fn log(flags: &Flags) {
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::prelude::*;
+    let level = match flags.log_level {
+        cli::Level::Debug => LevelFilter::DEBUG,
+        cli::Level::Info => LevelFilter::INFO,
+        cli::Level::Warn => LevelFilter::WARN,
+        cli::Level::Error => LevelFilter::ERROR,
+    };
+    let registry = tracing_subscriber::registry().with(level);
+    match flags.log_format {
+        cli::Format::Logfmt => registry.with(tracing_logfmt::builder().layer().with_writer(std::io::stderr)).init(),
+        cli::Format::Json => {
+            registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).init();
+        }
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        // Where, but not what: a panic's words may quote what was read.
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place = place.as_deref(), "panic: a defect of this program");
+    }));
+}

@@ -1,5 +1,461 @@
-//! HTTP to the host and to what stands around it: bounded in time and size.
+//! HTTP to the host and to what stands around it: one GET, bounded in time and size, no redirect followed.
+//!
+//! Each request has a connection of its own: a host that restarts is then seen at once. What the other side sends
+//! reaches no error text.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, pending};
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, USER_AGENT};
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+const BODY_LIMIT: usize = 1024 * 1024;
+const AGENT: &str = concat!("agenthost-exporter/", env!("CARGO_PKG_VERSION"));
 
 /// A client. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Http {}
+
+/// How long a request may take in all, and how many bytes its answer may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub time: Duration,
+    pub body: usize,
+}
+
+impl Limits {
+    /// At most this long, and 1 MiB.
+    pub fn within(time: Duration) -> Limits {
+        Limits { time, body: BODY_LIMIT }
+    }
+}
+
+/// An answer, whatever its status.
+pub struct Answer {
+    pub status: u16,
+    /// From before connecting until the body was there.
+    pub took: Duration,
+    is_json: bool,
+    body: Bytes,
+}
+
+/// The body may hold anything: it does not show.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}, {} bytes, {:?}", self.status, self.body.len(), self.took)
+    }
+}
+
+impl Answer {
+    /// Reads the body as JSON.
+    ///
+    /// # Errors
+    /// The content type does not say JSON, it is none, or it has another shape. The text names the place, never the
+    /// content.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        if !self.is_json {
+            bail!("answered with status {} and something that is not called JSON", self.status);
+        }
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let fault = if error.is_data() { "JSON of another shape" } else { "invalid JSON" };
+            anyhow!(
+                "answered with status {} and {fault} (line {} column {})",
+                self.status,
+                error.line(),
+                error.column()
+            )
+        })
+    }
+}
+
+/// The start of an answer: enough to know that there is one.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    pub status: u16,
+    pub took: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// Nobody listens there.
+    Refused,
+    /// `connected`: it was accepted and then stayed silent, or dripped.
+    TimedOut { connected: bool },
+    /// The body is longer than the limit.
+    TooLarge,
+    /// It could not be asked: no such name, no route.
+    Unreachable(String),
+    /// Somebody listens, and it is not HTTP or ends too early; or the request is none.
+    Broken(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Refused => f.write_str("refused"),
+            Error::TimedOut { connected: true } => f.write_str("timed out"),
+            Error::TimedOut { connected: false } => f.write_str("timed out while connecting"),
+            Error::TooLarge => f.write_str("the answer is too large"),
+            Error::Unreachable(text) | Error::Broken(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Http {
+    /// Gets the whole answer.
+    ///
+    /// # Errors
+    /// See [`Error`]. A status of 400 and above is an answer.
+    pub async fn get(&self, url: &str, headers: &[(&str, &str)], limits: Limits) -> Result<Answer, Error> {
+        let begun = Instant::now();
+        let (head, body) = talk(url, headers, begun + limits.time, Some(limits.body)).await?;
+        Ok(Answer { status: head.status.as_u16(), took: begun.elapsed(), is_json: is_json(&head.headers), body })
+    }
+
+    /// Waits for the head of an answer only: whether somebody answers does not depend on what.
+    ///
+    /// # Errors
+    /// See [`Error`]; never `TooLarge`.
+    pub async fn probe(&self, url: &str, time: Duration) -> Result<Head, Error> {
+        let begun = Instant::now();
+        let (head, _) = talk(url, &[], begun + time, None).await?;
+        Ok(Head { status: head.status.as_u16(), took: begun.elapsed() })
+    }
+}
+
+/// Checks the base of an API and returns it without a trailing slash.
+///
+/// # Errors
+/// For the person who wrote it: not a URL, https, user and password, a query or fragment.
+pub fn base(url: &str) -> Result<String> {
+    let (uri, _) = parse(url).map_err(|error| anyhow!("{error}"))?;
+    if uri.query().is_some() || url.contains('#') {
+        bail!("the base URL `{url}` has a query or a fragment: give scheme, host, port and path only");
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+/// A URL and the name to connect to.
+fn parse(url: &str) -> Result<(Uri, String), Error> {
+    let broken = |text: String| Err(Error::Broken(text));
+    if url.contains('@') {
+        return broken("a URL with user and password is not taken: it would be shown".to_owned());
+    }
+    let Ok(uri) = url.parse::<Uri>() else { return broken(format!("`{url}` is not a URL")) };
+    // Without this a port that is none would silently be port 80.
+    if uri.port_u16().is_none() && uri.authority().map(|authority| authority.as_str()) != uri.host() {
+        return broken(format!("`{url}` is not a URL: its port is no number from 0 to 65535"));
+    }
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(host)) if !host.is_empty() => {
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            Ok((uri, host))
+        }
+        (Some("https"), _) => broken(format!("`{url}`: https is not spoken yet, only http")),
+        _ => broken(format!("`{url}` is not a URL of the form http://host:port")),
+    }
+}
+
+type Parts = hyper::http::response::Parts;
+
+/// Connects, asks, and reads at most `limit` bytes of the body; none without a limit.
+async fn talk(
+    url: &str,
+    headers: &[(&str, &str)],
+    deadline: Instant,
+    limit: Option<usize>,
+) -> Result<(Parts, Bytes), Error> {
+    let (uri, host) = parse(url)?;
+    let request = request(&uri, headers)?;
+    let address = (host.as_str(), uri.port_u16().unwrap_or(80));
+    let connected = timeout_at(deadline, TcpStream::connect(address)).await;
+    let stream = connected.map_err(|_| Error::TimedOut { connected: false })?.map_err(|error| not_connected(&error))?;
+    let exchanged = timeout_at(deadline, exchange(stream, request, limit)).await;
+    exchanged.map_err(|_| Error::TimedOut { connected: true })?
+}
+
+fn request(uri: &Uri, headers: &[(&str, &str)]) -> Result<Request<Empty<Bytes>>, Error> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let standard = [(HOST.as_str(), authority), (USER_AGENT.as_str(), AGENT), (CONNECTION.as_str(), "close")];
+    let request =
+        standard.iter().chain(headers).fold(Request::get(path), |request, &(name, value)| request.header(name, value));
+    // Which header it was is not said: its value may be a key.
+    request.body(Empty::new()).map_err(|_| Error::Broken("a header has characters that HTTP does not allow".to_owned()))
+}
+
+fn not_connected(error: &std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Error::Refused,
+        ErrorKind::TimedOut => Error::TimedOut { connected: false },
+        _ => Error::Unreachable(format!("connect: {error}")),
+    }
+}
+
+async fn exchange(
+    stream: TcpStream,
+    request: Request<Empty<Bytes>>,
+    limit: Option<usize>,
+) -> Result<(Parts, Bytes), Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let asking = async {
+        let (head, body) = sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();
+        let body = match limit {
+            Some(limit) => whole(body, limit).await?,
+            None => Bytes::new(),
+        };
+        Ok((head, body))
+    };
+    // Driven here and not spawned: a request that is dropped closes its connection.
+    tokio::select! {
+        biased;
+        done = asking => done,
+        never = driving(connection) => match never {},
+    }
+}
+
+/// The connection may be done before the answer has been taken from it, and tells its errors to the request.
+async fn driving(connection: impl Future) -> Infallible {
+    connection.await;
+    pending().await
+}
+
+async fn whole(body: Incoming, limit: usize) -> Result<Bytes, Error> {
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Error::TooLarge),
+        Err(_) => Err(Error::Broken("the answer ends too early or is not HTTP".to_owned())),
+    }
+}
+
+fn broken(error: &hyper::Error) -> Error {
+    let text = if error.is_parse() {
+        "answers, but not with HTTP"
+    } else if error.is_incomplete_message() {
+        "closed the connection without an answer"
+    } else {
+        "the connection broke off before an answer"
+    };
+    Error::Broken(text.to_owned())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream as Socket};
+    use std::sync::mpsc;
+
+    const SHORT: Duration = Duration::from_millis(200);
+
+    fn wait<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    /// Serves one connection with `act`, which gets the request's head; returns the URL.
+    fn serve(act: impl FnOnce(Socket, String) + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && socket.read(&mut byte).unwrap_or(0) > 0 {
+                head.push(byte[0]);
+            }
+            act(socket, String::from_utf8(head).unwrap());
+        });
+        url
+    }
+
+    fn answering(text: &str) -> String {
+        let text = text.to_owned();
+        serve(move |mut socket, _| socket.write_all(text.as_bytes()).unwrap())
+    }
+
+    fn get(url: &str) -> Result<Answer, Error> {
+        wait(Http::default().get(url, &[], Limits::within(Duration::from_secs(20))))
+    }
+
+    fn get_briefly(url: &str) -> Result<Answer, Error> {
+        wait(Http::default().get(url, &[], Limits::within(SHORT)))
+    }
+
+    fn broken(url: &str) -> String {
+        match get(url) {
+            Err(Error::Broken(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn reply(kind: &str, body: &str) -> String {
+        let length = body.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
+    }
+
+    #[test]
+    fn asks_with_host_and_agent_and_the_given_headers() {
+        let (tell, told) = mpsc::channel();
+        let url = serve(move |mut socket, head| {
+            tell.send(head).unwrap();
+            socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+        });
+        let headers = [("Authorization", "Bearer k")];
+        let path = format!("{url}/a/b?c=d");
+        let answer = wait(Http::default().get(&path, &headers, Limits::within(Duration::from_secs(5)))).unwrap();
+        assert_eq!(answer.status, 404);
+        let head = told.recv().unwrap();
+        assert!(head.starts_with("GET /a/b?c=d HTTP/1.1\r\n"), "{head}");
+        let host = url.trim_start_matches("http://");
+        for line in [&format!("host: {host}"), "authorization: Bearer k", &format!("user-agent: {AGENT}")] {
+            assert!(head.contains(&format!("{line}\r\n")), "{line} in {head}");
+        }
+    }
+
+    #[test]
+    fn json_is_read_if_it_is_called_so() {
+        for kind in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
+            let answer = get(&answering(&reply(kind, r#"{"a": 1}"#))).unwrap();
+            assert_eq!(answer.json::<serde_json::Value>().unwrap()["a"], 1, "{kind}");
+        }
+        let page = get(&answering(&reply("text/html", r#"{"a": 1}"#))).unwrap();
+        assert_eq!(page.status, 200);
+        assert!(page.json::<serde_json::Value>().unwrap_err().to_string().contains("not called JSON"));
+    }
+
+    #[test]
+    fn faults_in_json_are_told_without_its_content() {
+        let answer = get(&answering(&reply("application/json", "{\"a\": secret}"))).unwrap();
+        let text = format!("{:#}", answer.json::<serde_json::Value>().unwrap_err());
+        assert_eq!(text, "answered with status 200 and invalid JSON (line 1 column 7)");
+        let answer = get(&answering(&reply("application/json", "\"secret\""))).unwrap();
+        let text = format!("{:#} {answer:?}", answer.json::<u32>().unwrap_err());
+        assert!(text.contains("JSON of another shape") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn chunks_are_put_together() {
+        let chunks = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+            2\r\n[1\r\n3\r\n,2]\r\n0\r\n\r\n";
+        assert_eq!(get(&answering(chunks)).unwrap().json::<Vec<u32>>().unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_body_without_length_ends_with_the_connection() {
+        let text = "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n[1,2]";
+        assert_eq!(get(&answering(text)).unwrap().json::<Vec<u32>>().unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn nobody_there_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        assert_eq!(get(&url).unwrap_err(), Error::Refused);
+    }
+
+    #[test]
+    fn silence_and_drips_time_out_connected() {
+        let (done, wait_for_it) = mpsc::channel::<()>();
+        let silent = serve(move |_socket, _| {
+            let _ = wait_for_it.recv();
+        });
+        assert_eq!(get_briefly(&silent).unwrap_err(), Error::TimedOut { connected: true });
+        drop(done);
+        let drip = || {
+            serve(|mut socket, _| {
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
+                while socket.write_all(b"x").is_ok() {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            })
+        };
+        assert_eq!(get_briefly(&drip()).unwrap_err(), Error::TimedOut { connected: true });
+        assert_eq!(wait(Http::default().probe(&drip(), Duration::from_secs(20))).unwrap().status, 200);
+    }
+
+    #[test]
+    fn closing_and_garbage_are_broken() {
+        assert_eq!(broken(&serve(|_, _| ())), "closed the connection without an answer");
+        assert_eq!(broken(&answering("SSH-2.0-secret\r\n\r\n")), "answers, but not with HTTP");
+        let noise = serve(|mut socket, _| drop(socket.write_all(&[0xff; 100_000])));
+        assert!(!broken(&noise).is_empty());
+        let cut = answering("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsecret");
+        assert_eq!(broken(&cut), "the answer ends too early or is not HTTP");
+        let bad_chunk = answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n");
+        assert_eq!(broken(&bad_chunk), "the answer ends too early or is not HTTP");
+    }
+
+    #[test]
+    fn a_huge_body_is_left_where_it_is() {
+        let (tell, told) = mpsc::channel();
+        let url = serve(move |mut socket, _| {
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n");
+            let megabyte = vec![b' '; 1 << 20];
+            let sent = (0..50).take_while(|_| socket.write_all(&megabyte).is_ok()).count();
+            tell.send(sent).unwrap();
+        });
+        assert_eq!(get(&url).unwrap_err(), Error::TooLarge);
+        assert!(told.recv().unwrap() < 50, "the client must hang up");
+    }
+
+    #[test]
+    fn a_redirect_is_an_answer() {
+        let answer =
+            get(&answering("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(answer.unwrap().status, 302);
+    }
+
+    #[test]
+    fn names_that_do_not_exist_are_unreachable() {
+        assert!(matches!(get("http://nowhere.invalid:80/").unwrap_err(), Error::Unreachable(_)));
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        assert_eq!(base("http://127.0.0.1:8484/").unwrap(), "http://127.0.0.1:8484");
+        assert_eq!(base("http://[::1]:8484/api").unwrap(), "http://[::1]:8484/api");
+        for (url, says) in [
+            ("https://host", "https is not spoken yet"),
+            ("host:8484", "of the form http://host:port"),
+            ("ftp://host", "of the form http://host:port"),
+            ("http://", "is not a URL"),
+            ("", "is not a URL"),
+            ("http://host/?a=b", "query or a fragment"),
+            ("http://host:99999", "is not a URL"),
+        ] {
+            let text = base(url).unwrap_err().to_string();
+            assert!(text.contains(says), "{url}: {text}");
+        }
+        let text = base("http://me:secret@host").unwrap_err().to_string();
+        assert!(text.contains("user and password") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn bad_headers_are_refused_unseen() {
+        let answer = wait(Http::default().get("http://127.0.0.1:1", &[("a", "secret\r\n")], Limits::within(SHORT)));
+        let Err(Error::Broken(text)) = answer else { panic!("{answer:?}") };
+        assert!(!text.contains("secret"));
+    }
+}

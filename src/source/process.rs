@@ -1,5 +1,471 @@
-//! Processes of this machine, by (pid, start time).
+//! Processes of this machine, by (pid, start time). Linux first: elsewhere no process is seen, and said to be so.
+//!
+//! sysinfo lists them; what it rounds or leaves out (start times, why a folder is not known, open files) is read from
+//! `/proc`. Command lines serve for matching only and never leave this file.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use jiff::{SignedDuration, Timestamp};
+use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
 /// The process table. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Processes {}
+
+/// What tells a process from a later one that got its pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    pub pid: u32,
+    /// Clock ticks since boot.
+    start: u64,
+}
+
+/// One process at one moment.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub identity: Identity,
+    pub parent: Option<u32>,
+    /// As the kernel calls it: at most 15 bytes.
+    pub name: String,
+    pub cwd: Cwd,
+    /// False for a zombie: it only waits to be reaped.
+    pub alive: bool,
+    /// Boot time plus ticks: the same at every reading while nobody sets the wall clock.
+    pub started: Timestamp,
+    words: Words,
+}
+
+/// The working folder of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cwd {
+    At(PathBuf),
+    /// It belongs to another user: it has one, and we may not know which.
+    Denied,
+    /// None: a zombie, a kernel thread, or it ended while we looked.
+    Gone,
+}
+
+/// A command line. It may hold keys, so it shows only its length.
+#[derive(Clone, PartialEq, Eq)]
+struct Words(Vec<OsString>);
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} words", self.0.len())
+    }
+}
+
+/// All processes but our own, by pid.
+#[derive(Debug, Clone, Default)]
+pub struct Table(BTreeMap<u32, Process>);
+
+/// What this process uses. What cannot be read is `None`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Own {
+    pub cpu_seconds: Option<f64>,
+    pub resident_bytes: Option<u64>,
+    pub virtual_bytes: Option<u64>,
+    pub open_fds: Option<u64>,
+    /// The soft limit; `None` also where there is none.
+    pub max_fds: Option<u64>,
+    pub started: Option<Timestamp>,
+    pub threads: Option<u64>,
+}
+
+impl Processes {
+    /// Lists every process that can be seen, without threads; about 50 microseconds each.
+    ///
+    /// # Errors
+    /// The boot time or the table cannot be read.
+    pub fn list(&self) -> Result<Table> {
+        let boot = boot_time()?;
+        let mut system = System::new().map_err(|error| anyhow!("list the processes: {error}"))?;
+        // Not OnlyIfNotSet and not kept: between fork and exec a process shows the command line of its parent.
+        let kind = ProcessRefreshKind::nothing().without_tasks().with_cmd(UpdateKind::Always);
+        system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
+        let seen = system.processes().values().filter(|seen| seen.pid().as_u32() != std::process::id());
+        Ok(seen.filter_map(|seen| Process::complete(seen, boot)).collect())
+    }
+
+    /// What this process itself uses.
+    pub fn own(&self) -> Own {
+        let stat = Stat::read("self").ok();
+        let started = stat.and_then(|stat| stat.started(boot_time().ok()?));
+        Own {
+            cpu_seconds: stat.map(|stat| stat.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
+            resident_bytes: stat.map(|stat| stat.resident_pages * rustix::param::page_size() as u64),
+            virtual_bytes: stat.map(|stat| stat.virtual_bytes),
+            open_fds: open_fds(),
+            max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+            started,
+            threads: stat.map(|stat| stat.threads),
+        }
+    }
+}
+
+/// Looking opens one itself, which does not count.
+fn open_fds() -> Option<u64> {
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    (open as u64).checked_sub(1)
+}
+
+impl Process {
+    /// `None` if it ended while we looked.
+    fn complete(seen: &sysinfo::Process, boot: Timestamp) -> Option<Process> {
+        let pid = seen.pid().as_u32();
+        let stat = Stat::read(&pid.to_string()).ok()?;
+        Some(Process {
+            identity: Identity { pid, start: stat.start_ticks },
+            parent: seen.parent().map(sysinfo::Pid::as_u32),
+            name: seen.name().to_string_lossy().into_owned(),
+            cwd: Cwd::of(pid),
+            alive: !matches!(seen.status(), ProcessStatus::Zombie | ProcessStatus::Dead),
+            started: stat.started(boot)?,
+            words: Words(seen.cmd().to_vec()),
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
+    /// Whether it runs this program: itself, or as the script of an interpreter (`python /venv/bin/pynchy`,
+    /// `python -m pynchy`, `uv run pynchy`). An editor that has a file of this name open does not.
+    pub fn runs(&self, program: &str) -> bool {
+        runs(&self.words.0, program)
+    }
+
+    /// Whether a word of its command line is this, or ends in `/` and this.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.words.0.iter().any(|seen| is_called(seen, word))
+    }
+
+    /// Whether it is a fork of the other: a helper that has not (yet) become another program.
+    pub fn is_fork_of(&self, other: &Process) -> bool {
+        self.parent == Some(other.pid()) && self.words == other.words
+    }
+}
+
+#[cfg(test)]
+impl Process {
+    /// One that no machine has, for what tests cannot stage: foreign users, hidden processes.
+    pub(crate) fn imagined(pid: u32, parent: u32, line: &str, cwd: Cwd) -> Process {
+        Process {
+            identity: Identity { pid, start: pid.into() },
+            parent: Some(parent),
+            name: String::new(),
+            cwd,
+            alive: true,
+            started: Timestamp::UNIX_EPOCH,
+            words: Words(line.split(' ').map(OsString::from).collect()),
+        }
+    }
+}
+
+impl Cwd {
+    fn of(pid: u32) -> Cwd {
+        match std::fs::read_link(format!("/proc/{pid}/cwd")) {
+            Ok(path) => Cwd::At(path),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Cwd::Denied,
+            Err(_) => Cwd::Gone,
+        }
+    }
+}
+
+impl FromIterator<Process> for Table {
+    fn from_iter<I: IntoIterator<Item = Process>>(processes: I) -> Table {
+        Table(processes.into_iter().map(|process| (process.pid(), process)).collect())
+    }
+}
+
+impl Table {
+    pub fn get(&self, pid: u32) -> Option<&Process> {
+        self.0.get(&pid)
+    }
+
+    /// Those that are more than a corpse.
+    pub fn alive(&self) -> impl Iterator<Item = &Process> {
+        self.0.values().filter(|process| process.alive)
+    }
+
+    /// Its parent, its parent's parent and so on.
+    pub fn ancestors<'a>(&'a self, process: &'a Process) -> impl Iterator<Item = &'a Process> {
+        let parent = |process: &&Process| self.get(process.parent?);
+        // The table was not read at one moment, so a loop is thinkable.
+        std::iter::successors(Some(process), parent).skip(1).take(1000)
+    }
+
+    /// Whether one that is not listed does not exist. Without the first process we see only a part of the machine:
+    /// `hidepid`, or a container of our own.
+    pub fn is_complete(&self) -> bool {
+        self.0.contains_key(&1)
+    }
+}
+
+/// Interpreters and launchers: their command line names the program that counts.
+const LAUNCHERS: &[&str] = &["python", "pypy", "uv", "poetry", "pdm", "node", "bun", "deno", "bash", "sh", "env"];
+
+/// Options of launchers that take the next word.
+const WITH_VALUE: &[&str] = &["-X", "-W", "--python", "-p", "--with", "--extra", "--group", "--env-file", "--project"];
+
+fn runs(words: &[OsString], program: &str) -> bool {
+    let Some((first, rest)) = words.split_first() else { return false };
+    is_called(first, program) || (is_launcher(first) && launched(rest).is_some_and(|word| is_called(word, program)))
+}
+
+fn is_launcher(word: &OsStr) -> bool {
+    let name = Path::new(word).file_name().unwrap_or(word).to_string_lossy();
+    // `python3.12` is a python.
+    LAUNCHERS.contains(&name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.'))
+}
+
+/// The first word that is neither an option nor a subcommand of the launcher.
+fn launched(words: &[OsString]) -> Option<&OsString> {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("run") => {}
+            Some(option) if WITH_VALUE.contains(&option) => drop(words.next()),
+            Some(option) if option.starts_with('-') => {}
+            _ => return Some(word),
+        }
+    }
+    None
+}
+
+fn is_called(word: &OsStr, name: &str) -> bool {
+    let word = word.as_bytes();
+    word.strip_suffix(name.as_bytes()).is_some_and(|folder| folder.is_empty() || folder.ends_with(b"/"))
+        // An option such as `--root=/srv/name` is not a program.
+        && !word.starts_with(b"-")
+}
+
+/// What we use of `/proc/<pid>/stat`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Stat {
+    cpu_ticks: u64,
+    threads: u64,
+    start_ticks: u64,
+    virtual_bytes: u64,
+    resident_pages: u64,
+}
+
+impl Stat {
+    fn read(pid: &str) -> Result<Stat> {
+        let path = format!("/proc/{pid}/stat");
+        let bytes = std::fs::read(&path).with_context(|| format!("read {path}"))?;
+        Stat::parse(&bytes).with_context(|| format!("read {path}: not as proc(5) says"))
+    }
+
+    /// The name stands in parentheses and may hold anything, `)` and line feeds too: what counts follows the last one.
+    fn parse(bytes: &[u8]) -> Option<Stat> {
+        let name_ends = bytes.iter().rposition(|&byte| byte == b')')?;
+        let rest = std::str::from_utf8(&bytes[name_ends + 1..]).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // Field 3 of proc(5), the state, is the first here.
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        Some(Stat {
+            cpu_ticks: field(14)?.checked_add(field(15)?)?,
+            threads: field(20)?,
+            start_ticks: field(22)?,
+            virtual_bytes: field(23)?,
+            resident_pages: field(24)?,
+        })
+    }
+
+    fn started(self, boot: Timestamp) -> Option<Timestamp> {
+        let hertz = rustix::param::clock_ticks_per_second();
+        let nanos = self.start_ticks % hertz * 1_000_000_000 / hertz;
+        let since_boot = SignedDuration::new(i64::try_from(self.start_ticks / hertz).ok()?, i32::try_from(nanos).ok()?);
+        boot.checked_add(since_boot).ok()
+    }
+}
+
+/// From the kernel, so that start times do not tremble as two clocks read one after the other would; whole seconds.
+fn boot_time() -> Result<Timestamp> {
+    let text = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    parse_boot_time(&text).context("read /proc/stat: no boot time")
+}
+
+fn parse_boot_time(text: &str) -> Option<Timestamp> {
+    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Timestamp::from_second(seconds.trim().parse().ok()?).ok()
+}
+
+/// What a pid file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PidFile {
+    pub pid: u32,
+    pub written: Timestamp,
+}
+
+impl PidFile {
+    /// Reads it; `None` if there is none.
+    ///
+    /// # Errors
+    /// It may not be read, or holds no pid.
+    pub fn read(path: &Path) -> Result<Option<PidFile>> {
+        let naming = || format!("read {}", path.display());
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(naming),
+        };
+        let pid = text.trim().parse().with_context(|| format!("{}: no pid in it", naming()))?;
+        let written = std::fs::metadata(path).and_then(|data| data.modified()).with_context(naming)?;
+        Ok(Some(PidFile { pid, written: written.try_into().with_context(naming)? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    /// A child that ends with the test.
+    struct Sleeper(Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn sleeper(cwd: &Path) -> Sleeper {
+        Sleeper(Command::new("sleep").arg("61.725").current_dir(cwd).spawn().unwrap())
+    }
+
+    #[test]
+    fn a_program_runs_only_where_its_word_is_a_program() {
+        for line in [
+            "pynchy",
+            "/srv/bin/pynchy --debug",
+            "/usr/bin/python3.12 /srv/.venv/bin/pynchy",
+            "python -X dev -m pynchy",
+            "uv run pynchy",
+            "uv run --python 3.12 --frozen pynchy",
+        ] {
+            assert!(runs(&words(line), "pynchy"), "{line}");
+        }
+        for line in [
+            "vim src/pynchy",
+            "grep -r pynchy .",
+            "python -m pytest src/pynchy",
+            "uv run pytest src/pynchy",
+            "agenthost-exporter --host.root=/srv/pynchy",
+            "bash -c pynchyd",
+            "python notpynchy",
+            "python --root=/srv/pynchy",
+            "",
+        ] {
+            assert!(!runs(&words(line), "pynchy"), "{line}");
+        }
+        assert!(!runs(&[], "pynchy"));
+    }
+
+    #[test]
+    fn a_child_is_listed_with_parent_folder_and_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Timestamp::now();
+        let child = sleeper(folder.path());
+        let table = Processes::default().list().unwrap();
+        let seen = table.get(child.0.id()).unwrap();
+        assert_eq!((seen.parent, seen.name.as_str(), seen.alive), (Some(std::process::id()), "sleep", true));
+        assert_eq!(seen.cwd, Cwd::At(folder.path().canonicalize().unwrap()));
+        assert!(seen.runs("sleep") && seen.mentions("61.725") && !seen.mentions("725"));
+        // The boot time is in whole seconds.
+        assert!(seen.started.duration_since(before).abs() < SignedDuration::from_secs(3), "{}", seen.started);
+        assert!(table.get(std::process::id()).is_none());
+    }
+
+    #[test]
+    fn identities_hold_over_readings_and_differ_between_children() {
+        let (one, two) = (sleeper(Path::new("/")), sleeper(Path::new("/")));
+        let [first, second] = [(); 2].map(|()| Processes::default().list().unwrap());
+        let at = |table: &Table, child: &Sleeper| table.get(child.0.id()).unwrap().identity;
+        assert_eq!(at(&first, &one), at(&second, &one));
+        assert_ne!(at(&first, &one), at(&first, &two));
+        assert_eq!(first.get(one.0.id()).unwrap().started, second.get(one.0.id()).unwrap().started);
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive() {
+        let mut child = sleeper(Path::new("/"));
+        let pid = child.0.id();
+        child.0.kill().unwrap();
+        // Not reaped: it stays in the table until the wait below. The kill itself takes a moment.
+        let seen = std::iter::repeat_with(|| Processes::default().list().unwrap())
+            .find(|table| table.alive().all(|process| process.pid() != pid))
+            .unwrap();
+        let zombie = seen.get(pid).unwrap();
+        assert!(!zombie.alive);
+        assert_eq!(zombie.cwd, Cwd::Gone);
+        child.0.wait().unwrap();
+        assert!(Processes::default().list().unwrap().get(pid).is_none());
+    }
+
+    #[test]
+    fn command_lines_are_not_printed() {
+        let child = sleeper(Path::new("/"));
+        let table = Processes::default().list().unwrap();
+        let text = format!("{:?}", table.get(child.0.id()).unwrap());
+        assert!(text.contains("2 words") && !text.contains("61.725"), "{text}");
+    }
+
+    #[test]
+    fn stat_is_read_behind_any_name() {
+        let line =
+            b"7 (a) R (b)\n) S 1 7 7 0 -1 4194304 10 0 0 0 250 50 1 1 20 0 3 0 123456 8192 2 18446744073709551615";
+        let stat = Stat::parse(line).unwrap();
+        let expected =
+            Stat { cpu_ticks: 300, threads: 3, start_ticks: 123_456, virtual_bytes: 8192, resident_pages: 2 };
+        assert_eq!(stat, expected);
+        let boot = Timestamp::from_second(1000).unwrap();
+        assert_eq!(stat.started(boot).unwrap(), "1970-01-01T00:37:14.56Z".parse().unwrap());
+        for broken in [&b""[..], b"7 (x)", b"7 (x) S 1", b"7 (x) S a b c d e f g h i j k l m n o p q r s t u v"] {
+            assert_eq!(Stat::parse(broken), None);
+        }
+    }
+
+    #[test]
+    fn boot_time_is_a_moment_or_nothing() {
+        assert_eq!(parse_boot_time("cpu 1\nbtime 1000\nx").unwrap(), Timestamp::from_second(1000).unwrap());
+        assert_eq!(parse_boot_time("cpu 1\n"), None);
+        assert_eq!(parse_boot_time("btime soon\n"), None);
+    }
+
+    #[test]
+    fn own_use_is_read_and_moves() {
+        let before = Processes::default().own();
+        let held: Vec<_> = (0..10).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let after = Processes::default().own();
+        assert!(before.resident_bytes.unwrap() > 1_000_000 && before.virtual_bytes > before.resident_bytes);
+        assert!(before.threads.unwrap() >= 2 && before.cpu_seconds <= after.cpu_seconds);
+        assert!(after.open_fds.unwrap() >= held.len() as u64 + 3 && after.open_fds <= after.max_fds);
+        assert!(before.started.unwrap() <= Timestamp::now() && before.started == after.started);
+    }
+
+    #[test]
+    fn a_pid_file_holds_a_pid_or_is_not_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        assert_eq!(PidFile::read(&path).unwrap(), None);
+        std::fs::write(&path, " 42\n").unwrap();
+        assert_eq!(PidFile::read(&path).unwrap().unwrap().pid, 42);
+        for garbage in ["", "x", "-1", "4 2"] {
+            std::fs::write(&path, garbage).unwrap();
+            assert!(PidFile::read(&path).is_err(), "{garbage}");
+        }
+    }
+}

@@ -1,21 +1,32 @@
 //! SQLite, read only: opened for each reading, closed after it, no statement of more than milliseconds.
 //!
-//! Never `immutable=1` while a journal or a `-wal` holds pages that the file lacks: it would read wrong answers.
+//! Nothing is made beside the host's file: no `-wal`, no `-shm`. And never `immutable=1` while a journal or a `-wal`
+//! holds pages that the file lacks: it would read wrong answers.
+//!
+//! Nobody here opens the file but SQLite: closing any descriptor of it would drop the locks of the whole process.
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
+use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub use rusqlite::{OptionalExtension, Row, named_params, params};
 
 use crate::sample::Denied;
 
+mod tail;
+
+pub use tail::{Followed, Tail};
+
 /// How long a reading waits for a writer's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Two writes within this time may leave a file with the same times: clocks of file systems tick slowly.
+const RACY: Duration = Duration::from_secs(2);
 
 /// A database file of the host.
 #[derive(Debug, Clone)]
@@ -23,7 +34,7 @@ pub struct Database {
     path: PathBuf,
 }
 
-/// What the file and its journals look like from outside. While it is the same, the content is.
+/// What the file and its journals look like from outside. While it is the same, the content is, if it was settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     main: FileStamp,
@@ -35,6 +46,8 @@ pub struct Stamp {
 struct FileStamp {
     device: u64,
     inode: u64,
+    /// Tells a new file from an old one whose inode it was given; not every file system knows it.
+    born: Option<SystemTime>,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -43,7 +56,32 @@ struct FileStamp {
 impl Stamp {
     /// Whether the same file is meant, whatever was written to it since.
     pub fn same_file(&self, other: &Stamp) -> bool {
-        (self.main.device, self.main.inode) == (other.main.device, other.main.inode)
+        let identity = |stamp: &Stamp| (stamp.main.device, stamp.main.inode, stamp.main.born);
+        identity(self) == identity(other)
+    }
+
+    /// Whether an equal stamp later will prove that nothing was written since. `wall` is when this one was taken.
+    ///
+    /// A file written within two seconds of it can be written again and keep its times (git calls that racy); one
+    /// stamped in the future can always.
+    pub fn is_settled(&self, wall: Timestamp) -> bool {
+        [Some(&self.main), self.wal.as_ref(), self.journal.as_ref()].into_iter().flatten().all(|f| f.is_settled(wall))
+    }
+
+    /// A `-wal` with pages that the file may lack.
+    fn has_wal(&self) -> bool {
+        self.wal.as_ref().is_some_and(|wal| wal.size > 0)
+    }
+
+    fn has_journal(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.size > 0)
+    }
+}
+
+impl FileStamp {
+    fn is_settled(&self, wall: Timestamp) -> bool {
+        let modified = i128::from(self.modified.0) * 1_000_000_000 + i128::from(self.modified.1);
+        wall.as_nanosecond() - modified > RACY.as_nanos() as i128
     }
 }
 
@@ -52,6 +90,7 @@ impl From<&Metadata> for FileStamp {
         FileStamp {
             device: data.dev(),
             inode: data.ino(),
+            born: data.created().ok(),
             size: data.size(),
             modified: (data.mtime(), data.mtime_nsec()),
             changed: (data.ctime(), data.ctime_nsec()),
@@ -92,38 +131,50 @@ impl Database {
         if stamp.main.size == 0 {
             bail!("{}: the file is empty, the host has not made its tables yet", self.path.display());
         }
-        match self.connect("mode=ro") {
-            Err(error) if cannot_make_shm(&error) && stamp.wal.as_ref().is_none_or(|wal| wal.size == 0) => {
-                // A WAL database closed cleanly in a folder we may not write: the file holds everything.
-                self.connect("mode=ro&immutable=1").map_err(|error| self.explain(error, &stamp))
-            }
-            Err(error) => Err(self.explain(error, &stamp)),
-            Ok(reader) => Ok(reader),
-        }
+        let reader = match stamp.has_wal() || !self.is_wal() {
+            true => self.connect("mode=ro&readonly_shm=1"),
+            // A WAL database without a `-wal`: the file holds everything, and opening it as one would make the `-wal`.
+            false => self.connect("mode=ro&immutable=1").map(|reader| Reader { frozen: Some(stamp.clone()), ..reader }),
+        };
+        reader.map_err(|error| self.explain(error, &stamp))
+    }
+
+    /// Whether the file's header says WAL: then SQLite refuses it without locks, before it makes anything.
+    fn is_wal(&self) -> bool {
+        let refused = |error: rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::CannotOpen);
+        let look = |connection: Connection| connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+        self.connection("mode=ro&nolock=1").and_then(look).is_err_and(refused)
+    }
+
+    fn connection(&self, mode: &str) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Connection::open_with_flags(uri(&self.path, mode), flags)
     }
 
     fn connect(&self, mode: &str) -> rusqlite::Result<Reader> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(uri(&self.path, mode), flags)?;
+        let connection = self.connection(mode)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        // The first read of the schema is what tells a database from garbage, a lock and a hot journal.
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        Ok(Reader { connection, path: self.path.clone() })
+        begin(&connection)?;
+        Ok(Reader { connection, database: self.clone(), frozen: None, opened: Instant::now() })
     }
 
     fn explain(&self, error: rusqlite::Error, stamp: &Stamp) -> anyhow::Error {
-        let hot = stamp.journal.as_ref().is_some_and(|journal| journal.size > 0);
+        let path = self.path.display();
         match error.sqlite_error_code() {
             Some(ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => {
                 anyhow!(Denied(self.naming("read")))
             }
-            Some(ErrorCode::CannotOpen) if std::fs::File::open(&self.path).is_err_and(|e| is_denied(&e)) => {
+            Some(ErrorCode::CannotOpen) if !may_read(&self.path) => {
                 anyhow!(Denied(format!("{}: permission denied", self.naming("read"))))
             }
-            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) if hot => anyhow!(
-                "{}: a hot journal is left from a host that died while it wrote; only the host can roll it back",
-                self.path.display()
-            ),
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) if stamp.has_journal() => {
+                anyhow!(
+                    "{path}: a hot journal is left from a host that died while it wrote; only the host can roll it back"
+                )
+            }
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) if stamp.has_wal() => {
+                anyhow!("{path}: its -wal cannot be read without a -shm, which only the host may make")
+            }
             _ => anyhow::Error::new(error).context(self.naming("read")),
         }
     }
@@ -133,13 +184,14 @@ impl Database {
     }
 }
 
-fn is_denied(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::PermissionDenied
+/// The first read of the schema is what tells a database from garbage, a lock and a hot journal.
+fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
 }
 
-/// Opening a WAL database needs its `-shm`, which a reader without write permission cannot make.
-fn cannot_make_shm(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+/// Asks without opening. An error of another kind is not a refusal.
+fn may_read(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::READ_OK) != Err(rustix::io::Errno::ACCESS)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -165,7 +217,10 @@ fn uri(path: &Path, mode: &str) -> String {
 #[derive(Debug)]
 pub struct Reader {
     connection: Connection,
-    path: PathBuf,
+    database: Database,
+    /// Read without locks: whatever was read counts only if the file still looks like this.
+    frozen: Option<Stamp>,
+    opened: Instant,
 }
 
 impl Reader {
@@ -176,8 +231,7 @@ impl Reader {
         params: impl rusqlite::Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>> {
-        let run = || self.connection.prepare(sql)?.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>();
-        run().map_err(|error| self.naming(error))
+        self.run(|| self.connection.prepare(sql)?.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>())
     }
 
     /// The one row of a query; none is an error.
@@ -187,7 +241,22 @@ impl Reader {
         params: impl rusqlite::Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.connection.query_row(sql, params, read).map_err(|error| self.naming(error))
+        self.run(|| self.connection.query_row(sql, params, read))
+    }
+
+    /// How long ago it was opened: what the reading has cost so far.
+    pub fn open_for(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    fn run<T>(&self, read: impl FnOnce() -> rusqlite::Result<T>) -> Result<T> {
+        let found = read().map_err(|error| self.naming(error))?;
+        match &self.frozen {
+            Some(stamp) if *stamp != self.database.stamp()? => {
+                bail!("{}: written to while it was read without locks", self.database.path.display())
+            }
+            _ => Ok(found),
+        }
     }
 
     /// The columns of a table; empty if there is no such table.
@@ -203,16 +272,19 @@ impl Reader {
     pub fn expect(&self, table: &str, columns: &[&str]) -> Result<()> {
         let found = self.columns(table)?;
         if found.is_empty() {
-            bail!("{}: no table `{table}`", self.path.display());
+            bail!("{}: no table `{table}`", self.database.path.display());
         }
         let missing: Vec<&str> = columns.iter().copied().filter(|column| !found.contains(*column)).collect();
         if !missing.is_empty() {
-            bail!("{}: table `{table}` has no column `{}`", self.path.display(), missing.join("`, `"));
+            bail!("{}: table `{table}` has no column `{}`", self.database.path.display(), missing.join("`, `"));
         }
         Ok(())
     }
 
     fn naming(&self, error: rusqlite::Error) -> anyhow::Error {
-        anyhow::Error::new(error).context(format!("read {}", self.path.display()))
+        anyhow::Error::new(error).context(self.database.naming("read"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! What it costs, beside something that anyone can judge, in one run: `cargo bench`. Prints figures, asserts nothing.
+//!
+//! `cargo bench -- encode` runs one part: encode, health, database, process.
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agenthost_exporter::collect::{self, Collect, Subsystem};
+use agenthost_exporter::fact::Fact;
+use agenthost_exporter::health::{Health, Settings, Watched};
+use agenthost_exporter::host::{self, Profile};
+use agenthost_exporter::sample::{Now, Point, Points, Reading, Sample};
+use agenthost_exporter::show::{metrics, status};
+use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot, catalogue};
+use agenthost_exporter::source::Sources;
+use rusqlite::Connection;
+use serde_json::value::RawValue;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    if wanted.first().is_some_and(|arg| arg == "bare-server") {
+        return bare_server(&wanted[1]);
+    }
+    let parts: [(&str, fn()); 4] =
+        [("encode", encode), ("health", health), ("database", database), ("process", process)];
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            println!("\n== {name}");
+            part();
+        }
+    }
+}
+
+/// The fastest of several runs, in microseconds.
+fn best(times: usize, mut run: impl FnMut()) -> f64 {
+    (0..times).map(|_| timed(&mut run).as_secs_f64() * 1e6).fold(f64::INFINITY, f64::min)
+}
+
+fn timed(run: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    run();
+    begun.elapsed()
+}
+
+fn say(what: &str, value: f64, unit: &str) {
+    println!("{what:<64} {value:>12.3} {unit}");
+}
+
+fn sample(points: Points) -> Sample {
+    let section = RawValue::from_string("{}".into()).expect("a literal").into();
+    Sample { section, details: Default::default(), points }
+}
+
+fn points(facts: &[&'static Fact], series: usize) -> Points {
+    let mut points = Points::default();
+    for number in 0..series {
+        let fact = facts[number % facts.len()];
+        let labels = fact.labels.iter().map(|_| format!("subject-{}", number / facts.len()).into()).collect();
+        points.0.push(Point { fact, labels, value: Some(number as f64), exported: true });
+    }
+    points
+}
+
+fn snapshot(series: usize) -> Snapshot {
+    let now = Now::read();
+    let sidecar = Sidecar { version: "0", arch: "", profile: Profile::Pynchy, root: "/".into(), started_at: now.wall };
+    let health = Health::new(now, Vec::new(), &[], &Settings::default());
+    let mut river =
+        River::new(now, sidecar, vec![Seen::nothing("bench", Duration::from_secs(15), Duration::MAX)], health);
+    let facts: Vec<_> = catalogue().into_iter().map(|(_, fact)| fact).filter(|fact| fact.labels.len() == 1).collect();
+    let outcome = Ok(sample(points(&facts, series)));
+    river.take(now, Reading { collector: "bench", at: now, took: Duration::ZERO, outcome, own: Points::default() });
+    (*river.current().get()).clone()
+}
+
+/// One page, rendered anew, beside the same lines written by hand; and the page that stands.
+fn encode() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    for series in [500, 5000] {
+        let current = Current::fixed(snapshot(series));
+        let page = metrics::Page::new(&current).expect("a page");
+        let rendered = best(20, || drop(black_box(page.render())));
+        let by_hand = best(20, || drop(black_box(by_hand(&current.get()))));
+        say(&format!("{series} series: /metrics rendered"), rendered, "us");
+        say(&format!("{series} series: the same by hand"), by_hand, "us");
+        say(&format!("{series} series: ratio"), rendered / by_hand, "x");
+        let standing = best(20, || drop(black_box(runtime.block_on(page.get()))));
+        say(&format!("{series} series: /metrics standing"), standing, "us");
+        let json = status::Page::new(&current);
+        say(&format!("{series} series: /status standing"), best(20, || drop(black_box(json.get()))), "us");
+    }
+}
+
+fn by_hand(snapshot: &Snapshot) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for point in snapshot.points() {
+        let _ = write!(text, "{}{{", point.fact.prometheus);
+        for (name, value) in point.fact.labels.iter().zip(&point.labels) {
+            let _ = write!(text, "{name}=\"{value}\"");
+        }
+        let _ = writeln!(text, "}} {}", point.value.expect("points() filters"));
+    }
+    text
+}
+
+/// 5 000 subjects of one check: what an observation and a wake cost.
+fn health() {
+    const SUBJECTS: usize = 5000;
+    let subsystem = collect::ALL.iter().find(|one| one.checks.iter().any(|check| check.fact.labels.len() == 1));
+    let subsystem = subsystem.expect("some check has subjects");
+    let check = subsystem.checks.iter().find(|check| check.fact.labels.len() == 1).expect("as above");
+    let watched = Watched {
+        name: subsystem.name,
+        interval: Duration::from_secs(15),
+        timeout: Duration::from_secs(10),
+        checks: vec![check],
+    };
+    let begin = Now::read();
+    let before = resident(std::process::id());
+    let mut health = Health::new(begin, vec![watched], &[], &Settings::default());
+    let outcome = Ok(sample(points(&[check.fact], SUBJECTS)));
+    let reading =
+        Reading { collector: subsystem.name, at: begin, took: Duration::ZERO, outcome, own: Points::default() };
+    let mut now = begin;
+    let mut observe = || {
+        now = now.plus(Duration::from_secs(5)); // within what counts as watched
+        health.observe(now, &reading);
+    };
+    (0..200).for_each(|_| observe());
+    let each = best(20, observe) / SUBJECTS as f64 * 1000.0;
+    say("an observation", each, "ns");
+    let after = resident(std::process::id());
+    say("memory a subject, window full", (after.saturating_sub(before)) as f64 / SUBJECTS as f64, "bytes");
+    say("a wake with 5 000 subjects", best(20, || health.wake(now)), "us");
+    say("all verdicts of 5 000 subjects", best(20, || drop(black_box(health.verdicts()))), "us");
+}
+
+/// 5 million messages: the first reading, and ticks after it.
+fn database() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fill(folder.path(), 5_000_000);
+    let writer = Connection::open(folder.path().join("data/messages.db")).expect("the database");
+    for name in ["messages", "usage"] {
+        let subsystem = collect::ALL.iter().find(|one| one.name == name).expect("it is listed");
+        let mut collector = build(subsystem, folder.path());
+        let look = |collector: &mut Box<dyn Collect>| {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+            timed(|| drop(collector.run(Now::read(), Duration::from_secs(60), runtime.handle()).expect("a reading")))
+        };
+        say(&format!("{name}: first reading"), look(&mut collector).as_secs_f64() * 1e3, "ms");
+        std::thread::sleep(Duration::from_secs(3)); // the file's time stamp must be old to be trusted
+        look(&mut collector);
+        let idle = (0..5).map(|_| look(&mut collector)).min().expect("five");
+        say(&format!("{name}: a tick when nothing changed"), idle.as_secs_f64() * 1e3, "ms");
+        let busy = (0..5).map(|round| {
+            insert(&writer, &format!("{name}-{round}"), 100);
+            look(&mut collector)
+        });
+        say(&format!("{name}: a tick after 100 new messages"), busy.min().expect("five").as_secs_f64() * 1e3, "ms");
+    }
+    let count = "SELECT count(*) FROM messages WHERE is_from_me = 0";
+    let by_count = best(3, || drop(black_box(writer.query_row(count, [], |row| row.get::<_, i64>(0)))));
+    say("beside it: one COUNT(*) of inbound messages", by_count / 1e3, "ms");
+}
+
+fn build(subsystem: &Subsystem, root: &Path) -> Box<dyn Collect> {
+    let sources = Sources::default();
+    let config = host::Config { root: Some(root.to_owned()), ..host::Config::default() };
+    let host = host::find(&config, &sources.processes, Path::new("/")).expect("a root");
+    let build = (subsystem.plan)(None).expect("defaults");
+    build(&host, &sources).expect("a collector").expect("a pynchy host has it")
+}
+
+fn fill(root: &Path, messages: u32) {
+    std::fs::create_dir_all(root.join("data")).expect("a folder");
+    std::fs::write(root.join("config.toml"), "[server]\nport = 1\n").expect("a file");
+    let database = Connection::open(root.join("data/messages.db")).expect("a database");
+    database.execute_batch(include_str!("../src/tool/demo/pynchy.sql")).expect("the schema");
+    database.execute_batch("PRAGMA synchronous = OFF").expect("a pragma");
+    let groups = "INSERT INTO registered_groups (jid, name, folder, trigger_pattern, added_at)
+        WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9)
+        SELECT 'slack:C' || i, 'g', 'group-' || i, '@bot', '2026-01-01T00:00:00+00:00' FROM n";
+    database.execute_batch(groups).expect("groups");
+    insert(&database, "old", messages);
+    let cursors: Vec<String> = (0..10).map(|i| format!("\"slack:C{i}\": \"2099-01-01T00:00:00+00:00\"")).collect();
+    let cursors = format!("{{{}}}", cursors.join(","));
+    database.execute("INSERT INTO router_state VALUES ('last_agent_timestamp', ?1)", [cursors]).expect("cursors");
+}
+
+fn insert(database: &Connection, prefix: &str, count: u32) {
+    let rows = "INSERT INTO messages (id, chat_jid, sender, sender_name, content, timestamp, is_from_me, message_type)
+        WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?2 - 1)
+        SELECT ?1 || i, 'slack:C' || (i % 10), iif(i % 2, 'bot', 'U1'), 'u', 'lorem ipsum dolor sit amet',
+            strftime('%Y-%m-%dT%H:%M:%S', '2026-01-01', '+' || i || ' seconds') || '+00:00', i % 2, 'user' FROM n";
+    database.execute(rows, rusqlite::params![prefix, count]).expect("rows");
+}
+
+/// The real binary at default intervals beside a host with 200 000 messages: start, memory, CPU, and answers under load.
+fn process() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fill(folder.path(), 200_000);
+    let address: SocketAddr = "127.0.0.1:20484".parse().expect("a literal");
+    let begun = Instant::now();
+    let mut exporter = Command::new(env!("CARGO_BIN_EXE_agenthost-exporter"));
+    exporter.arg(format!("--host.root={}", folder.path().display())).arg(format!("--web.listen-address={address}"));
+    let exporter = Ended(exporter.stderr(Stdio::null()).spawn().expect("the binary starts"));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    while !runtime.block_on(all_seen(address)) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    say("first full reading after", begun.elapsed().as_secs_f64(), "s");
+    let (cpu, pid) = (cpu_seconds(exporter.0.id()), exporter.0.id());
+    std::thread::sleep(Duration::from_secs(60));
+    say("resident memory, idle", resident(pid) as f64 / 1e6, "MB");
+    say("CPU of one core over 60 s", (cpu_seconds(pid) - cpu) / 60.0 * 100.0, "%");
+    for path in ["/metrics", "/status"] {
+        let (body, p) = runtime.block_on(load(address, path));
+        report(&format!("{path} ({} bytes)", body.len()), &p);
+        let bare = bare(&body);
+        let (_, p) = runtime.block_on(load(bare.1, path));
+        report("   beside it: a bare server with the same bytes", &p);
+    }
+    say("resident memory, after the load", resident(pid) as f64 / 1e6, "MB");
+}
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn report(what: &str, latencies: &[Duration]) {
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    println!("{what:<64} p50 {:.3} p99 {:.3} max {:.3} ms, {} requests", at(0.5), at(0.99), at(1.0), latencies.len());
+}
+
+async fn all_seen(address: SocketAddr) -> bool {
+    let Ok(mut sender) = connect(address).await else { return false };
+    let Ok(body) = request(&mut sender, "/status").await else { return false };
+    let status: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+    status["collectors"].as_object().expect("a map").values().all(|collector| !collector["up"].is_null())
+}
+
+type Sender = hyper::client::conn::http1::SendRequest<http_body_util::Empty<bytes::Bytes>>;
+
+async fn connect(address: SocketAddr) -> anyhow::Result<Sender> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn request(sender: &mut Sender, path: &str) -> anyhow::Result<bytes::Bytes> {
+    use http_body_util::BodyExt;
+    let request = hyper::Request::get(path).header("Host", "bench").body(http_body_util::Empty::new())?;
+    Ok(sender.send_request(request).await?.into_body().collect().await?.to_bytes())
+}
+
+/// 100 connections, 1 000 requests a second, for five seconds.
+async fn load(address: SocketAddr, path: &'static str) -> (bytes::Bytes, Vec<Duration>) {
+    let mut connections = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        connections.spawn(async move {
+            let mut sender = connect(address).await.expect("a connection");
+            tokio::time::sleep(Duration::from_millis(number)).await;
+            let mut pace = tokio::time::interval(Duration::from_millis(100));
+            let (mut latencies, mut body) = (Vec::new(), bytes::Bytes::new());
+            for _ in 0..50 {
+                pace.tick().await;
+                let begun = Instant::now();
+                body = request(&mut sender, path).await.expect("an answer");
+                latencies.push(begun.elapsed());
+            }
+            (body, latencies)
+        });
+    }
+    let (mut all, mut body) = (Vec::new(), bytes::Bytes::new());
+    while let Some(done) = connections.join_next().await {
+        let (one, latencies) = done.expect("no panic");
+        body = one;
+        all.extend(latencies);
+    }
+    all.sort();
+    (body, all)
+}
+
+/// Another process of this program that answers everything with these bytes.
+fn bare(body: &[u8]) -> (Ended, SocketAddr) {
+    let file = std::env::temp_dir().join(format!("agenthost-bench-{}", std::process::id()));
+    std::fs::write(&file, body).expect("a file");
+    let mut server = Command::new(std::env::current_exe().expect("this program"));
+    let server = Ended(server.arg("bare-server").arg(&file).spawn().expect("this program starts"));
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::remove_file(file).expect("the file was there");
+    (server, "127.0.0.1:20485".parse().expect("a literal"))
+}
+
+fn bare_server(file: &str) {
+    use hyper::service::service_fn;
+    let body = bytes::Bytes::from(std::fs::read(file).expect("the body"));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:20485").await.expect("the port is free");
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let body = body.clone();
+            let answer = service_fn(move |_| {
+                let answer = hyper::Response::new(http_body_util::Full::new(body.clone()));
+                async move { Ok::<_, std::convert::Infallible>(answer) }
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, answer));
+        }
+    });
+}
+
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
+    let ticks: f64 = [11, 12].iter().map(|&field| fields[field].parse::<f64>().expect("a number")).sum();
+    ticks / 100.0
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+}

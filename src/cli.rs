@@ -1,0 +1,132 @@
+//! Flags and subcommands.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use agenthost_exporter::config::Config;
+use agenthost_exporter::host::Profile;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A sidecar for AI-agent hosts: samples everything the host depends on, from outside, and says the truth about it to
+/// Prometheus, to Kubernetes and to people.
+#[derive(Debug, Parser)]
+#[command(name = "agenthost-exporter", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub flags: Flags,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags win over the environment, the environment over the file.
+#[derive(Debug, Args)]
+pub struct Flags {
+    /// The TOML file; without it /etc/agenthost-exporter/config.toml is read if it exists.
+    #[arg(long = "config.file", env = "AGENTHOST_CONFIG_FILE", value_name = "FILE", global = true)]
+    pub config_file: Option<PathBuf>,
+    /// The folder that the host runs in; without it the current folder or the one host that runs here.
+    #[arg(long = "host.root", env = "AGENTHOST_HOST_ROOT", value_name = "FOLDER", global = true)]
+    pub host_root: Option<PathBuf>,
+    /// The kind of host.
+    #[arg(long = "host.profile", env = "AGENTHOST_HOST_PROFILE", value_name = "PROFILE", global = true)]
+    pub host_profile: Option<ProfileName>,
+    /// The base of the host's HTTP API.
+    #[arg(long = "host.url", env = "AGENTHOST_HOST_URL", value_name = "URL", global = true)]
+    pub host_url: Option<String>,
+    /// An address to listen on; may be given more than once.
+    #[arg(long = "web.listen-address", env = "AGENTHOST_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = address, global = true)]
+    pub web_listen_address: Vec<SocketAddr>,
+    /// What to log.
+    #[arg(
+        long = "log.level",
+        env = "AGENTHOST_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        global = true
+    )]
+    pub log_level: Level,
+    /// How to log, to standard error.
+    #[arg(
+        long = "log.format",
+        env = "AGENTHOST_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "logfmt",
+        global = true
+    )]
+    pub log_format: Format,
+    /// Prints one /status as soon as every collector has looked once, and exits.
+    #[arg(long)]
+    pub once: bool,
+}
+
+impl Flags {
+    /// Lays the flags over what the file says.
+    pub fn over(&self, mut config: Config) -> Config {
+        config.host.root = self.host_root.clone().or(config.host.root);
+        config.host.url = self.host_url.clone().or(config.host.url);
+        config.host.profile = self.host_profile.map(Profile::from).or(config.host.profile);
+        if !self.web_listen_address.is_empty() {
+            config.web.listen = self.web_listen_address.clone();
+        }
+        config
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes a host in a temporary folder that works and fails by turns, and watches it.
+    Demo,
+    /// Prints the catalogue: every metric with its type, unit, labels and meaning.
+    Metrics {
+        #[arg(long, default_value = "text")]
+        format: agenthost_exporter::tool::metrics::Format,
+    },
+    /// Looks at the configuration without starting anything.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// The demo's host itself.
+    #[command(hide = true)]
+    DemoHost { root: PathBuf, port: u16 },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ConfigAction {
+    /// Reads the file and says whether it could be run with: exit 0, or 2 and one line that says why not.
+    Check,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ProfileName {
+    Pynchy,
+}
+
+impl From<ProfileName> for Profile {
+    fn from(name: ProfileName) -> Profile {
+        match name {
+            ProfileName::Pynchy => Profile::Pynchy,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Format {
+    Logfmt,
+    Json,
+}
+
+/// `:10484` listens everywhere, as with other exporters.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    full.parse()
+        .map_err(|_| format!("`{text}` is not an address: write it like 127.0.0.1:10484, [::1]:10484 or :10484"))
+}

@@ -1,0 +1,448 @@
+//! Messages: what came in, what went out, what waits. From the host's database alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use crate::collect::Collector;
+use crate::collect::registered::{self, Registered};
+use crate::fact::{Bound, Check, Fact, Severity};
+use crate::host::Host;
+use crate::sample::{Now, Points};
+use crate::source::Sources;
+use crate::source::sqlite::{Database, Followed, Reader, Stamp, params};
+
+mod tally;
+
+use tally::{Flow, Tables, Tally};
+
+/// Nothing to set yet but what the loop takes.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+/// `/status.messages`: the keys of the host's own endpoint first.
+#[derive(Debug, Clone, Serialize)]
+pub struct Section {
+    /// Rows of `messages` that others wrote, the host's system notices among them.
+    pub total_inbound: u64,
+    /// Rows of `outbound_ledger`. What was sent while a channel was down has none.
+    pub total_outbound: u64,
+    pub last_received_at: Option<Timestamp>,
+    pub last_sent_at: Option<Timestamp>,
+    /// Rows of `outbound_deliveries` without `delivered_at`.
+    pub pending_deliveries: u64,
+    /// Those of them with an error.
+    pub erroring_deliveries: u64,
+    /// Inbound and outbound messages stamped more than five minutes ahead. They are counted, and never the last.
+    pub future_timestamps: u64,
+    /// Those whose timestamp is no date.
+    pub unreadable_timestamps: u64,
+    pub channels: BTreeMap<Arc<str>, Channel>,
+    /// By folder; chats that are not registered together as `unregistered`.
+    pub groups: BTreeMap<Arc<str>, Group>,
+    #[serde(skip)]
+    flow: BTreeMap<Arc<str>, Flow>,
+    /// When the ages were measured.
+    #[serde(skip)]
+    at: Timestamp,
+}
+
+/// What waits for delivery on one channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Channel {
+    pub pending: u64,
+    pub erroring: u64,
+    /// When the message was written that waits longest; `None` also if its ledger row is gone.
+    pub oldest_pending_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// Inbound messages after the agent's cursor; `None` for chats that the host does not process.
+    pub unprocessed: Option<u64>,
+    /// There are more: `unprocessed` stopped counting.
+    pub unprocessed_capped: bool,
+    pub oldest_unprocessed_at: Option<Timestamp>,
+    /// The same without the host's own system notices, which wait for the next message by design.
+    pub oldest_unanswered_at: Option<Timestamp>,
+    pub last_received_at: Option<Timestamp>,
+    pub last_sent_at: Option<Timestamp>,
+    /// Whether the agent normally answers here, judged by the last 200 messages; `None` with fewer than 5 inbound.
+    pub answers: Option<bool>,
+}
+
+static INBOUND: Fact = Fact::gauge(
+    "agenthost.messages.inbound",
+    "agenthost_messages_inbound",
+    "Inbound messages in the host's database, system notices included; falls when the host prunes it.",
+)
+.unit("{message}");
+
+static OUTBOUND: Fact = Fact::gauge(
+    "agenthost.messages.outbound",
+    "agenthost_messages_outbound",
+    "Rows of the host's outbound ledger; falls when the host prunes it.",
+)
+.unit("{message}");
+
+static RECEIVED: Fact = Fact::counter(
+    "agenthost.messages.received",
+    "agenthost_messages_received_total",
+    "Inbound messages: those found in the host's database at the first reading, and every one that came since.",
+)
+.unit("{message}")
+.of(&["group"]);
+
+static SENT: Fact = Fact::counter(
+    "agenthost.messages.sent",
+    "agenthost_messages_sent_total",
+    "Outbound messages: the ledger's rows at the first reading, and every one that came since.",
+)
+.unit("{message}")
+.of(&["group"]);
+
+static LAST_RECEIVED: Fact = Fact::gauge(
+    "agenthost.message_last_received_timestamp_seconds",
+    "agenthost_message_last_received_timestamp_seconds",
+    "When the last message came in, by its own timestamp; one from the future is never the last.",
+)
+.of(&["group"]);
+
+static LAST_SENT: Fact = Fact::gauge(
+    "agenthost.message_last_sent_timestamp_seconds",
+    "agenthost_message_last_sent_timestamp_seconds",
+    "When the last message went out, by the outbound ledger.",
+)
+.of(&["group"]);
+
+static FUTURE: Fact = Fact::gauge(
+    "agenthost.messages.future_timestamps",
+    "agenthost_messages_future_timestamps",
+    "Messages stamped more than five minutes ahead of the sidecar's clock.",
+)
+.unit("{message}");
+
+static PENDING: Fact = Fact::gauge(
+    "agenthost.deliveries.pending",
+    "agenthost_deliveries_pending",
+    "Outbound messages that the channel has not delivered yet, those with an error included.",
+)
+.unit("{delivery}")
+.of(&["channel"]);
+
+static ERRORING: Fact = Fact::gauge(
+    "agenthost.deliveries.erroring",
+    "agenthost_deliveries_erroring",
+    "Outbound messages that the channel tried to deliver and could not.",
+)
+.unit("{delivery}")
+.of(&["channel"]);
+
+static OLDEST_PENDING: Fact = Fact::gauge(
+    "agenthost.deliveries.oldest_pending",
+    "agenthost_deliveries_oldest_pending_seconds",
+    "Age of the outbound message that waits longest for its delivery; 0 when none waits.",
+)
+.unit("s")
+.of(&["channel"]);
+
+static UNPROCESSED: Fact = Fact::gauge(
+    "agenthost.inbound.unprocessed",
+    "agenthost_inbound_unprocessed",
+    "Inbound messages after the agent's cursor, counted up to 10000. Chatter that is not for the agent stays here.",
+)
+.unit("{message}")
+.of(&["group"]);
+
+static OLDEST_UNANSWERED: Fact = Fact::gauge(
+    "agenthost.inbound.oldest_unanswered",
+    "agenthost_inbound_oldest_unanswered_seconds",
+    "Age of the oldest message that waits in a group whose agent normally answers; 0 when none waits there.",
+)
+.unit("s")
+.of(&["group"]);
+
+/// The collector.
+pub struct Messages {
+    followed: Followed,
+    tables: Tables,
+    tally: Tally,
+    flow: BTreeMap<Arc<str>, Flow>,
+    channels: BTreeMap<Arc<str>, Channel>,
+    /// When every row was last counted (monotonic), and how long that took.
+    counted: Option<(Duration, Duration)>,
+}
+
+impl Collector for Messages {
+    const NAME: &'static str = "messages";
+    const EVERY: Duration = Duration::from_secs(15);
+    const FACTS: &'static [&'static Fact] = &[
+        &INBOUND,
+        &OUTBOUND,
+        &RECEIVED,
+        &SENT,
+        &LAST_RECEIVED,
+        &LAST_SENT,
+        &FUTURE,
+        &PENDING,
+        &ERRORING,
+        &OLDEST_PENDING,
+        &UNPROCESSED,
+        &OLDEST_UNANSWERED,
+    ];
+    const CHECKS: &'static [Check] = &[
+        Check {
+            name: "deliveries_pending",
+            fact: &OLDEST_PENDING,
+            bad: Bound::Above(600.0),
+            severity: Severity::Warning,
+            fail_for: Duration::from_secs(5 * 60),
+            means: "A message that the agent wrote has waited over ten minutes for its channel: nobody reads it.",
+        },
+        Check {
+            name: "deliveries_erroring",
+            fact: &ERRORING,
+            bad: Bound::Above(0.0),
+            severity: Severity::Warning,
+            fail_for: Duration::from_secs(15 * 60),
+            means: "The channel refuses messages. One that failed also holds back all later ones of its chat.",
+        },
+        Check {
+            name: "inbound_unanswered",
+            fact: &OLDEST_UNANSWERED,
+            bad: Bound::Above(1800.0),
+            severity: Severity::Warning,
+            fail_for: Duration::from_secs(5 * 60),
+            means: "Somebody has waited over half an hour in a group whose agent normally answers.",
+        },
+    ];
+    type Config = Config;
+    type Section = Section;
+
+    fn new(_config: Config, host: &Host, _sources: &Sources) -> Result<Option<Messages>> {
+        Ok(host.database.as_ref().map(|path| Messages {
+            followed: Followed::new(Database::new(path)),
+            tables: Tables::new(),
+            tally: Tally::new(Registered::default()),
+            flow: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            counted: None,
+        }))
+    }
+
+    async fn collect(&mut self, now: Now) -> Result<Section> {
+        if let Some(stamp) = self.followed.news()? {
+            self.read(now, &stamp)?;
+            self.followed.was_read(stamp, now);
+        }
+        self.tally.ripen(now.wall);
+        Ok(self.section(now.wall))
+    }
+
+    fn points(section: &Section, points: &mut Points) {
+        points.put(&INBOUND, [], section.total_inbound as f64);
+        points.put(&OUTBOUND, [], section.total_outbound as f64);
+        points.put(&FUTURE, [], section.future_timestamps as f64);
+        for (group, flow) in &section.flow {
+            points.put(&RECEIVED, [group], flow.received as f64);
+            points.put(&SENT, [group], flow.sent as f64);
+        }
+        for (channel, waiting) in &section.channels {
+            points.put(&PENDING, [channel], waiting.pending as f64);
+            points.put(&ERRORING, [channel], waiting.erroring as f64);
+            points.put(&OLDEST_PENDING, [channel], waiting.oldest_age(section.at));
+        }
+        for (name, group) in &section.groups {
+            group.points(name, section.at, points);
+        }
+    }
+}
+
+impl Channel {
+    /// Unknown if something waits and nothing says since when.
+    fn oldest_age(&self, at: Timestamp) -> Option<f64> {
+        if self.pending == 0 { Some(0.0) } else { self.oldest_pending_at.map(|moment| age(moment, at)) }
+    }
+}
+
+impl Group {
+    fn points(&self, name: &Arc<str>, at: Timestamp, points: &mut Points) {
+        if let Some(moment) = self.last_received_at {
+            points.put(&LAST_RECEIVED, [name], seconds(moment));
+        }
+        if let Some(moment) = self.last_sent_at {
+            points.put(&LAST_SENT, [name], seconds(moment));
+        }
+        if let Some(unprocessed) = self.unprocessed {
+            points.put(&UNPROCESSED, [name], unprocessed as f64);
+            points.put(&OLDEST_UNANSWERED, [name], self.unanswered_age(at));
+        }
+    }
+
+    fn unanswered_age(&self, at: Timestamp) -> f64 {
+        match (self.answers, self.oldest_unanswered_at) {
+            (Some(true), Some(moment)) => age(moment, at),
+            _ => 0.0,
+        }
+    }
+}
+
+/// What waits cannot wait since tomorrow.
+fn age(moment: Timestamp, at: Timestamp) -> f64 {
+    at.duration_since(moment).as_secs_f64().max(0.0)
+}
+
+fn seconds(moment: Timestamp) -> f64 {
+    moment.as_microsecond() as f64 / 1e6
+}
+
+/// The gauges are counted anew after this time: rows may have been pruned or replaced.
+const RECOUNT: Duration = Duration::from_secs(60 * 60);
+/// A count that cost less is made at every change.
+const CHEAP: Duration = Duration::from_millis(1);
+
+impl Messages {
+    fn read(&mut self, now: Now, stamp: &Stamp) -> Result<()> {
+        let reader = self.followed.open(stamp, TABLES)?;
+        let registered = registered::read(&reader)?;
+        let anew = !self.followed.is_known(stamp) || self.tables.fell(&reader)?;
+        if anew || self.tally.registered != registered || self.must_recount(now) {
+            self.count_all(now, &reader, registered, anew)?;
+        } else {
+            self.count_new(now, &reader)?;
+        }
+        self.tally.update_backlogs(&reader, self.tables.messages.mark())?;
+        self.read_deliveries(&reader)
+    }
+
+    fn must_recount(&self, now: Now) -> bool {
+        self.counted.is_none_or(|(at, took)| took < CHEAP || now.mono.saturating_sub(at) >= RECOUNT)
+    }
+
+    /// Counts every row. In a file that was read before only those above the marks are flow.
+    fn count_all(&mut self, now: Now, reader: &Reader, registered: Registered, anew: bool) -> Result<()> {
+        self.counted = None;
+        if anew {
+            self.followed.forget();
+            self.tables.forget();
+            self.channels.clear();
+        }
+        let begun = reader.open_for();
+        let mut tally = Tally::new(registered);
+        let result = self.tables.read(reader, true, now.wall, &mut tally);
+        match (anew, &result) {
+            // Half of it was read, and the next reading begins anew.
+            (true, Err(_)) => {}
+            (true, Ok(())) => tally.raise(&mut self.flow),
+            (false, _) => tally.drain(&mut self.flow),
+        }
+        result?;
+        self.tally = tally;
+        self.counted = Some((now.mono, reader.open_for().saturating_sub(begun)));
+        Ok(())
+    }
+
+    fn count_new(&mut self, now: Now, reader: &Reader) -> Result<()> {
+        let result = self.tables.read(reader, false, now.wall, &mut self.tally);
+        self.tally.drain(&mut self.flow);
+        result
+    }
+
+    /// A channel that was seen once stays listed, with nothing pending.
+    fn read_deliveries(&mut self, reader: &Reader) -> Result<()> {
+        let cursors = reader.rows("SELECT DISTINCT channel_name FROM channel_cursors", [], |row| row.get(0))?;
+        let known: BTreeSet<Arc<str>> = cursors.into_iter().chain(self.channels.keys().cloned()).collect();
+        let mut channels: BTreeMap<Arc<str>, Channel> =
+            known.into_iter().map(|name| (name, Channel::default())).collect();
+        for name in pending_channels(reader)? {
+            let waiting = pending(reader, &name)?;
+            channels.insert(name, waiting);
+        }
+        self.channels = channels;
+        Ok(())
+    }
+
+    fn section(&self, at: Timestamp) -> Section {
+        let tally = &self.tally;
+        Section {
+            total_inbound: tally.chats.iter().map(|chat| chat.inbound).sum(),
+            total_outbound: tally.chats.iter().map(|chat| chat.outbound).sum(),
+            last_received_at: tally.chats.iter().filter_map(|chat| chat.last_received).max(),
+            last_sent_at: tally.chats.iter().filter_map(|chat| chat.last_sent).max(),
+            pending_deliveries: self.channels.values().map(|channel| channel.pending).sum(),
+            erroring_deliveries: self.channels.values().map(|channel| channel.erroring).sum(),
+            future_timestamps: tally.future.len() as u64 + tally.beyond,
+            unreadable_timestamps: tally.unreadable,
+            channels: self.channels.clone(),
+            groups: tally.groups(),
+            flow: self.flow.clone(),
+            at,
+        }
+    }
+}
+
+/// The columns that are read.
+const TABLES: &[(&str, &[&str])] = &[
+    ("messages", &["id", "chat_jid", "sender", "timestamp", "is_from_me"]),
+    ("outbound_ledger", &["id", "chat_jid", "timestamp"]),
+    ("outbound_deliveries", &["ledger_id", "channel_name", "delivered_at", "error"]),
+    ("channel_cursors", &["channel_name"]),
+    ("router_state", &["key", "value"]),
+    registered::TABLE,
+];
+
+const PENDING_PAGE: usize = 2_000;
+
+/// Channels with something pending, one step in the index each.
+fn pending_channels(reader: &Reader) -> Result<Vec<Arc<str>>> {
+    const NEXT: &str =
+        "SELECT min(channel_name) FROM outbound_deliveries WHERE delivered_at IS NULL AND channel_name > ?1";
+    let mut names: Vec<Arc<str>> = Vec::new();
+    while let Some(name) = reader.row(NEXT, [names.last().map_or("", |name| name)], |row| row.get(0))? {
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// What waits on one channel, page by page: a channel that is dead for months has many.
+fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
+    const PAGE: &str = "SELECT d.rowid, d.error IS NOT NULL, l.timestamp \
+        FROM outbound_deliveries d LEFT JOIN outbound_ledger l ON l.id = d.ledger_id \
+        WHERE d.delivered_at IS NULL AND d.channel_name = ?1 AND d.rowid > ?2 ORDER BY d.rowid LIMIT ?3";
+    let mut waiting = Channel::default();
+    let mut done = i64::MIN;
+    loop {
+        let page = reader.rows(PAGE, params![channel, done, PENDING_PAGE as i64], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get_ref(2)?.as_str().ok().and_then(moment)))
+        })?;
+        for (_, erroring, written) in &page {
+            waiting.pending += 1;
+            waiting.erroring += u64::from(*erroring);
+            waiting.oldest_pending_at = earlier(waiting.oldest_pending_at, *written);
+        }
+        match page.last() {
+            Some((rowid, ..)) if page.len() == PENDING_PAGE => done = *rowid,
+            _ => return Ok(waiting),
+        }
+    }
+}
+
+/// A timestamp as the host writes it. One without an offset is UTC: so the host itself reads them.
+fn moment(text: &str) -> Option<Timestamp> {
+    let naive = |text: &str| text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
+    text.parse().ok().or_else(|| naive(text).map(|zoned| zoned.timestamp()))
+}
+
+/// The earlier of those that are known.
+fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    a.into_iter().chain(b).min()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,795 @@
+//! The host's service: whether its process lives, and whether it answers.
+//!
+//! Both are asked, as neither proves the other: a hung host lives, and one in another container answers unseen.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::collect::Collector;
+use crate::fact::{Bound, Check, Fact, Severity, Span};
+use crate::host::running::{Chain, Seen, look};
+use crate::host::{Host, ProcessRule};
+use crate::sample::{Now, Points};
+use crate::source::Sources;
+use crate::source::http::{self, Http, Limits};
+use crate::source::process::{Identity, Processes};
+
+/// No host knows it, so any answer costs it next to nothing.
+const LIVENESS: &str = "/agenthost-exporter-liveness";
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Costs pynchy three git processes on its event loop: asked less often.
+const HEALTH: &str = "/health";
+const HEALTH_EVERY: Duration = Duration::from_secs(60);
+/// With the other one it stays below the collector's.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long one that answered may refuse before its stop is called a stall; pynchy takes 12 s.
+const SHUTDOWN: Duration = Duration::from_secs(30);
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How old a process may become before it must answer.
+    pub boot_grace: Span,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { boot_grace: Span(Duration::from_secs(5 * 60)) }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Section {
+    pub status: Status,
+    /// When its first process (a launcher counts) was started; null if it is not seen.
+    pub started_at: Option<Timestamp>,
+    /// At this reading.
+    pub uptime_seconds: Option<u64>,
+    /// Null if the process is not seen. Starts that came and went between two readings are not known.
+    pub starts_last_hour: Option<u64>,
+    /// Since the sidecar began; null as long as no look at the processes was possible.
+    pub starts_total: Option<u64>,
+    /// Of the process that serves.
+    pub pid: Option<u32>,
+    pub process: Sight,
+    pub api: Api,
+    /// Null while the host does not answer.
+    pub health: Option<Health>,
+}
+
+/// What the service does, as far as process and answer tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Ok,
+    /// Alive, young, and never answered.
+    Starting,
+    /// Alive, and refuses since a moment ago.
+    ShuttingDown,
+    /// Alive or listening, and does not answer.
+    Stalled,
+    Down,
+    /// No process seen, and the API could not be asked.
+    Unknown,
+}
+
+impl Status {
+    const ALL: [Status; 6] =
+        [Status::Ok, Status::Starting, Status::ShuttingDown, Status::Stalled, Status::Down, Status::Unknown];
+
+    fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Starting => "starting",
+            Status::ShuttingDown => "shutting_down",
+            Status::Stalled => "stalled",
+            Status::Down => "down",
+            Status::Unknown => "unknown",
+        }
+    }
+}
+
+impl Serialize for Status {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// Whether the host's process is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sight {
+    Found,
+    /// We see all processes, and it is none of them.
+    Absent,
+    /// It may be one that we cannot see, or cannot tell apart.
+    Unseen,
+}
+
+/// The liveness request.
+#[derive(Debug, Serialize)]
+pub struct Api {
+    pub answered: bool,
+    pub error: Option<String>,
+    pub response_seconds: Option<f64>,
+}
+
+/// What the host says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Health {
+    pub status: Option<String>,
+    pub uptime_seconds: Option<serde_json::Number>,
+    /// Whether any channel is connected.
+    pub channels_connected: Option<bool>,
+    /// Why the three above are null.
+    pub error: Option<String>,
+    pub at: Timestamp,
+}
+
+static UP: Fact = Fact::gauge(
+    "agenthost.service.up",
+    "agenthost_service_up",
+    "1 if the host's process is alive or its API answers, 0 if neither.",
+);
+
+static RESPONDING: Fact = Fact::gauge(
+    "agenthost.service.responding",
+    "agenthost_service_responding",
+    "1 if the host's API answers any HTTP or its process is still starting, 0 otherwise.",
+);
+
+static STATUS: Fact = Fact::gauge(
+    "agenthost.service.status",
+    "agenthost_service_status",
+    "1 for the status of the host's service, 0 for all others.",
+)
+.of(&["status"]);
+
+static STARTED: Fact = Fact::gauge(
+    "agenthost.service.start_time_seconds",
+    "agenthost_service_start_time_seconds",
+    "When the host's process was started, in seconds since 1970; absent if it is not seen.",
+);
+
+static STARTS: Fact = Fact::counter(
+    "agenthost.service.starts",
+    "agenthost_service_starts_total",
+    "Starts of the host seen since the exporter began, the first included; by process and start time.",
+)
+.unit("{start}");
+
+static RECENT_STARTS: Fact = Fact::gauge(
+    "agenthost.service.recent_starts",
+    "agenthost_service_recent_starts",
+    "Starts of the host within the last hour, as far as seen; absent if its processes cannot be seen.",
+)
+.unit("{start}");
+
+static RESPONSE: Fact = Fact::gauge(
+    "agenthost.service.response_duration",
+    "agenthost_service_response_duration_seconds",
+    "Time from connecting to the head of the host's answer to a path it does not know; absent without an answer.",
+)
+.unit("s");
+
+static CHECKS: [Check; 3] = [
+    Check {
+        name: "service_up",
+        fact: &UP,
+        bad: Bound::Below(1.0),
+        severity: Severity::Critical,
+        fail_for: Duration::from_secs(120),
+        means: "The host is gone: no process of it runs, and nothing answers on its port.",
+    },
+    Check {
+        name: "service_responding",
+        fact: &RESPONDING,
+        bad: Bound::Below(1.0),
+        severity: Severity::Critical,
+        fail_for: Duration::from_secs(120),
+        means: "The host does not answer HTTP: it is down, hung, or did not come up within boot_grace.",
+    },
+    Check {
+        name: "service_restart_loop",
+        fact: &RECENT_STARTS,
+        bad: Bound::Above(5.0),
+        severity: Severity::Warning,
+        fail_for: Duration::ZERO,
+        means: "The host was started more than five times within an hour: it crashes and is restarted.",
+    },
+];
+
+/// Remembers what one look cannot know: earlier starts, and whether this one has answered.
+pub struct Service {
+    boot_grace: Duration,
+    url: String,
+    root: PathBuf,
+    rule: ProcessRule,
+    processes: Processes,
+    http: Http,
+    starts: Starts,
+    health: Option<Health>,
+    /// On the monotonic clock.
+    next_health: Duration,
+}
+
+impl Collector for Service {
+    const NAME: &'static str = "service";
+    const EVERY: Duration = Duration::from_secs(15);
+    const FACTS: &'static [&'static Fact] = &[&UP, &RESPONDING, &STATUS, &STARTED, &STARTS, &RECENT_STARTS, &RESPONSE];
+    const CHECKS: &'static [Check] = &CHECKS;
+    type Config = Config;
+    type Section = Section;
+
+    fn new(config: Config, host: &Host, sources: &Sources) -> Result<Option<Service>> {
+        Ok(Some(Service {
+            boot_grace: config.boot_grace.0,
+            url: host.url.clone(),
+            root: host.root.clone(),
+            rule: host.process.clone(),
+            processes: sources.processes.clone(),
+            http: sources.http.clone(),
+            starts: Starts::default(),
+            health: None,
+            next_health: Duration::ZERO,
+        }))
+    }
+
+    async fn collect(&mut self, now: Now) -> Result<Section> {
+        let seen = self.look();
+        if let Seen::Running(chain) = &seen {
+            self.starts.follow(chain, now.wall);
+        }
+        let asked = self.http.probe(&format!("{}{LIVENESS}", self.url), LIVENESS_TIMEOUT).await;
+        self.ask_health(asked.is_ok(), now).await;
+        Ok(self.section(&seen, &asked, now))
+    }
+
+    fn points(section: &Section, points: &mut Points) {
+        let number = |yes: bool| f64::from(u8::from(yes));
+        let answers = section.api.answered;
+        points.put(&UP, [], number(answers || section.process == Sight::Found));
+        points.put(&RESPONDING, [], number(answers || section.status == Status::Starting));
+        for status in Status::ALL {
+            points.put(&STATUS, [&status.name().into()], number(status == section.status));
+        }
+        let mut put = |fact, value: Option<f64>| {
+            if let Some(value) = value {
+                points.put(fact, [], value);
+            }
+        };
+        put(&STARTED, section.started_at.map(|at| at.as_duration().as_secs_f64()));
+        put(&STARTS, section.starts_total.map(|count| count as f64));
+        put(&RECENT_STARTS, section.starts_last_hour.map(|count| count as f64));
+        put(&RESPONSE, section.api.response_seconds);
+    }
+}
+
+type Asked = Result<http::Head, http::Error>;
+
+impl Service {
+    fn look(&self) -> Seen {
+        match self.processes.list() {
+            Ok(table) => look(&table, &self.rule, &self.root, self.starts.members()),
+            Err(_) => Seen::Unseen,
+        }
+    }
+
+    /// An old answer of a host that no longer answers is not kept; a new one is asked for at its return.
+    async fn ask_health(&mut self, answers: bool, now: Now) {
+        if !answers {
+            self.health = None;
+            self.next_health = now.mono;
+        } else if now.mono >= self.next_health {
+            let answer = self.http.get(&format!("{}{HEALTH}", self.url), &[], Limits::within(HEALTH_TIMEOUT)).await;
+            self.health = Some(Health::read(answer, now.wall));
+            self.next_health = now.mono + HEALTH_EVERY;
+        }
+    }
+
+    fn section(&mut self, seen: &Seen, asked: &Asked, now: Now) -> Section {
+        let (sight, pid) = match seen {
+            Seen::Running(chain) => (Sight::Found, Some(chain.pid)),
+            Seen::Absent => (Sight::Absent, None),
+            Seen::Unseen => (Sight::Unseen, None),
+        };
+        let reply = Reply::of(asked);
+        let run = self.starts.latest_mut().filter(|_| sight == Sight::Found);
+        let life = run.map(|run| run.live(reply, now));
+        let sure = sight != Sight::Unseen;
+        Section {
+            status: decide(sight, reply, life, self.boot_grace),
+            started_at: life.map(|life| life.started),
+            uptime_seconds: life.map(|life| life.age.as_secs()),
+            starts_last_hour: sure.then(|| self.starts.recent(now.wall)),
+            starts_total: (sure || self.starts.total > 0).then_some(self.starts.total),
+            pid,
+            process: sight,
+            api: Api {
+                answered: asked.is_ok(),
+                error: asked.as_ref().err().map(http::Error::to_string),
+                response_seconds: asked.as_ref().ok().map(|head| head.took.as_secs_f64()),
+            },
+            health: self.health.clone(),
+        }
+    }
+}
+
+/// What came of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    Answered,
+    /// Nobody listens.
+    Refused,
+    /// Somebody listens and gives no HTTP answer in time.
+    Silent,
+    /// We could not ask: the name or the route is missing.
+    NotAsked,
+}
+
+impl Reply {
+    /// A full backlog of a hung host also makes connecting time out, so that counts as silence.
+    fn of(asked: &Asked) -> Reply {
+        match asked {
+            Ok(_) | Err(http::Error::TooLarge) => Reply::Answered,
+            Err(http::Error::Refused) => Reply::Refused,
+            Err(http::Error::TimedOut { .. } | http::Error::Broken(_)) => Reply::Silent,
+            Err(http::Error::Unreachable(_)) => Reply::NotAsked,
+        }
+    }
+}
+
+/// How long this start has lived, and when it last answered.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    started: Timestamp,
+    age: Duration,
+    answered_ago: Option<Duration>,
+}
+
+/// The status; `life` is there iff the process is.
+fn decide(sight: Sight, reply: Reply, life: Option<Life>, boot_grace: Duration) -> Status {
+    match (reply, life) {
+        (Reply::Answered, _) => Status::Ok,
+        (_, Some(life)) => decide_alive(reply, life, boot_grace),
+        (Reply::Silent, None) => Status::Stalled,
+        (Reply::Refused, None) => Status::Down,
+        // That we see no process proves something only where we see all of them.
+        (Reply::NotAsked, None) if sight == Sight::Absent => Status::Down,
+        (Reply::NotAsked, None) => Status::Unknown,
+    }
+}
+
+fn decide_alive(reply: Reply, life: Life, boot_grace: Duration) -> Status {
+    match life.answered_ago {
+        None if life.age < boot_grace => Status::Starting,
+        Some(ago) if reply == Reply::Refused && ago <= SHUTDOWN => Status::ShuttingDown,
+        _ => Status::Stalled,
+    }
+}
+
+/// The starts we know of.
+#[derive(Debug, Default)]
+struct Starts {
+    /// Those of the last hour and the latest, which is last.
+    runs: Vec<Run>,
+    total: u64,
+}
+
+/// One start of the host.
+#[derive(Debug)]
+struct Run {
+    members: BTreeSet<Identity>,
+    started: Timestamp,
+    /// On the monotonic clock.
+    answered: Option<Duration>,
+}
+
+impl Starts {
+    /// The processes of the latest.
+    fn members(&self) -> Option<&BTreeSet<Identity>> {
+        self.runs.last().map(|run| &run.members)
+    }
+
+    fn latest_mut(&mut self) -> Option<&mut Run> {
+        self.runs.last_mut()
+    }
+
+    /// Makes the run of these processes the latest. It is a new one iff none of them was seen before: a launcher whose
+    /// child appears, or that ends before its child, is no start.
+    fn follow(&mut self, chain: &Chain, now: Timestamp) {
+        let known = self.runs.iter().position(|run| !run.members.is_disjoint(&chain.members));
+        let mut run = match known {
+            Some(at) => self.runs.remove(at),
+            None => {
+                self.total += 1;
+                self.runs.retain(|run| is_recent(run.started, now));
+                Run { members: BTreeSet::new(), started: chain.started, answered: None }
+            }
+        };
+        run.members.clone_from(&chain.members);
+        self.runs.push(run);
+    }
+
+    fn recent(&self, now: Timestamp) -> u64 {
+        self.runs.iter().filter(|run| is_recent(run.started, now)).count() as u64
+    }
+}
+
+fn is_recent(started: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(started) < HOUR
+}
+
+impl Run {
+    /// Notes the reply.
+    fn live(&mut self, reply: Reply, now: Now) -> Life {
+        if reply == Reply::Answered {
+            self.answered = Some(now.mono);
+        }
+        // The boot time is in whole seconds, so that a young process may seem to come from the future.
+        let age = now.wall.duration_since(self.started).max(SignedDuration::ZERO).unsigned_abs();
+        Life { started: self.started, age, answered_ago: self.answered.map(|at| now.mono.saturating_sub(at)) }
+    }
+}
+
+/// The part of `/health` that we read.
+#[derive(Deserialize)]
+struct HealthAnswer {
+    status: String,
+    uptime_seconds: serde_json::Number,
+    channels_connected: bool,
+}
+
+impl Health {
+    fn read(answer: Result<http::Answer, http::Error>, at: Timestamp) -> Health {
+        match answer.map_err(Into::into).and_then(|answer| HealthAnswer::of(&answer)) {
+            Ok(said) => Health {
+                status: Some(said.status),
+                uptime_seconds: Some(said.uptime_seconds),
+                channels_connected: Some(said.channels_connected),
+                error: None,
+                at,
+            },
+            Err(error) => {
+                let error = Some(format!("{error:#}"));
+                Health { status: None, uptime_seconds: None, channels_connected: None, error, at }
+            }
+        }
+    }
+}
+
+impl HealthAnswer {
+    fn of(answer: &http::Answer) -> Result<HealthAnswer> {
+        anyhow::ensure!(answer.status == 200, "answered with status {}", answer.status);
+        let said: HealthAnswer = answer.json()?;
+        // It is shown, so it must be a word and not a text.
+        let is_word = said.status.len() <= 32 && said.status.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        anyhow::ensure!(is_word, "answered with a `status` that is no word");
+        Ok(said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::running::stage::{Root, running};
+    use std::collections::BTreeMap;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    const GRACE: Duration = Duration::from_secs(300);
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    // -- the decision
+
+    fn alive(age: u64, answered_ago: Option<u64>) -> Option<Life> {
+        Some(Life { started: Timestamp::UNIX_EPOCH, age: seconds(age), answered_ago: answered_ago.map(seconds) })
+    }
+
+    #[test]
+    fn every_combination_has_its_status() {
+        use {Reply::*, Sight::*};
+        let (young, old) = (alive(299, None), alive(300, None));
+        let (stopping, stopped) = (alive(20, Some(30)), alive(20, Some(31)));
+        let (old_stopping, old_stopped) = (alive(9000, Some(15)), alive(9000, Some(45)));
+        let by_reply = [Refused, Silent, NotAsked];
+        let lives = [
+            (Found, young, ["starting", "starting", "starting"]),
+            (Found, old, ["stalled", "stalled", "stalled"]),
+            (Found, stopping, ["shutting_down", "stalled", "stalled"]),
+            (Found, stopped, ["stalled", "stalled", "stalled"]),
+            (Found, old_stopping, ["shutting_down", "stalled", "stalled"]),
+            (Found, old_stopped, ["stalled", "stalled", "stalled"]),
+            (Absent, None, ["down", "stalled", "down"]),
+            (Unseen, None, ["down", "stalled", "unknown"]),
+        ];
+        for (sight, life, expected) in lives {
+            assert_eq!(decide(sight, Answered, life, GRACE), Status::Ok);
+            let decided = by_reply.map(|reply| decide(sight, reply, life, GRACE).name());
+            assert_eq!(decided, expected, "{sight:?} {life:?}");
+        }
+        assert_eq!(decide(Found, Refused, alive(0, None), Duration::ZERO), Status::Stalled);
+    }
+
+    #[test]
+    fn replies_are_told_apart() {
+        for (asked, reply) in [
+            (Ok(http::Head { status: 500, took: Duration::ZERO }), Reply::Answered),
+            (Err(http::Error::TooLarge), Reply::Answered),
+            (Err(http::Error::Refused), Reply::Refused),
+            (Err(http::Error::TimedOut { connected: true }), Reply::Silent),
+            (Err(http::Error::TimedOut { connected: false }), Reply::Silent),
+            (Err(http::Error::Broken(String::new())), Reply::Silent),
+            (Err(http::Error::Unreachable(String::new())), Reply::NotAsked),
+        ] {
+            assert_eq!(Reply::of(&asked), reply, "{asked:?}");
+        }
+    }
+
+    // -- points
+
+    fn section(status: Status, process: Sight, answered: bool) -> Section {
+        Section {
+            status,
+            started_at: None,
+            uptime_seconds: None,
+            starts_last_hour: None,
+            starts_total: None,
+            pid: None,
+            process,
+            api: Api { answered, error: None, response_seconds: None },
+            health: None,
+        }
+    }
+
+    fn values(section: &Section) -> BTreeMap<String, f64> {
+        let mut points = Points::default();
+        Service::points(section, &mut points);
+        let declared = |point: &crate::sample::Point| Service::FACTS.iter().any(|fact| fact.is(point.fact));
+        assert!(points.0.iter().all(declared));
+        let name = |point: &crate::sample::Point| format!("{}{}", point.fact.prometheus, point.subject());
+        points.0.iter().map(|point| (name(point), point.value.unwrap())).collect()
+    }
+
+    #[test]
+    fn up_and_responding_differ_where_they_must() {
+        for (status, process, answered, up, responding) in [
+            (Status::Ok, Sight::Found, true, 1.0, 1.0),
+            (Status::Ok, Sight::Unseen, true, 1.0, 1.0),
+            (Status::Starting, Sight::Found, false, 1.0, 1.0),
+            (Status::Stalled, Sight::Found, false, 1.0, 0.0),
+            (Status::ShuttingDown, Sight::Found, false, 1.0, 0.0),
+            (Status::Stalled, Sight::Unseen, false, 0.0, 0.0),
+            (Status::Down, Sight::Absent, false, 0.0, 0.0),
+        ] {
+            let values = values(&section(status, process, answered));
+            assert_eq!(values["agenthost_service_up"], up, "{status:?} {process:?}");
+            assert_eq!(values["agenthost_service_responding"], responding, "{status:?} {process:?}");
+            let set: Vec<&str> = Status::ALL.iter().map(|one| one.name()).collect();
+            for name in set {
+                let expected = f64::from(u8::from(name == status.name()));
+                assert_eq!(values[&format!("agenthost_service_status{name}")], expected, "{name}");
+            }
+            assert_eq!(values.len(), 8, "what is not known has no value: {values:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_has_its_value() {
+        let mut known = section(Status::Ok, Sight::Found, true);
+        known.started_at = Some("1970-01-01T00:01:40.25Z".parse().unwrap());
+        (known.starts_last_hour, known.starts_total, known.api.response_seconds) = (Some(2), Some(7), Some(0.5));
+        let values = values(&known);
+        assert_eq!(values["agenthost_service_start_time_seconds"], 100.25);
+        assert_eq!(values["agenthost_service_starts_total"], 7.0);
+        assert_eq!(values["agenthost_service_recent_starts"], 2.0);
+        assert_eq!(values["agenthost_service_response_duration_seconds"], 0.5);
+    }
+
+    // -- starts
+
+    #[test]
+    fn a_child_that_takes_over_from_its_launcher_is_no_start() {
+        let root = Root::new();
+        let mut launcher = root.spawn("uv/pynchy", &["-c", "read x; ./pynchy 60; true"]);
+        let mut starts = Starts::default();
+        let now = Timestamp::now();
+        starts.follow(&running(root.look(None)), now);
+        let child = root.wake(&mut launcher);
+        for launcher in [Some(launcher), None] {
+            let chain = running(root.look(starts.members()));
+            starts.follow(&chain, now);
+            assert_eq!((chain.pid, chain.members.len()), (child.pid(), 1 + usize::from(launcher.is_some())));
+            assert_eq!((starts.total, starts.recent(now)), (1, 1));
+        }
+    }
+
+    #[test]
+    fn starts_are_counted_once_and_leave_after_an_hour() {
+        let root = Root::new();
+        let mut starts = Starts::default();
+        let now = Timestamp::now();
+        for count in 1..=3 {
+            let _host = root.host();
+            let chain = running(root.look(starts.members()));
+            starts.follow(&chain, now);
+            starts.follow(&chain, now);
+            assert_eq!((starts.total, starts.recent(now)), (count, count));
+        }
+        let later = now + HOUR + SignedDuration::from_secs(3);
+        assert_eq!((starts.total, starts.recent(later)), (3, 0));
+        let _host = root.host();
+        starts.follow(&running(root.look(None)), later);
+        assert_eq!((starts.total, starts.runs.len()), (4, 1), "old ones are forgotten");
+    }
+
+    // -- the whole collector, beside a real process and a real port
+
+    /// An HTTP host whose manners can change.
+    struct Stub {
+        url: String,
+        health: Arc<Mutex<Option<String>>>,
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Stub {
+        fn new() -> Stub {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let health = r#"{"status": "ok", "uptime_seconds": 2, "dirty": false, "channels_connected": true}"#;
+            let stub = Stub { url, health: Arc::new(Mutex::new(Some(health.to_owned()))), asked: Arc::default() };
+            let (health, asked) = (stub.health.clone(), stub.asked.clone());
+            std::thread::spawn(move || {
+                for socket in listener.incoming() {
+                    serve(socket.unwrap(), &health, &asked);
+                }
+            });
+            stub
+        }
+
+        /// `None`: closes without an answer.
+        fn say(&self, health: Option<&str>) {
+            *self.health.lock().unwrap() = health.map(str::to_owned);
+        }
+
+        fn asked_for(&self, path: &str) -> usize {
+            self.asked.lock().unwrap().iter().filter(|asked| *asked == path).count()
+        }
+    }
+
+    fn serve(mut socket: TcpStream, health: &Mutex<Option<String>>, asked: &Mutex<Vec<String>>) {
+        let mut head = [0; 4096];
+        let length = socket.read(&mut head).unwrap_or(0);
+        let path = String::from_utf8_lossy(&head[..length]).split(' ').nth(1).unwrap_or("").to_owned();
+        asked.lock().unwrap().push(path.clone());
+        let Some(health) = health.lock().unwrap().clone() else { return };
+        let (status, body) = if path == HEALTH { (200, health) } else { (404, "404: Not Found".to_owned()) };
+        let kind = if body.starts_with('{') { "application/json; charset=utf-8" } else { "text/plain" };
+        let length = body.len();
+        let _ = write!(socket, "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}");
+    }
+
+    fn refusing() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    }
+
+    fn collector(root: &Root, url: &str) -> Service {
+        let host = Host { url: url.to_owned(), ..crate::host::pynchy::host(&root.path) };
+        Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap()
+    }
+
+    fn collect(service: &mut Service, now: Now) -> Section {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(service.collect(now)).unwrap()
+    }
+
+    #[test]
+    fn a_living_host_is_shown_whole() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let host = root.host();
+        let now = Now::read().plus(seconds(100));
+        let section = collect(&mut collector(&root, &stub.url), now);
+        assert_eq!((section.status, section.process, section.pid), (Status::Ok, Sight::Found, Some(host.pid())));
+        assert_eq!((section.starts_last_hour, section.starts_total), (Some(1), Some(1)));
+        assert!((98..103).contains(&section.uptime_seconds.unwrap()), "{:?}", section.uptime_seconds);
+        let json = serde_json::to_value(&section).unwrap();
+        assert_eq!((&json["status"], &json["process"]), (&"ok".into(), &"found".into()));
+        let api = &json["api"];
+        assert!(api["answered"] == true && api["error"].is_null() && api["response_seconds"].as_f64().unwrap() < 5.0);
+        let at = now.wall.to_string();
+        let health = serde_json::json!(
+            {"status": "ok", "uptime_seconds": 2, "channels_connected": true, "error": null, "at": at});
+        assert_eq!(json["health"], health);
+    }
+
+    #[test]
+    fn health_is_asked_each_minute_and_its_faults_are_only_shown() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let mut service = collector(&root, &stub.url);
+        let begin = Now::read();
+        for (second, asked) in [(0, 1), (15, 1), (59, 1), (60, 2), (75, 2)] {
+            collect(&mut service, begin.plus(seconds(second)));
+            assert_eq!(stub.asked_for(HEALTH), asked, "at {second} s");
+        }
+        assert_eq!(stub.asked_for(LIVENESS), 5);
+        for (second, said, error) in [
+            (120, r#"{"status": "ok"}"#, "JSON of another shape"),
+            (180, r#"{"secret"#, "invalid JSON"),
+            (240, "secret", "not called JSON"),
+            (300, r#"{"status": "a secret", "uptime_seconds": 1, "channels_connected": true}"#, "no word"),
+        ] {
+            stub.say(Some(said));
+            let section = collect(&mut service, begin.plus(seconds(second)));
+            let health = section.health.unwrap();
+            assert_eq!((section.status, health.status), (Status::Ok, None));
+            let text = health.error.unwrap();
+            assert!(text.contains(error) && !text.contains("secret"), "{text}");
+        }
+        // One that no longer answers says nothing of its health, and is asked as soon as it is back.
+        stub.say(None);
+        let section = collect(&mut service, begin.plus(seconds(301)));
+        assert_eq!((section.api.answered, section.health), (false, None));
+        assert_eq!(section.api.error.unwrap(), "closed the connection without an answer");
+        stub.say(Some(r#"{"status": "ok", "uptime_seconds": 1, "channels_connected": false}"#));
+        let section = collect(&mut service, begin.plus(seconds(302)));
+        assert_eq!(section.health.unwrap().channels_connected, Some(false));
+    }
+
+    #[test]
+    fn a_host_that_refuses_starts_then_stalls_then_is_down() {
+        let root = Root::new();
+        let mut host = root.host();
+        let mut service = collector(&root, &refusing());
+        let begin = Now::read();
+        let status = |service: &mut Service, second: u64| collect(service, begin.plus(seconds(second))).status;
+        assert_eq!(status(&mut service, 0), Status::Starting);
+        assert_eq!(status(&mut service, 290), Status::Starting);
+        assert_eq!(status(&mut service, 302), Status::Stalled);
+        host.kill();
+        let section = collect(&mut service, begin.plus(seconds(315)));
+        assert_eq!((section.status, section.pid, section.started_at), (Status::Down, None, None));
+        assert_eq!(section.api.error.as_deref(), Some("refused"));
+        assert_eq!(section.starts_total, Some(1));
+    }
+
+    #[test]
+    fn a_host_that_stops_answering_shuts_down_then_stalls_and_its_restart_is_a_start() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let host = root.host();
+        let mut service = collector(&root, &stub.url);
+        let begin = Now::read();
+        let at = |service: &mut Service, second: u64| collect(service, begin.plus(seconds(second)));
+        assert_eq!(at(&mut service, 0).status, Status::Ok);
+        service.url = refusing();
+        assert_eq!(at(&mut service, 15).status, Status::ShuttingDown);
+        assert_eq!(at(&mut service, 30).status, Status::ShuttingDown);
+        // Young as it is, it has answered before.
+        assert_eq!(at(&mut service, 45).status, Status::Stalled);
+        drop(host);
+        assert_eq!(at(&mut service, 60).status, Status::Down);
+        let again = root.host();
+        let section = at(&mut service, 75);
+        assert_eq!((section.status, section.pid), (Status::Starting, Some(again.pid())));
+        assert_eq!((section.starts_total, section.starts_last_hour), (Some(2), Some(2)));
+        service.url = stub.url;
+        assert_eq!(at(&mut service, 90).status, Status::Ok);
+    }
+
+    #[test]
+    fn the_configuration_is_checked() {
+        assert_eq!(toml::from_str::<Config>("").unwrap().boot_grace.0, GRACE);
+        assert_eq!(toml::from_str::<Config>("boot_grace = \"90s\"").unwrap().boot_grace.0, seconds(90));
+        assert!(toml::from_str::<Config>("boot_grace = 90").is_err());
+        assert!(toml::from_str::<Config>("bootgrace = \"90s\"").is_err());
+    }
+}

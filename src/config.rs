@@ -1,0 +1,208 @@
+//! The TOML file: found, cut up, each room's table read by that room, all of it validated before anything starts.
+//!
+//! Nobody imports this room but main: it knows everyone.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use crate::collect::{self, Build, Subsystem, Table};
+use crate::fact::{Check, Span};
+use crate::{health, host, pulse, serve};
+
+/// Read if it exists and no other file is named.
+pub const DEFAULT_FILE: &str = "/etc/agenthost-exporter/config.toml";
+
+/// Faster than this a collector would only measure itself.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Everything that can be configured.
+pub struct Config {
+    pub host: host::Config,
+    pub web: serve::Config,
+    pub checks: health::Settings,
+    pub collectors: Vec<Planned>,
+}
+
+/// A collector that is not switched off, at its pace.
+pub struct Planned {
+    pub subsystem: &'static Subsystem,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub build: Build,
+}
+
+impl Config {
+    /// Reads the named file; without a name the default one, if it exists; else every default.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says what cannot be meant: one line with file, line, key and the nearest right name.
+    pub fn load(file: Option<&Path>) -> Result<Config> {
+        let path = match file {
+            Some(path) => path.to_owned(),
+            None if Path::new(DEFAULT_FILE).exists() => PathBuf::from(DEFAULT_FILE),
+            None => return Config::parse("", "(no file)"),
+        };
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Config::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads a file's text; `file` is its name in messages.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn parse(text: &str, file: &str) -> Result<Config> {
+        let root = DeTable::parse(text).map_err(|error| explain(text, file, error))?;
+        cut(root.into_inner()).map_err(|error| explain(text, file, error))
+    }
+}
+
+/// Checks that the program knows, and that a `[checks.<name>]` may name.
+fn checks() -> impl Iterator<Item = &'static Check> {
+    pulse::CHECKS.iter().chain(collect::ALL.iter().flat_map(|subsystem| subsystem.checks))
+}
+
+fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
+    let config = Config {
+        host: read(take(&mut root, "host"))?,
+        web: read(take(&mut root, "web"))?,
+        checks: read_checks(take(&mut root, "checks"))?,
+        collectors: plan_all(take(&mut root, "collect"))?,
+    };
+    match root.iter().next() {
+        None => Ok(config),
+        Some((key, _)) => Err(Fault::unknown("table", key, ["host", "web", "collect", "checks"])),
+    }
+}
+
+type Value<'i> = Spanned<DeValue<'i>>;
+
+fn take<'i>(table: &mut DeTable<'i>, key: &str) -> Option<Value<'i>> {
+    let (_, value) = table.remove_entry(key)?;
+    Some(value)
+}
+
+fn read<T: for<'de> Deserialize<'de> + Default>(value: Option<Value<'_>>) -> Result<T, Fault> {
+    match value {
+        Some(value) => Ok(T::deserialize(ValueDeserializer::from(value))?),
+        None => Ok(T::default()),
+    }
+}
+
+fn read_checks(value: Option<Value<'_>>) -> Result<health::Settings, Fault> {
+    let names: Vec<&str> = checks().map(|check| check.name).collect();
+    let mut keys = value.iter().filter_map(|value| value.get_ref().as_table()).flat_map(DeTable::keys);
+    match keys.find(|key| !names.contains(&&**key.get_ref())) {
+        Some(key) => Err(Fault::unknown("check", key, names)),
+        None => read(value),
+    }
+}
+
+fn plan_all(value: Option<Value<'_>>) -> Result<Vec<Planned>, Fault> {
+    let mut tables = match value {
+        Some(value) => table(value)?.into_inner(),
+        None => DeTable::new(),
+    };
+    let mut planned = Vec::new();
+    for subsystem in collect::ALL {
+        planned.extend(plan(subsystem, take(&mut tables, subsystem.name))?);
+    }
+    match tables.iter().next() {
+        None => Ok(planned),
+        Some((key, _)) => Err(Fault::unknown("collector", key, collect::ALL.iter().map(|subsystem| subsystem.name))),
+    }
+}
+
+/// `None` if it is switched off; its table must be right all the same.
+fn plan(subsystem: &'static Subsystem, value: Option<Value<'_>>) -> Result<Option<Planned>, Fault> {
+    let mut table = value.map(table).transpose()?;
+    let mut pace = |key| take(table.as_mut()?.get_mut(), key);
+    let enabled = pace("enabled").map(|value| bool::deserialize(ValueDeserializer::from(value))).transpose()?;
+    let interval = duration(pace("interval"), subsystem.every, SHORTEST_INTERVAL)?;
+    let timeout = duration(pace("timeout"), subsystem.timeout, Duration::from_millis(1))?;
+    let build = (subsystem.plan)(table)?;
+    Ok((enabled != Some(false)).then_some(Planned { subsystem, interval, timeout, build }))
+}
+
+fn duration(value: Option<Value<'_>>, default: Duration, least: Duration) -> Result<Duration, Fault> {
+    let Some(value) = value else { return Ok(default) };
+    let at = |message| Fault { span: Some(value.span()), message };
+    match Span::deserialize(ValueDeserializer::from(value.clone())) {
+        Ok(Span(duration)) if duration < least => Err(at(format!("must be at least {}", Span(least)))),
+        Ok(Span(duration)) => Ok(duration),
+        Err(error) => Err(at(error.message().to_owned())),
+    }
+}
+
+fn table(value: Value<'_>) -> Result<Table<'_>, Fault> {
+    let span = value.span();
+    match value.into_inner() {
+        DeValue::Table(table) => Ok(Spanned::new(span, table)),
+        _ => Err(Fault { span: Some(span), message: "must be a table".into() }),
+    }
+}
+
+/// What is wrong, and where in the text.
+struct Fault {
+    span: Option<std::ops::Range<usize>>,
+    message: String,
+}
+
+impl Fault {
+    fn unknown<'a>(
+        what: &str,
+        key: &Spanned<toml::de::DeString<'_>>,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Fault {
+        let name = key.get_ref();
+        let hint = nearest(name, known).map(|near| format!(", did you mean `{near}`?"));
+        Fault { span: Some(key.span()), message: format!("unknown {what} `{name}`{}", hint.unwrap_or_default()) }
+    }
+}
+
+impl From<toml::de::Error> for Fault {
+    fn from(error: toml::de::Error) -> Fault {
+        Fault { span: error.span(), message: with_hint(error.message()) }
+    }
+}
+
+/// Adds the nearest right name to serde's "unknown field `x`, expected one of `a`, `b`".
+fn with_hint(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    let near = quoted.next().filter(|_| unknown).and_then(|name| nearest(name, quoted));
+    match near {
+        Some(near) => format!("{message}; did you mean `{near}`?"),
+        None => message.to_owned(),
+    }
+}
+
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.into_iter().map(|known| (strsim::jaro_winkler(name, known), known));
+    scored.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+}
+
+/// One line for a person: file, line, key, and what is wrong.
+fn explain(text: &str, file: &str, fault: impl Into<Fault>) -> anyhow::Error {
+    let Fault { span, message } = fault.into();
+    let message = message.trim().replace('\n', ", ");
+    let Some(start) = span.and_then(|span| text.get(..span.start)).map(str::len) else {
+        return anyhow!("{file}: {message}");
+    };
+    let number = text[..start].matches('\n').count();
+    let line = text.lines().nth(number).map(str::trim);
+    match line.and_then(key) {
+        Some(key) => anyhow!("{file}:{}: {key}: {message}", number + 1),
+        None => anyhow!("{file}:{}: {message}", number + 1),
+    }
+}
+
+/// The key or the table header of a line.
+fn key(line: &str) -> Option<&str> {
+    let header = line.starts_with('[').then_some(line);
+    header.or_else(|| line.split_once('=').map(|(key, _)| key.trim()))
+}

@@ -1,0 +1,290 @@
+//! The profile `pynchy`: everything hangs off the folder that it runs in.
+//!
+//! Its `config.toml` is read leniently: it belongs to the host, which may be newer than we are. What its environment or
+//! `.env` override is not seen; `[host] url` corrects it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::{Table, Value};
+use tracing::warn;
+
+use super::{Host, ProcessRule, Profile};
+
+/// What a running pynchy is called.
+pub const PROGRAM: &str = "pynchy";
+
+const PORT: u16 = 8484;
+const SCHEDULER_POLL: Duration = Duration::from_secs(60);
+
+/// What pynchy's own configuration says. `None` is not set, or set to what we do not understand.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Layout {
+    /// `server.port`, of its HTTP API; 8484 if not set.
+    pub port: Option<u16>,
+    /// `container.max_concurrent`; 10 if not set.
+    pub max_concurrent: Option<u64>,
+    /// `scheduler.poll_interval`, in seconds; 60 if not set.
+    pub poll_interval: Option<Duration>,
+    /// `scheduler.timezone`; `$TZ` of the host, then the machine's if not set.
+    pub timezone: Option<String>,
+    pub gateway: Gateway,
+    /// `repos."owner/repo"`, with the folder of each.
+    pub repos: BTreeMap<String, PathBuf>,
+    /// Where secrets may stand. Not read here.
+    pub env_file: PathBuf,
+}
+
+/// `[gateway]`. Its key is not kept.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gateway {
+    pub port: Option<u16>,
+    /// `gateway.litellm_config` is set: the gateway is LiteLLM, else the one built in.
+    pub litellm: bool,
+}
+
+/// The host in this folder, by its own configuration.
+pub fn host(root: &Path) -> Host {
+    let layout = read(root);
+    Host {
+        profile: Profile::Pynchy,
+        root: root.to_owned(),
+        url: format!("http://127.0.0.1:{}", layout.port.unwrap_or(PORT)),
+        database: Some(root.join("data/messages.db")),
+        process: ProcessRule::InRoot { program: PROGRAM.to_owned() },
+        scheduler_poll: layout.poll_interval.unwrap_or(SCHEDULER_POLL),
+        layout,
+    }
+}
+
+/// Whether a folder is a pynchy installation, and not a stranger's.
+pub fn is_root(folder: &Path) -> bool {
+    let own_tables = ["sandbox", "repos", "gateway", "server"];
+    let configured = || load(folder).is_ok_and(|config| own_tables.iter().any(|&name| config.contains_key(name)));
+    folder.join("data/messages.db").is_file() || (folder.join("data").is_dir() && configured())
+}
+
+fn read(root: &Path) -> Layout {
+    let (layout, doubts) = match load(root) {
+        Ok(config) => Layout::of(root, &config),
+        Err(doubt) => (Layout::of(root, &Table::new()).0, vec![doubt]),
+    };
+    for doubt in doubts {
+        warn!("{}: {doubt}", root.join("config.toml").display());
+    }
+    layout
+}
+
+/// Reads `config.toml`; the error is for people and quotes nothing, as a line of it may hold a key.
+fn load(root: &Path) -> Result<Table, String> {
+    let text = std::fs::read_to_string(root.join("config.toml"))
+        .map_err(|error| format!("not read ({error}), so the defaults of pynchy are taken"))?;
+    text.parse::<Table>().map_err(|error| {
+        let line = error.span().map_or(String::new(), |at| format!(" (line {})", line_of(&text, at.start)));
+        format!("not TOML{line}, so the defaults of pynchy are taken")
+    })
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
+}
+
+impl Layout {
+    /// Takes what it understands; the rest is told.
+    fn of(root: &Path, config: &Table) -> (Layout, Vec<String>) {
+        let mut keys = Keys { config, doubts: Vec::new() };
+        let layout = Layout {
+            port: keys.get("server", "port", "a port", port),
+            max_concurrent: keys
+                .get("container", "max_concurrent", "a number", |value| value.as_integer()?.try_into().ok()),
+            poll_interval: keys.get("scheduler", "poll_interval", "seconds", seconds),
+            timezone: keys.get("scheduler", "timezone", "a name", |value| value.as_str().map(str::to_owned)),
+            gateway: Gateway {
+                port: keys.get("gateway", "port", "a port", port),
+                litellm: keys
+                    .get("gateway", "litellm_config", "a path", Value::as_str)
+                    .is_some_and(|path| !path.is_empty()),
+            },
+            repos: keys.repos(root),
+            env_file: root.join(".env"),
+        };
+        (layout, keys.doubts)
+    }
+}
+
+/// Reads key by key, and remembers what it did not understand.
+struct Keys<'a> {
+    config: &'a Table,
+    doubts: Vec<String>,
+}
+
+impl<'a> Keys<'a> {
+    fn table(&mut self, name: &str) -> Option<&'a Table> {
+        let value = self.config.get(name)?;
+        if !value.is_table() {
+            self.doubt(format!("[{name}] is no table"));
+        }
+        value.as_table()
+    }
+
+    fn get<T>(&mut self, table: &str, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
+        let value = self.table(table)?.get(key)?;
+        let read = read(value);
+        if read.is_none() {
+            self.doubt(format!("{table}.{key} is not {wanted}, so it is not known"));
+        }
+        read
+    }
+
+    /// A repo without a path of its own lies under `data/repos`.
+    fn repos(&mut self, root: &Path) -> BTreeMap<String, PathBuf> {
+        let mut repos = BTreeMap::new();
+        for (slug, repo) in self.table("repos").into_iter().flatten() {
+            match repo.as_table().map(|repo| repo.get("path")) {
+                Some(None) => drop(repos.insert(slug.clone(), root.join("data/repos").join(slug))),
+                Some(Some(Value::String(path))) => drop(repos.insert(slug.clone(), root.join(path))),
+                _ => self.doubt(format!("repos.\"{slug}\" has no path that is understood, so it is not known")),
+            }
+        }
+        repos
+    }
+
+    /// Once for each, though a table is asked for key by key.
+    fn doubt(&mut self, text: String) {
+        if !self.doubts.contains(&text) {
+            self.doubts.push(text);
+        }
+    }
+}
+
+fn port(value: &Value) -> Option<u16> {
+    value.as_integer()?.try_into().ok().filter(|&port| port > 0)
+}
+
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = value.as_float().or_else(|| Some(value.as_integer()? as f64))?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|span| !span.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(text: &str) -> (Layout, Vec<String>) {
+        Layout::of(Path::new("/srv/p"), &text.parse().unwrap())
+    }
+
+    fn folder(config: Option<&str>, entries: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        config.iter().for_each(|text| std::fs::write(folder.path().join("config.toml"), text).unwrap());
+        for entry in entries {
+            match entry.strip_suffix('/') {
+                Some(name) => std::fs::create_dir(folder.path().join(name)).unwrap(),
+                None => std::fs::write(folder.path().join(entry), "").unwrap(),
+            }
+        }
+        folder
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let (layout, doubts) = layout(
+            r#"
+            [server]
+            port = 9000
+            [container]
+            max_concurrent = 5
+            [scheduler]
+            poll_interval = 0.5
+            timezone = "Europe/Berlin"
+            [gateway]
+            port = 4000
+            litellm_config = "litellm.yaml"
+            master_key = "sk-secret"
+            [repos."acme/web"]
+            path = "../web"
+            [repos."acme/api"]
+            [sandbox.admin-1]
+            unheard_of = true
+            "#,
+        );
+        let repos = [("acme/api", "/srv/p/data/repos/acme/api"), ("acme/web", "/srv/p/../web")];
+        let expected = Layout {
+            port: Some(9000),
+            max_concurrent: Some(5),
+            poll_interval: Some(Duration::from_millis(500)),
+            timezone: Some("Europe/Berlin".to_owned()),
+            gateway: Gateway { port: Some(4000), litellm: true },
+            repos: repos.map(|(slug, path)| (slug.to_owned(), path.into())).into(),
+            env_file: "/srv/p/.env".into(),
+        };
+        assert_eq!((layout, doubts), (expected, vec![]));
+    }
+
+    #[test]
+    fn a_wrong_key_is_not_known_and_costs_no_other() {
+        let (layout, doubts) = layout(
+            r#"
+            repos = "secret"
+            [server]
+            port = "secret"
+            [container]
+            max_concurrent = -1
+            [scheduler]
+            poll_interval = "secret"
+            timezone = "UTC"
+            [gateway]
+            port = 70000
+            "#,
+        );
+        let known = Layout { timezone: Some("UTC".to_owned()), env_file: "/srv/p/.env".into(), ..Layout::default() };
+        assert_eq!(layout, known);
+        let text = doubts.join("\n");
+        for key in ["server.port", "container.max_concurrent", "scheduler.poll_interval", "gateway.port", "[repos]"] {
+            assert_eq!(text.matches(key).count(), 1, "{key} in {text}");
+        }
+        assert_eq!(doubts.len(), 5);
+        assert!(!text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn a_table_that_is_none_is_told_once() {
+        assert_eq!(layout("scheduler = 1").1, ["[scheduler] is no table"]);
+        assert_eq!(layout("[repos]\na = 1\nb = { path = 2 }\n").1.len(), 2);
+        for text in ["0", "-1", "nan", "inf", "-0.0", "1e300"] {
+            assert_eq!(layout(&format!("[scheduler]\npoll_interval = {text}")).0.poll_interval, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_broken_file_leaves_the_defaults() {
+        assert_eq!(host(folder(None, &[]).path()).url, "http://127.0.0.1:8484");
+        let broken = folder(Some("[server]\nport = 1\n[gateway]\nmaster_key = \"sk-secret\n"), &[]);
+        assert_eq!(host(broken.path()).url, "http://127.0.0.1:8484");
+        assert_eq!(load(broken.path()).unwrap_err(), "not TOML (line 4), so the defaults of pynchy are taken");
+    }
+
+    #[test]
+    fn a_strangers_folder_is_no_root() {
+        for (config, entries) in [
+            (None, &["data/", "data/messages.db"][..]),
+            (Some("[server]\n"), &["data/"]),
+            (Some("[sandbox.x]\n"), &["data/"]),
+        ] {
+            assert!(is_root(folder(config, entries).path()), "{config:?} {entries:?}");
+        }
+        for (config, entries) in [
+            (None, &[][..]),
+            (None, &["data/"]),
+            (None, &["data/", "data/messages.db/"]),
+            (Some("[server]\n"), &[]),
+            (Some("[server]\n"), &["data"]),
+            (Some("[package]\n"), &["data/"]),
+            (Some("server\n"), &["data/"]),
+        ] {
+            assert!(!is_root(folder(config, entries).path()), "{config:?} {entries:?}");
+        }
+        assert!(!is_root(Path::new("/nonexistent")));
+    }
+}

@@ -1,0 +1,165 @@
+//! `/status`: the snapshot as JSON. Sections are spliced in as they were serialised when they were read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::value::RawValue;
+
+use crate::health::{Overall, Verdict};
+use crate::sample::{Cause, Failure, Reading};
+use crate::snapshot::{Current, Seen, Snapshot};
+
+/// The version of this document's shape; it grows when a key changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// The whole document.
+pub struct Status<'a>(pub &'a Snapshot);
+
+impl Serialize for Status<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for seen in &self.0.collectors {
+            map.serialize_entry(seen.name, &section(seen))?;
+        }
+        map.serialize_entry("health", &health(self.0))?;
+        map.serialize_entry("collectors", &collectors(self.0))?;
+        map.serialize_entry("schema", &SCHEMA)?;
+        map.serialize_entry("sidecar", &sidecar(self.0))?;
+        map.end()
+    }
+}
+
+/// One section by its name; `None` if there is no such section.
+///
+/// # Errors
+/// A defect of the section's types: JSON cannot hold them.
+pub fn part(snapshot: &Snapshot, name: &str) -> Result<Option<Vec<u8>>, serde_json::Error> {
+    let bytes = match name {
+        "health" => serde_json::to_vec(&health(snapshot))?,
+        "collectors" => serde_json::to_vec(&collectors(snapshot))?,
+        "schema" => serde_json::to_vec(&SCHEMA)?,
+        "sidecar" => serde_json::to_vec(&sidecar(snapshot))?,
+        name => match snapshot.collectors.iter().find(|seen| seen.name == name) {
+            Some(seen) => serde_json::to_vec(&section(seen))?,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(bytes))
+}
+
+/// One detail of a section (`/status/<section>/<key>`).
+pub fn detail<'a>(snapshot: &'a Snapshot, name: &str, key: &str) -> Option<&'a str> {
+    let good = snapshot.collectors.iter().find(|seen| seen.name == name)?.good.as_ref()?;
+    let detail = good.outcome.as_ref().ok()?.details.get(key)?;
+    Some(detail.get())
+}
+
+/// What was last seen, while it is fresh; else null.
+fn section(seen: &Seen) -> Option<&RawValue> {
+    let good = seen.good.as_ref()?;
+    good.outcome.as_ref().ok().map(|sample| &*sample.section)
+}
+
+#[derive(Serialize)]
+struct Health<'a> {
+    overall: Overall,
+    ready: bool,
+    since: Timestamp,
+    checks: &'a [Verdict],
+}
+
+fn health(snapshot: &Snapshot) -> Health<'_> {
+    Health { overall: snapshot.overall, ready: snapshot.ready, since: snapshot.since, checks: &snapshot.verdicts }
+}
+
+#[derive(Serialize)]
+struct Collector<'a> {
+    /// Null before the first run has ended.
+    up: Option<bool>,
+    access: Option<&'static str>,
+    last_success_at: Option<Timestamp>,
+    duration_seconds: Option<f64>,
+    interval_seconds: f64,
+    error: Option<&'a str>,
+}
+
+fn collectors(snapshot: &Snapshot) -> BTreeMap<&'static str, Collector<'_>> {
+    snapshot.collectors.iter().map(|seen| (seen.name, collector(seen))).collect()
+}
+
+fn collector(seen: &Seen) -> Collector<'_> {
+    let last = seen.last.as_deref();
+    let failure = last.and_then(|reading| reading.outcome.as_ref().err());
+    Collector {
+        up: last.map(|reading| reading.outcome.is_ok()),
+        access: last.and_then(access),
+        last_success_at: seen.last_success_at.map(|at| at.wall),
+        duration_seconds: last.map(|reading| reading.took.as_secs_f64()),
+        interval_seconds: seen.interval.as_secs_f64(),
+        error: failure.map(|failure| failure.error.as_str()),
+    }
+}
+
+/// Whether we may look; null when nobody answered, for then nobody said.
+fn access(reading: &Reading) -> Option<&'static str> {
+    match &reading.outcome {
+        Ok(_) => Some("full"),
+        Err(Failure { cause: Cause::Denied, .. }) => Some("denied"),
+        Err(Failure { cause: Cause::Unanswered, .. }) => None,
+    }
+}
+
+#[derive(Serialize)]
+struct Sidecar<'a> {
+    version: &'a str,
+    host: Host<'a>,
+    started_at: Timestamp,
+}
+
+#[derive(Serialize)]
+struct Host<'a> {
+    profile: crate::host::Profile,
+    root: &'a str,
+}
+
+fn sidecar(snapshot: &Snapshot) -> Sidecar<'_> {
+    let sidecar = &*snapshot.sidecar;
+    Sidecar {
+        version: sidecar.version,
+        host: Host { profile: sidecar.profile, root: &sidecar.root },
+        started_at: sidecar.started_at,
+    }
+}
+
+/// The document of the current snapshot, rendered once and served as the same bytes.
+pub struct Page {
+    current: Current,
+    rendered: ArcSwapOption<(u64, Bytes)>,
+}
+
+impl Page {
+    pub fn new(current: &Current) -> Page {
+        Page { current: current.clone(), rendered: ArcSwapOption::empty() }
+    }
+
+    /// The bytes and the sequence number of their snapshot. Splicing ready JSON takes microseconds, so two requests that
+    /// meet a new snapshot may both do it; the results are the same.
+    ///
+    /// # Errors
+    /// A defect of a type: JSON cannot hold it.
+    pub fn get(&self) -> Result<(u64, Bytes)> {
+        let snapshot = self.current.get();
+        if let Some(rendered) = self.rendered.load().as_ref().filter(|rendered| rendered.0 == snapshot.seq) {
+            return Ok((**rendered).clone());
+        }
+        let bytes = Bytes::from(serde_json::to_vec(&Status(&snapshot))?);
+        self.rendered.store(Some(Arc::new((snapshot.seq, bytes.clone()))));
+        Ok((snapshot.seq, bytes))
+    }
+}

@@ -1,0 +1,305 @@
+//! The one task that takes readings, owns the verdicts, and freezes both; and what is frozen.
+//!
+//! A snapshot carries moments, never ages, so it stays true while it stands. Nothing after this room computes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::MissedTickBehavior;
+
+use crate::collect;
+use crate::fact::{Fact, Severity};
+use crate::health::{Health, Overall, State, Verdict};
+use crate::pulse;
+use crate::sample::{Now, Point, Points, Reading};
+
+static READY: Fact = Fact::gauge(
+    "agenthost.ready",
+    "agenthost_ready",
+    "1 if the host can do its work by the sidecar's verdict (/readyz is 200), 0 if not.",
+);
+
+static HEALTH_STATE: Fact = Fact::gauge(
+    "agenthost.health.state",
+    "agenthost_health_state",
+    "The overall verdict: 1 for the state that holds (starting, healthy, degraded, unhealthy), 0 for the others.",
+)
+.of(&["state"]);
+
+static CHECK_FAILED: Fact = Fact::gauge(
+    "agenthost.check.failed",
+    "agenthost_check_failed",
+    "1 while the check has failed on the subject: a sustained failure, not a blip; recovering still counts.",
+)
+.of(&["check", "subject", "severity"]);
+
+static BUILD_INFO: Fact =
+    Fact::gauge("agenthost.build_info", "agenthost_build_info", "1; the labels say which build this is.")
+        .of(&["version", "arch"]);
+
+static SERIES: Fact =
+    Fact::gauge("agenthost.series", "agenthost_series", "Series that collectors put into this page.").unit("{series}");
+
+static FACTS: &[&Fact] = &[&READY, &HEALTH_STATE, &CHECK_FAILED, &BUILD_INFO, &SERIES];
+
+/// The river's heart is taken for stopped when its last beat is older.
+const HEART_STOPS: Duration = Duration::from_secs(10);
+
+/// Every fact that the program can emit, with the room that measures it, in the order of declaration.
+pub fn catalogue() -> Vec<(&'static str, &'static Fact)> {
+    let mut facts: Vec<_> = FACTS.iter().map(|fact| ("river", *fact)).collect();
+    facts.extend(pulse::FACTS.iter().map(|fact| ("loop", *fact)));
+    facts.extend(collect::ALL.iter().flat_map(|subsystem| subsystem.facts.iter().map(|fact| (subsystem.name, *fact))));
+    facts
+}
+
+/// What does not change while the sidecar runs with one configuration.
+#[derive(Debug, Clone)]
+pub struct Sidecar {
+    pub version: &'static str,
+    pub arch: &'static str,
+    pub profile: crate::host::Profile,
+    pub root: String,
+    pub started_at: Timestamp,
+}
+
+/// One collector as the snapshot shows it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub name: &'static str,
+    pub interval: Duration,
+    /// The latest run, good or not.
+    pub last: Option<Arc<Reading>>,
+    /// The latest good run, while it is fresh enough to be shown.
+    pub good: Option<Arc<Reading>>,
+    /// When the latest good run began, however long ago.
+    pub last_success_at: Option<Now>,
+    fresh_for: Duration,
+}
+
+/// All readings and verdicts of one instant, frozen.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Grows by one with each snapshot.
+    pub seq: u64,
+    pub at: Now,
+    pub sidecar: Arc<Sidecar>,
+    pub collectors: Vec<Seen>,
+    pub verdicts: Arc<[Verdict]>,
+    pub overall: Overall,
+    pub ready: bool,
+    pub since: Timestamp,
+    /// What the river says of itself.
+    pub own: Arc<Points>,
+}
+
+impl Snapshot {
+    /// Every point that has a series: fresh readings, the loops' own, and the river's own.
+    pub fn points(&self) -> impl Iterator<Item = &Point> {
+        let collectors = self.collectors.iter().flat_map(Seen::points);
+        collectors.chain(&self.own.0).filter(|point| point.exported && point.value.is_some())
+    }
+}
+
+impl Seen {
+    /// A collector that has not looked yet.
+    pub fn nothing(name: &'static str, interval: Duration, fresh_for: Duration) -> Seen {
+        Seen { name, interval, last: None, good: None, last_success_at: None, fresh_for }
+    }
+
+    fn take(&mut self, reading: Arc<Reading>) {
+        if reading.outcome.is_ok() {
+            self.last_success_at = Some(reading.at);
+            self.good = Some(reading.clone());
+        }
+        self.last = Some(reading);
+    }
+
+    /// Lets go of a good reading that is too old to be shown; says whether it did.
+    fn forget(&mut self, now: Now) -> bool {
+        let stale = self.good.as_ref().is_some_and(|good| now.mono.saturating_sub(good.at.mono) > self.fresh_for);
+        if stale {
+            self.good = None;
+        }
+        stale
+    }
+
+    fn points(&self) -> impl Iterator<Item = &Point> {
+        let sampled =
+            self.good.iter().filter_map(|good| good.outcome.as_ref().ok()).flat_map(|sample| &sample.points.0);
+        sampled.chain(self.last.iter().flat_map(|last| &last.own.0))
+    }
+}
+
+/// The latest snapshot, for all who render; reading it takes no lock.
+#[derive(Clone)]
+pub struct Current {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    beat: Arc<AtomicU64>,
+}
+
+impl Current {
+    pub fn get(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Whether the river has turned lately. If it has not, no verdict holds.
+    pub fn alive(&self, now: Now) -> bool {
+        let beat = Duration::from_millis(self.beat.load(Ordering::Relaxed));
+        now.mono.saturating_sub(beat) <= HEART_STOPS
+    }
+
+    /// A snapshot that stands still, for renderers' tests and benches.
+    pub fn fixed(snapshot: Snapshot) -> Current {
+        let beat = AtomicU64::new(millis(snapshot.at));
+        Current { snapshot: Arc::new(ArcSwap::from_pointee(snapshot)), beat: Arc::new(beat) }
+    }
+
+    /// Replaces the snapshot. For the river, and for tests of renderers.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+}
+
+fn millis(now: Now) -> u64 {
+    u64::try_from(now.mono.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Owns windows, verdicts and the next snapshot.
+pub struct River {
+    health: Health,
+    /// Of the verdicts that are published.
+    revision: u64,
+    next: Snapshot,
+    current: Current,
+}
+
+impl River {
+    /// A river in which nothing has been seen yet.
+    pub fn new(now: Now, sidecar: Sidecar, collectors: Vec<Seen>, health: Health) -> River {
+        let next = Snapshot {
+            seq: 0,
+            at: now,
+            sidecar: sidecar.into(),
+            collectors,
+            verdicts: health.verdicts().into(),
+            overall: health.overall(),
+            ready: health.ready(),
+            since: health.since().wall,
+            own: Arc::default(),
+        };
+        let current = Current::fixed(next.clone());
+        let mut river = River { revision: health.revision(), health, next, current };
+        river.publish(now);
+        river
+    }
+
+    pub fn current(&self) -> Current {
+        self.current.clone()
+    }
+
+    /// Takes readings until no loop is left to send one. Wakes every second too, because silence changes verdicts.
+    pub async fn flow(mut self, mut readings: Receiver<Reading>) {
+        let mut wake = tokio::time::interval(Duration::from_secs(1));
+        wake.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                reading = readings.recv() => match reading {
+                    Some(reading) => self.take(Now::read(), reading),
+                    None => return,
+                },
+                _ = wake.tick() => self.wake(Now::read()),
+            }
+        }
+    }
+
+    /// A reading has come.
+    pub fn take(&mut self, now: Now, reading: Reading) {
+        self.health.observe(now, &reading);
+        let reading = Arc::new(reading);
+        if let Some(seen) = self.next.collectors.iter_mut().find(|seen| seen.name == reading.collector) {
+            seen.take(reading);
+        }
+        self.forget(now);
+        self.publish(now);
+        self.beat(now);
+    }
+
+    /// A second has passed.
+    pub fn wake(&mut self, now: Now) {
+        self.health.wake(now);
+        let changed =
+            self.health.verdicts()[..] != self.next.verdicts[..] || self.health.overall() != self.next.overall;
+        if self.forget(now) || changed {
+            self.publish(now);
+        }
+        self.beat(now);
+    }
+
+    fn forget(&mut self, now: Now) -> bool {
+        let forgotten = self.next.collectors.iter_mut().filter_map(|seen| seen.forget(now).then_some(()));
+        forgotten.count() > 0 // all of them, not only up to the first
+    }
+
+    fn beat(&self, now: Now) {
+        self.current.beat.store(millis(now), Ordering::Relaxed);
+    }
+
+    fn publish(&mut self, now: Now) {
+        self.log_change();
+        self.revision = self.health.revision();
+        let next = &mut self.next;
+        next.seq += 1;
+        next.at = now;
+        next.verdicts = self.health.verdicts().into();
+        next.overall = self.health.overall();
+        next.ready = self.health.ready();
+        next.since = self.health.since().wall;
+        next.own = Arc::new(own(next));
+        self.current.publish(next.clone());
+    }
+
+    fn log_change(&self) {
+        let overall = self.health.overall();
+        if overall != self.next.overall {
+            tracing::info!(from = self.next.overall.name(), to = overall.name(), ready = self.health.ready(), "health");
+        }
+    }
+}
+
+fn own(snapshot: &Snapshot) -> Points {
+    let mut points = Points::default();
+    points.put(&READY, [], f64::from(u8::from(snapshot.ready)));
+    for state in Overall::ALL {
+        points.put(&HEALTH_STATE, [&state.name().into()], f64::from(u8::from(state == snapshot.overall)));
+    }
+    for verdict in snapshot.verdicts.iter() {
+        points.put(
+            &CHECK_FAILED,
+            [&verdict.check.into(), &verdict.subject, &severity(verdict.severity)],
+            failed(verdict),
+        );
+    }
+    let sidecar = &snapshot.sidecar;
+    points.put(&BUILD_INFO, [&sidecar.version.into(), &sidecar.arch.into()], 1.0);
+    points.cap(pulse::SERIES_CAP);
+    let series = snapshot.collectors.iter().flat_map(Seen::points).filter(|p| p.exported && p.value.is_some()).count();
+    points.put(&SERIES, [], series as f64);
+    points
+}
+
+fn failed(verdict: &Verdict) -> Option<f64> {
+    match verdict.state {
+        State::Starting => None,
+        State::Failed | State::Recovering => Some(1.0),
+        State::Ok | State::Failing | State::Unknown => Some(0.0),
+    }
+}
+
+fn severity(severity: Severity) -> Arc<str> {
+    severity.name().into()
+}

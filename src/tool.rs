@@ -1,0 +1,4 @@
+//! The one-shot subcommands.
+
+pub mod demo;
+pub mod metrics;

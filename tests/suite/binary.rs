@@ -1,0 +1,327 @@
+//! The real binary beside a real folder and a real database, read over HTTP, and damaged while it runs.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::fixture::Root;
+
+/// Fast enough for a test; everything else is as delivered.
+const FAST: &str = "
+[collect.service]
+interval = \"1s\"
+[collect.messages]
+interval = \"1s\"
+[collect.usage]
+interval = \"1s\"
+[collect.tasks]
+interval = \"1s\"
+[collect.host_jobs]
+interval = \"1s\"
+[collect.groups]
+interval = \"1s\"
+";
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn exporter() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agenthost-exporter"));
+    command.env_clear().current_dir("/").stdin(Stdio::null());
+    command
+}
+
+/// A running sidecar; it is ended when this is dropped.
+struct Sidecar {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Sidecar {
+    fn start(root: &Path, extra: &str) -> Sidecar {
+        let config = root.join("exporter.toml");
+        std::fs::write(&config, format!("{FAST}{extra}")).unwrap();
+        let mut child = exporter()
+            .args(["--web.listen-address=127.0.0.1:0", "--log.format=json"])
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--host.root={}", root.display()))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let address = listening(child.stderr.take().unwrap());
+        Sidecar { child, address }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        get(self.address, path).unwrap()
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.get("/status").1).unwrap()
+    }
+
+    /// Reads `/status` until it is as wanted.
+    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never: {what}; last: {status:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("still running after SIGTERM");
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address that the log names; the rest of the log is drained so that it never blocks.
+fn listening(log: impl Read + Send + 'static) -> SocketAddr {
+    let mut lines = BufReader::new(log).lines();
+    let address = lines.by_ref().find_map(|line| {
+        let line: Value = serde_json::from_str(&line.ok()?).ok()?;
+        line["fields"]["address"].as_str()?.parse().ok()
+    });
+    std::thread::spawn(move || lines.for_each(drop));
+    address.expect("the log says where it listens")
+}
+
+fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("an answer has a status");
+    Ok((status, body.to_owned()))
+}
+
+/// A host API that answers everything with 404, as fast as it can.
+fn api() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    address
+}
+
+fn up(collector: &'static str, up: bool) -> impl Fn(&Value) -> bool {
+    move |status| status["collectors"][collector]["up"] == up
+}
+
+fn error(status: &Value, collector: &str) -> String {
+    status["collectors"][collector]["error"].as_str().unwrap_or("none").to_owned()
+}
+
+#[test]
+fn it_reads_a_host_through_damage_and_repair() {
+    let root = Root::with_history(Timestamp::now());
+    let sidecar = Sidecar::start(root.path(), &format!("[host]\nurl = \"http://{}\"\n", api()));
+    let status = sidecar.until("messages", up("messages", true));
+    assert_eq!(status["messages"]["pending_deliveries"], 2);
+    let status = sidecar.until("ready", |status| status["health"]["ready"] == true);
+    assert_eq!(status["service"]["status"], "ok");
+    assert_eq!(sidecar.get("/readyz").0, 200);
+    assert_eq!(sidecar.get("/livez").0, 200);
+
+    let whole = std::fs::read(root.database()).unwrap();
+    let damage = [
+        ("deleted", None, "No such file"),
+        ("emptied", Some(Vec::new()), "empty"),
+        (
+            "garbage",
+            Some(b"this is not a database, though it is long enough to be read as one".repeat(100)),
+            "not a database",
+        ),
+    ];
+    for (what, content, named) in damage {
+        std::fs::remove_file(root.database()).unwrap();
+        if let Some(content) = content {
+            std::fs::write(root.database(), content).unwrap();
+        }
+        for collector in ["messages", "usage", "tasks", "host_jobs", "groups"] {
+            let status = sidecar.until(what, up(collector, false));
+            assert!(error(&status, collector).contains(named), "{what}: {}", error(&status, collector));
+        }
+        assert_eq!(sidecar.status()["service"]["status"], "ok", "{what}");
+        assert_eq!(sidecar.get("/readyz").0, 200, "{what}: no critical check hangs on the database");
+        std::fs::write(root.database(), &whole).unwrap();
+        sidecar.until("repaired", up("messages", true));
+    }
+    sidecar.until("repaired", up("groups", true));
+}
+
+#[test]
+fn a_locked_database_is_said_to_be_locked() {
+    let root = Root::with_history(Timestamp::now());
+    let sidecar = Sidecar::start(root.path(), "");
+    sidecar.until("messages", up("messages", true));
+    let writer = Connection::open(root.database()).unwrap();
+    writer.execute_batch("BEGIN EXCLUSIVE; INSERT INTO sessions VALUES ('new', 's')").unwrap();
+    let status = sidecar.until("locked", up("groups", false));
+    assert!(error(&status, "groups").contains("locked"), "{}", error(&status, "groups"));
+    writer.execute_batch("COMMIT").unwrap();
+    sidecar.until("unlocked", up("groups", true));
+}
+
+#[test]
+fn nothing_of_the_host_is_written() {
+    let root = Root::with_history(Timestamp::now());
+    let listing = |folder: &Path| {
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                (entry.file_name(), entry.metadata().unwrap().modified().unwrap(), entry.metadata().unwrap().len())
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let before = (listing(&root.path().join("data")), std::fs::read(root.database()).unwrap());
+    let mut sidecar = Sidecar::start(root.path(), "");
+    sidecar.until("two readings", |status| {
+        status["collectors"]["tasks"]["up"] == true && status["collectors"]["groups"]["up"] == true
+    });
+    assert!(sidecar.terminate().success());
+    let after = (listing(&root.path().join("data")), std::fs::read(root.database()).unwrap());
+    assert!(before == after, "the data folder changed");
+}
+
+/// Opening a pipe that nobody writes to blocks for ever, and no thread can be dropped.
+#[test]
+fn a_thread_that_hangs_for_ever_does_not_keep_the_process() {
+    let root = Root::with_history(Timestamp::now());
+    let pipe = root.path().join("host.pid");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut sidecar = Sidecar::start(root.path(), &format!("[host]\npid_file = \"{}\"\n", pipe.display()));
+    sidecar.until("messages", up("messages", true));
+    let status = sidecar.terminate();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn an_empty_history_and_a_missing_database_differ() {
+    let root = Root::with_history(Timestamp::now());
+    std::fs::remove_file(root.database()).unwrap();
+    let sidecar = Sidecar::start(root.path(), "");
+    let status = sidecar.until("messages", up("messages", false));
+    assert_eq!(status["messages"], Value::Null);
+    assert_eq!(status["tasks"], Value::Null);
+}
+
+#[test]
+fn routes_answer_as_they_should() {
+    let root = Root::with_history(Timestamp::now());
+    let sidecar = Sidecar::start(root.path(), "");
+    sidecar.until("tasks", up("tasks", true));
+    for (path, status) in [
+        ("/", 200),
+        ("/metrics", 200),
+        ("/status?section=tasks", 200),
+        ("/status?section=nothing", 404),
+        ("/status/tasks/task-1", 200),
+        ("/status/tasks/none", 404),
+        ("/nothing", 404),
+        ("/-/healthy", 200),
+        ("/-/ready", 200),
+    ] {
+        assert_eq!(sidecar.get(path).0, status, "{path}");
+    }
+    let runs: Value = serde_json::from_str(&sidecar.get("/status/tasks/task-2").1).unwrap();
+    assert_eq!(runs["runs"].as_array().unwrap().len(), 5);
+    assert_eq!(runs["runs"][0]["status"], "error", "newest first");
+}
+
+#[test]
+fn no_text_of_the_host_reaches_an_output() {
+    let root = Root::with_history(Timestamp::now());
+    let sidecar = Sidecar::start(root.path(), "");
+    sidecar.until("all", |status| {
+        status["collectors"].as_object().unwrap().values().all(|collector| !collector["up"].is_null())
+    });
+    for path in ["/status", "/metrics", "/", "/status/tasks/task-1", "/status/tasks/task-2"] {
+        let text = sidecar.get(path).1;
+        assert!(!text.contains("secret"), "{path}: {text}");
+    }
+}
+
+fn refused(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{said}");
+    said
+}
+
+#[test]
+fn it_refuses_to_start_with_one_line_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, "[collect.messages]\nintervall = \"5s\"\n").unwrap();
+    let said = refused(exporter().arg(format!("--config.file={}", file.display())));
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("config.toml:2: intervall: ") && said.contains("interval"), "{said}");
+    let said = refused(exporter().arg("--config.file=/does/not/exist.toml"));
+    assert!(said.contains("/does/not/exist.toml"), "{said}");
+    let said = refused(exporter().arg("--host.root=/does/not/exist"));
+    assert!(said.contains("/does/not/exist"), "{said}");
+    refused(exporter().arg("--no.such.flag"));
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let root = Root::with_history(Timestamp::now());
+    let address = taken.local_addr().unwrap().to_string();
+    let output = exporter()
+        .arg(format!("--host.root={}", root.path().display()))
+        .arg(format!("--web.listen-address={address}"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains(&address));
+}
+
+#[test]
+fn once_prints_one_status() {
+    let root = Root::with_history(Timestamp::now());
+    let output = exporter()
+        .args(["--once", "--log.level=error"])
+        .arg(format!("--host.root={}", root.path().display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["groups"]["total"], 3);
+    assert_eq!(status["schema"], 1);
+}

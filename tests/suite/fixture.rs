@@ -1,0 +1,76 @@
+//! A pynchy host's folder in a temporary place, with a database that holds a little of everything.
+
+use std::path::Path;
+use std::time::Duration;
+
+use agenthost_exporter::collect::Subsystem;
+use agenthost_exporter::host::{self, Host};
+use agenthost_exporter::sample::{Now, Sample};
+use agenthost_exporter::source::Sources;
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::Connection;
+
+const SCHEMA: &str = include_str!("../../src/tool/demo/pynchy.sql");
+const ROWS: &str = include_str!("../fixtures/history.sql");
+
+/// The folder; it goes when this is dropped.
+pub struct Root {
+    folder: tempfile::TempDir,
+}
+
+impl Root {
+    /// A host whose history ends at `now`. In the rows `{-90s}` stands for a moment so long before it.
+    pub fn with_history(now: Timestamp) -> Root {
+        let root = Root { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(root.path().join("data")).unwrap();
+        std::fs::write(root.path().join("config.toml"), "[server]\nport = 1\n").unwrap();
+        let database = Connection::open(root.database()).unwrap();
+        database.execute_batch(SCHEMA).unwrap();
+        database.execute_batch(&stamped(ROWS, now)).unwrap();
+        root
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn database(&self) -> std::path::PathBuf {
+        self.path().join("data/messages.db")
+    }
+
+    pub fn host(&self) -> Host {
+        let config = host::Config { root: Some(self.path().to_owned()), ..host::Config::default() };
+        host::find(&config, &Sources::default().processes, Path::new("/")).unwrap()
+    }
+
+    /// One run of a collector at that moment, with its default configuration.
+    pub fn run(&self, subsystem: &Subsystem, now: Now) -> anyhow::Result<Sample> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let build = (subsystem.plan)(None)?;
+        let mut collector = build(&self.host(), &Sources::default())?.expect("a pynchy host has it");
+        collector.run(now, Duration::from_secs(10), runtime.handle())
+    }
+}
+
+/// Replaces `{-90s}` and `{+2h}` by moments as the host writes them.
+pub fn stamped(rows: &str, now: Timestamp) -> String {
+    let mut parts = rows.split('{');
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        match part.split_once('}').and_then(|(span, rest)| Some((moment(span, now)?, rest))) {
+            Some((moment, rest)) => text.push_str(&(moment + rest)),
+            None => text.push_str(&format!("{{{part}")),
+        }
+    }
+    text
+}
+
+fn moment(span: &str, now: Timestamp) -> Option<String> {
+    let sign = match span.chars().next()? {
+        '-' => -1,
+        '+' => 1,
+        _ => return None,
+    };
+    let span: SignedDuration = span[1..].parse().ok()?;
+    Some((now + span * sign).strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00").to_string())
+}

@@ -231,18 +231,18 @@ impl Window {
         self.wake(rules, clock);
         let at = clock.at();
         if seen != Seen::Unanswered {
-            self.break_silence(rules, at);
+            self.break_silence(rules, at, seen);
         }
         self.past.push(at.now.mono, seen, rules);
         (self.latest, self.latest_at, self.stale) = (Some(seen), at, false);
         match seen {
             Seen::Ok => {
                 self.ok(at.now);
-                self.known(rules);
+                self.known();
             }
             Seen::Bad => {
                 self.bad(rules, at.now);
-                self.known(rules);
+                self.known();
             }
             Seen::Unanswered => {
                 self.unknown(at.now);
@@ -344,18 +344,22 @@ impl Window {
         }
     }
 
-    /// Someone answers after a long silence: what was unanswered then may not count as intermittent now.
-    fn break_silence(&mut self, rules: Rules<'_>, at: Moment) {
-        if self.is_silenced() && has_lasted(self.silence.unbroken, at, rules.unknown_for()) {
+    /// Someone answers. After a long silence, or for the first time, what was unanswered before may not count as
+    /// intermittent from now on. An intermittent one lasts while it was one at the observation before: were this answer
+    /// counted, strict turns of an answer and none would lift it at every answer and trip it at the next silence.
+    fn break_silence(&mut self, rules: Rules<'_>, at: Moment, seen: Seen) {
+        let long = self.is_silenced() && has_lasted(self.silence.unbroken, at, rules.unknown_for());
+        let first = seen.is_known() && !self.vouched;
+        if long || first {
             self.past.clear();
             self.silence = Silence::default();
+        } else if !rules.often_silent(self.past.tally()) {
+            self.silence.failed = None;
         }
     }
 
-    fn known(&mut self, rules: Rules<'_>) {
-        let stays = rules.often_silent(self.past.tally());
-        let failed = self.silence.failed.filter(|_| stays);
-        self.silence = Silence { unbroken: None, intermittent: None, failed };
+    fn known(&mut self) {
+        self.silence = Silence { failed: self.silence.failed, ..Silence::default() };
         self.unknown_since = None;
         self.vouched = true;
     }
@@ -903,8 +907,27 @@ mod tests {
         assert_eq!(lab.see(345, Seen::Unanswered), State::Failed);
         assert_eq!(lab.see(360, Seen::Ok), State::Failed, "12 of 24 unanswered: it stays");
         assert_eq!(lab.window.unknown_cause(), Some(Cause::Unanswered));
-        assert_eq!(lab.see(375, Seen::Ok), State::Ok, "12 of 25: lifted");
-        assert_eq!(lab.tally().total(), 25, "and not emptied");
+        assert_eq!(lab.see(375, Seen::Ok), State::Failed, "12 of 24 before this one");
+        assert_eq!(lab.see(390, Seen::Ok), State::Ok, "12 of 25: lifted");
+        assert_eq!(lab.tally().total(), 26, "and not emptied");
+    }
+
+    #[test]
+    fn strict_turns_that_began_with_an_answer_stay_failed() {
+        let mut lab = lab();
+        for at in 1..=100 {
+            let state = lab.see(at * 15, if at % 2 == 1 { Seen::Ok } else { Seen::Unanswered });
+            assert_eq!(state == State::Failed, at >= 22, "{at}");
+        }
+    }
+
+    #[test]
+    fn what_went_unanswered_before_the_first_answer_does_not_count_after_it() {
+        let mut lab = lab();
+        lab.see_all(600, Seen::Unanswered);
+        lab.see(615, Seen::Ok);
+        assert_eq!(lab.see(630, Seen::Unanswered), State::Unknown);
+        assert_eq!(lab.tally().total(), 2);
     }
 
     #[test]

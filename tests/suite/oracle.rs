@@ -295,8 +295,12 @@ impl Past {
     }
 
     fn observe(&mut self, time: Time, seen: Seen) {
-        let lifted = self.silenced && self.long_silent(time.watched) && seen != Seen::Unanswered;
-        if lifted {
+        let ended = self.silenced && self.long_silent(time.watched) && seen != Seen::Unanswered;
+        let first = seen.is_known() && !self.was_known();
+        // Judged by the observation before this one.
+        let before = self.last().map(|(entry, _)| entry.at);
+        let stays = self.silenced && !ended && before.is_some_and(|at| self.mostly_unanswered(at));
+        if ended || first {
             self.write(time, Event::Emptied);
         }
         self.write(time, Event::Seen(seen));
@@ -310,7 +314,7 @@ impl Past {
         match seen {
             Seen::Unanswered => self.notice(time.watched),
             Seen::Denied => self.silenced = false,
-            Seen::Ok | Seen::Bad => self.silenced &= !lifted && self.mostly_unanswered(time.mono),
+            Seen::Ok | Seen::Bad => self.silenced = stays,
         }
     }
 

@@ -923,6 +923,24 @@ mod tests {
     }
 
     #[test]
+    fn strict_turns_that_began_with_an_answer_stay_failed() {
+        let mut lab = lab();
+        for at in 1..=100 {
+            let state = lab.see(at * 15, if at % 2 == 1 { Seen::Ok } else { Seen::Unanswered });
+            assert_eq!(state == State::Failed, at >= 22, "{at}");
+        }
+    }
+
+    #[test]
+    fn what_went_unanswered_before_the_first_answer_does_not_count_after_it() {
+        let mut lab = lab();
+        lab.see_all(600, Seen::Unanswered);
+        lab.see(615, Seen::Ok);
+        assert_eq!(lab.see(630, Seen::Unanswered), State::Unknown);
+        assert_eq!(lab.tally().total(), 2);
+    }
+
+    #[test]
     fn intermittent_silence_needs_a_share_and_a_number() {
         let mut lab = lab();
         for at in 1..=200 {

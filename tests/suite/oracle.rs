@@ -241,18 +241,15 @@ impl Past {
         watched - self.last().map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
     }
 
-    /// Since when (watched time) it has been silent without a break.
+    /// Since when (watched time) it has been silent without a break: since the first unanswered one after the latest
+    /// answer, or since one was overdue.
     fn silent_from(&self, watched: Duration) -> Option<Duration> {
-        let answered = |seen: Seen| seen != Seen::Unanswered;
-        let mut previous = self.born;
-        let mut from = None;
-        for (entry, seen) in self.seen() {
-            let stale = entry.watched - previous > self.stale_after;
-            from = from.or(stale.then(|| previous + self.stale_after)).or(Some(entry.watched));
-            from = from.filter(|_| !answered(seen));
-            previous = entry.watched;
-        }
-        from.or((watched - previous > self.stale_after).then(|| previous + self.stale_after))
+        let run = self.seen().rev().take_while(|(_, seen)| *seen == Seen::Unanswered);
+        let first = run.last().map(|(entry, _)| entry.watched);
+        let answer = self.seen().rev().find(|(_, seen)| *seen != Seen::Unanswered);
+        let answered = answer.map_or(self.born, |(entry, _)| entry.watched);
+        let overdue = first.unwrap_or(watched) - answered > self.stale_after;
+        if overdue { Some(answered + self.stale_after) } else { first }
     }
 
     /// Whether so many in the window went unanswered that the rest does not count.

@@ -406,8 +406,9 @@ mod tests {
         child.0.kill().unwrap();
         // Not reaped: it stays in the table until the wait below. The kill itself takes a moment.
         let seen = std::iter::repeat_with(|| Processes::default().list().unwrap())
+            .take(1000)
             .find(|table| table.alive().all(|process| process.pid() != pid))
-            .unwrap();
+            .expect("it lives on after SIGKILL");
         let zombie = seen.get(pid).unwrap();
         assert!(!zombie.alive);
         assert_eq!(zombie.cwd, Cwd::Gone);

@@ -14,7 +14,7 @@ use crate::collect::Collector;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::running::{Chain, Seen, look};
 use crate::host::{Host, ProcessRule};
-use crate::sample::{Now, Points};
+use crate::sample::{Cause, Now, Points};
 use crate::source::Sources;
 use crate::source::http::{self, Http, Limits};
 use crate::source::process::{Identity, Processes};
@@ -58,6 +58,8 @@ pub struct Section {
     /// Of the process that serves.
     pub pid: Option<u32>,
     pub process: Sight,
+    /// Why the process is neither found nor absent.
+    pub process_error: Option<String>,
     pub api: Api,
     /// Null while the host does not answer.
     pub health: Option<Health>,
@@ -109,6 +111,23 @@ pub enum Sight {
     Absent,
     /// It may be one that we cannot see, or cannot tell apart.
     Unseen,
+    /// We may not read what would tell.
+    Denied,
+}
+
+impl Sight {
+    fn of(seen: &Seen) -> Sight {
+        match seen {
+            Seen::Running(_) => Sight::Found,
+            Seen::Absent => Sight::Absent,
+            Seen::Unseen(why) if why.cause == Cause::Denied => Sight::Denied,
+            Seen::Unseen(_) => Sight::Unseen,
+        }
+    }
+
+    fn is_sure(self) -> bool {
+        matches!(self, Sight::Found | Sight::Absent)
+    }
 }
 
 /// The liveness request.
@@ -276,7 +295,7 @@ impl Service {
     fn look(&self) -> Seen {
         match self.processes.list() {
             Ok(table) => look(&table, &self.rule, &self.root, self.starts.members()),
-            Err(_) => Seen::Unseen,
+            Err(error) => Seen::Unseen(error.into()),
         }
     }
 
@@ -293,15 +312,16 @@ impl Service {
     }
 
     fn section(&mut self, seen: &Seen, asked: &Asked, now: Now) -> Section {
-        let (sight, pid) = match seen {
-            Seen::Running(chain) => (Sight::Found, Some(chain.pid)),
-            Seen::Absent => (Sight::Absent, None),
-            Seen::Unseen => (Sight::Unseen, None),
+        let (pid, process_error) = match seen {
+            Seen::Running(chain) => (Some(chain.pid), None),
+            Seen::Absent => (None, None),
+            Seen::Unseen(why) => (None, Some(why.error.clone())),
         };
+        let sight = Sight::of(seen);
         let reply = Reply::of(asked);
         let run = self.starts.latest_mut().filter(|_| sight == Sight::Found);
         let life = run.map(|run| run.live(reply, now));
-        let sure = sight != Sight::Unseen;
+        let sure = sight.is_sure();
         Section {
             status: decide(sight, reply, life, self.boot_grace),
             started_at: life.map(|life| life.started),
@@ -310,6 +330,7 @@ impl Service {
             starts_total: (sure || self.starts.total > 0).then_some(self.starts.total),
             pid,
             process: sight,
+            process_error,
             api: Api {
                 answered: asked.is_ok(),
                 error: asked.as_ref().err().map(http::Error::to_string),
@@ -477,7 +498,7 @@ impl HealthAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::running::stage::{Root, running};
+    use crate::host::running::stage::{Root, running, unprivileged};
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
@@ -511,6 +532,7 @@ mod tests {
             (Found, old_stopped, ["stalled", "stalled", "stalled"]),
             (Absent, None, ["down", "stalled", "down"]),
             (Unseen, None, ["down", "stalled", "unknown"]),
+            (Denied, None, ["down", "stalled", "unknown"]),
         ];
         for (sight, life, expected) in lives {
             assert_eq!(decide(sight, Answered, life, GRACE), Status::Ok);
@@ -546,6 +568,7 @@ mod tests {
             starts_total: None,
             pid: None,
             process,
+            process_error: None,
             api: Api { answered, error: None, response_seconds: None },
             health: None,
         }
@@ -783,6 +806,22 @@ mod tests {
         assert_eq!((section.starts_total, section.starts_last_hour), (Some(2), Some(2)));
         service.url = stub.url;
         assert_eq!(at(&mut service, 90).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_process_out_of_sight_has_its_reason() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let file = root.path.join("pid");
+        let mut service = collector(&root, &stub.url);
+        service.rule = ProcessRule::PidFile(file.clone());
+        std::fs::write(&file, "garbage").unwrap();
+        let section = collect(&mut service, Now::read());
+        assert_eq!((section.process, section.pid, section.starts_last_hour), (Sight::Unseen, None, None));
+        assert!(section.process_error.unwrap().starts_with(&format!("read {}: no pid in it", file.display())));
+        let denied = unprivileged(&root.path, || collect(&mut service, Now::read()));
+        assert_eq!((denied.process, denied.starts_total), (Sight::Denied, None));
+        let text = denied.process_error.unwrap();
+        assert!(text.starts_with(&format!("read {}: Permission denied", file.display())), "{text}");
     }
 
     #[test]

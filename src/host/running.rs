@@ -24,6 +24,15 @@ impl Seen {
     pub fn unseen(why: &str) -> Seen {
         Seen::Unseen(Failure { cause: Cause::Unanswered, error: why.to_owned() })
     }
+
+    fn folder_denied(chain: &Chain) -> Seen {
+        let error = format!(
+            "process {} could be it, but its working folder is not ours to see: run as its user, or set `pid_file` in \
+             [host]",
+            chain.pid
+        );
+        Seen::Unseen(Failure { cause: Cause::Denied, error })
+    }
 }
 
 /// Processes of one start: `uv run pynchy` is the parent of the python that serves.
@@ -34,6 +43,14 @@ pub struct Chain {
     pub pid: u32,
     /// Of the first one.
     pub started: Timestamp,
+}
+
+impl Chain {
+    /// Whether a command line of it names a path in the root.
+    fn is_tied(&self, table: &Table, root: &Path) -> bool {
+        let mut members = self.members.iter().filter_map(|member| table.get(member.pid));
+        members.any(|process| process.names_a_path_in(root))
+    }
 }
 
 /// Looks for the host's process; `known` are those it had at the last look.
@@ -76,13 +93,10 @@ fn in_root(table: &Table, program: &str, root: &Path, known: Option<&BTreeSet<Id
     if let Some(chain) = choose(sure, known) {
         return Some(Seen::Running(chain));
     }
-    // Of another user we see no folder: the command line decides if it leaves one choice.
-    let mut possible = chains(table, |process| process.runs(program) && process.cwd == Cwd::Denied);
-    match possible.len() {
-        0 => None,
-        1 => possible.pop().map(Seen::Running),
-        _ => Some(Seen::unseen("several processes could be it, and of none we may see the folder: set `pid_file`")),
-    }
+    // Of another user we see no folder. That it is the only one does not make it ours; a path in its command line does.
+    let hidden = chains(table, |process| process.runs(program) && process.cwd == Cwd::Denied);
+    let (ours, strange): (Vec<Chain>, Vec<Chain>) = hidden.into_iter().partition(|chain| chain.is_tied(table, root));
+    choose(ours, known).map(Seen::Running).or_else(|| strange.last().map(Seen::folder_denied))
 }
 
 /// Of several the one we know, so that a second start in passing (a one-shot command) does not take its place; else
@@ -328,14 +342,28 @@ mod tests {
         assert_eq!(seen(&[init, (7, 1, "pynchy", &away)]), Err(Seen::Absent));
         let part = why(seen(&[(7, 1, "pynchy", &away)]).unwrap_err());
         assert!(part.error.contains("we do not see all"), "without the first process more may be hidden: {part:?}");
-        // The command line decides if it can.
-        let (launcher, child) = ((7, 1, "uv run pynchy", &Cwd::Denied), (8, 7, "python /p/bin/pynchy", &Cwd::Denied));
-        assert_eq!(seen(&[init, launcher]), Ok(7));
-        assert_eq!(seen(&[init, launcher, child]), Ok(8));
-        let both = why(seen(&[init, launcher, child, (9, 1, "pynchy", &Cwd::Denied)]).unwrap_err());
-        assert!(both.error.contains("`pid_file`"), "{both:?}");
+        let launcher = (7, 1, "uv run pynchy", &Cwd::Denied);
         assert_eq!(seen(&[init, launcher, (9, 1, "pynchy", &here)]), Ok(9));
         assert_eq!(seen(&[init, (9, 1, "pynchy", &Cwd::Gone)]), Err(Seen::Absent));
+    }
+
+    #[test]
+    fn of_hidden_folders_only_a_path_in_the_root_tells() {
+        let init = (1, 0, "init", &Cwd::Denied);
+        let launcher = (7, 1, "uv run pynchy", &Cwd::Denied);
+        for strangers in [
+            &[launcher][..],
+            &[launcher, (8, 7, "python /srv/q/bin/pynchy", &Cwd::Denied)],
+            &[(8, 1, "python /srv/p2/bin/pynchy", &Cwd::Denied)],
+            &[launcher, (9, 1, "pynchy", &Cwd::Denied)],
+        ] {
+            let denied = why(seen(&[&[init], strangers].concat()).unwrap_err());
+            assert_eq!(denied.cause, Cause::Denied);
+            assert!(denied.error.contains("`pid_file`"), "{denied:?}");
+        }
+        let child = (8, 7, "python /srv/p/.venv/bin/pynchy", &Cwd::Denied);
+        assert_eq!(seen(&[init, launcher, child]), Ok(8));
+        assert_eq!(seen(&[init, launcher, child, (9, 1, "pynchy", &Cwd::Denied)]), Ok(8));
     }
 
     #[test]

@@ -146,6 +146,11 @@ impl Process {
         self.words.0.iter().any(|seen| is_called(seen, word))
     }
 
+    /// Whether a word of its command line is a path in this folder.
+    pub fn names_a_path_in(&self, folder: &Path) -> bool {
+        self.words.0.iter().any(|word| Path::new(word).starts_with(folder))
+    }
+
     /// Whether it is a fork of the other: a helper that has not (yet) become another program.
     pub fn is_fork_of(&self, other: &Process) -> bool {
         self.parent == Some(other.pid()) && self.words == other.words

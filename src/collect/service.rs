@@ -153,7 +153,7 @@ pub struct Health {
 static UP: Fact = Fact::gauge(
     "agenthost.service.up",
     "agenthost_service_up",
-    "1 if the host's process is alive or its API answers, 0 if neither.",
+    "1 if the host's process is alive or its API answers, 0 if neither; absent if nobody can tell.",
 );
 
 static RESPONDING: Fact = Fact::gauge(
@@ -266,13 +266,13 @@ impl Collector for Service {
         }
         let asked = self.http.probe(&format!("{}{LIVENESS}", self.url), LIVENESS_TIMEOUT).await;
         self.ask_health(asked.is_ok(), now).await;
-        Ok(self.section(&seen, &asked, now))
+        Ok(self.section(&believe(seen, &asked), &asked, now))
     }
 
     fn points(section: &Section, points: &mut Points) {
         let number = |yes: bool| f64::from(u8::from(yes));
         let answers = section.api.answered;
-        points.put(&UP, [], number(answers || section.process == Sight::Found));
+        points.put(&UP, [], is_up(section).map(number));
         points.put(&RESPONDING, [], number(answers || section.status == Status::Starting));
         for status in Status::ALL {
             points.put(&STATUS, [&status.name().into()], number(status == section.status));
@@ -284,8 +284,29 @@ impl Collector for Service {
         };
         put(&STARTED, section.started_at.map(|at| at.as_duration().as_secs_f64()));
         put(&STARTS, section.starts_total.map(|count| count as f64));
-        put(&RECENT_STARTS, section.starts_last_hour.map(|count| count as f64));
         put(&RESPONSE, section.api.response_seconds);
+        // Once seen it stays listed: a look at which it is out of sight must not end a streak.
+        if section.starts_total.is_some() {
+            points.put(&RECENT_STARTS, [], section.starts_last_hour.map(|count| count as f64));
+        }
+    }
+}
+
+/// `None`: something listens, or nobody could be asked, and the process may live where we do not see it.
+fn is_up(section: &Section) -> Option<bool> {
+    let lives = section.api.answered || section.process == Sight::Found;
+    let is_known = lives || section.process == Sight::Absent || section.status == Status::Down;
+    is_known.then_some(lives)
+}
+
+/// One that answers is not absent, however many processes we see.
+fn believe(seen: Seen, asked: &Asked) -> Seen {
+    match seen {
+        Seen::Absent if Reply::of(asked) == Reply::Answered => Seen::unseen(
+            "no process that we see is it, and yet its API answers: it runs elsewhere, or `pid_file` or `process` in \
+             [host] must say how to find it",
+        ),
+        seen => seen,
     }
 }
 
@@ -580,29 +601,34 @@ mod tests {
         let declared = |point: &crate::sample::Point| Service::FACTS.iter().any(|fact| fact.is(point.fact));
         assert!(points.0.iter().all(declared));
         let name = |point: &crate::sample::Point| format!("{}{}", point.fact.prometheus, point.subject());
-        points.0.iter().map(|point| (name(point), point.value.unwrap())).collect()
+        points.0.iter().filter_map(|point| Some((name(point), point.value?))).collect()
     }
 
     #[test]
     fn up_and_responding_differ_where_they_must() {
         for (status, process, answered, up, responding) in [
-            (Status::Ok, Sight::Found, true, 1.0, 1.0),
-            (Status::Ok, Sight::Unseen, true, 1.0, 1.0),
-            (Status::Starting, Sight::Found, false, 1.0, 1.0),
-            (Status::Stalled, Sight::Found, false, 1.0, 0.0),
-            (Status::ShuttingDown, Sight::Found, false, 1.0, 0.0),
-            (Status::Stalled, Sight::Unseen, false, 0.0, 0.0),
-            (Status::Down, Sight::Absent, false, 0.0, 0.0),
+            (Status::Ok, Sight::Found, true, Some(1.0), 1.0),
+            (Status::Ok, Sight::Unseen, true, Some(1.0), 1.0),
+            (Status::Starting, Sight::Found, false, Some(1.0), 1.0),
+            (Status::Stalled, Sight::Found, false, Some(1.0), 0.0),
+            (Status::ShuttingDown, Sight::Found, false, Some(1.0), 0.0),
+            (Status::Stalled, Sight::Unseen, false, None, 0.0),
+            (Status::Stalled, Sight::Denied, false, None, 0.0),
+            (Status::Unknown, Sight::Unseen, false, None, 0.0),
+            (Status::Stalled, Sight::Absent, false, Some(0.0), 0.0),
+            (Status::Down, Sight::Unseen, false, Some(0.0), 0.0),
+            (Status::Down, Sight::Absent, false, Some(0.0), 0.0),
         ] {
             let values = values(&section(status, process, answered));
-            assert_eq!(values["agenthost_service_up"], up, "{status:?} {process:?}");
+            assert_eq!(values.get("agenthost_service_up").copied(), up, "{status:?} {process:?}");
             assert_eq!(values["agenthost_service_responding"], responding, "{status:?} {process:?}");
             let set: Vec<&str> = Status::ALL.iter().map(|one| one.name()).collect();
             for name in set {
                 let expected = f64::from(u8::from(name == status.name()));
                 assert_eq!(values[&format!("agenthost_service_status{name}")], expected, "{name}");
             }
-            assert_eq!(values.len(), 8, "what is not known has no value: {values:?}");
+            let known = 7 + usize::from(up.is_some());
+            assert_eq!(values.len(), known, "what is not known has no value: {values:?}");
         }
     }
 
@@ -616,6 +642,19 @@ mod tests {
         assert_eq!(values["agenthost_service_starts_total"], 7.0);
         assert_eq!(values["agenthost_service_recent_starts"], 2.0);
         assert_eq!(values["agenthost_service_response_duration_seconds"], 0.5);
+    }
+
+    #[test]
+    fn starts_out_of_sight_are_listed_without_value() {
+        let listed = |section: &Section| {
+            let mut points = Points::default();
+            Service::points(section, &mut points);
+            points.0.iter().find(|point| point.fact.is(&RECENT_STARTS)).map(|point| point.value)
+        };
+        let mut unseen = section(Status::Ok, Sight::Unseen, true);
+        assert_eq!(listed(&unseen), None, "never seen, so not measured here");
+        unseen.starts_total = Some(3);
+        assert_eq!(listed(&unseen), Some(None));
     }
 
     // -- starts
@@ -806,6 +845,21 @@ mod tests {
         assert_eq!((section.starts_total, section.starts_last_hour), (Some(2), Some(2)));
         service.url = stub.url;
         assert_eq!(at(&mut service, 90).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_host_that_answers_is_not_absent() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let mut service = collector(&root, &stub.url);
+        // Absent for sure: there is no pid file.
+        service.rule = ProcessRule::PidFile(root.path.join("pid"));
+        let section = collect(&mut service, Now::read());
+        assert_eq!((section.status, section.process), (Status::Ok, Sight::Unseen));
+        assert_eq!((section.starts_last_hour, section.starts_total), (None, None));
+        assert!(section.process_error.unwrap().contains("its API answers"));
+        stub.say(None);
+        let silent = collect(&mut service, Now::read());
+        assert_eq!((silent.process, silent.starts_last_hour), (Sight::Absent, Some(0)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::running::{Chain, Seen, look};
-use crate::host::{Host, ProcessRule};
+use crate::host::{Host, ProcessRule, Url};
 use crate::sample::{Cause, Now, Points};
 use crate::source::Sources;
 use crate::source::http::{self, Http, Limits};
@@ -226,7 +226,9 @@ static CHECKS: [Check; 3] = [
 /// Remembers what one look cannot know: earlier starts, and whether this one has answered.
 pub struct Service {
     boot_grace: Duration,
-    url: String,
+    url: Url,
+    /// Where it answered last, as long as somebody listens there. Only a start takes a new port from its configuration.
+    known_url: Option<String>,
     root: PathBuf,
     rule: ProcessRule,
     processes: Processes,
@@ -249,6 +251,7 @@ impl Collector for Service {
         Ok(Some(Service {
             boot_grace: config.boot_grace.0,
             url: host.url.clone(),
+            known_url: None,
             root: host.root.clone(),
             rule: host.process.clone(),
             processes: sources.processes.clone(),
@@ -264,8 +267,10 @@ impl Collector for Service {
         if let Seen::Running(chain) = &seen {
             self.starts.follow(chain, now.wall);
         }
-        let asked = self.http.probe(&format!("{}{LIVENESS}", self.url), LIVENESS_TIMEOUT).await;
-        self.ask_health(asked.is_ok(), now).await;
+        let url = self.url()?;
+        let asked = self.http.probe(&format!("{url}{LIVENESS}"), LIVENESS_TIMEOUT).await;
+        self.learn(&url, Reply::of(&asked));
+        self.ask_health(&url, asked.is_ok(), now).await;
         Ok(self.section(&believe(seen, &asked), &asked, now))
     }
 
@@ -320,13 +325,28 @@ impl Service {
         }
     }
 
+    fn url(&self) -> Result<String> {
+        match &self.known_url {
+            Some(known) => Ok(known.clone()),
+            None => self.url.read(),
+        }
+    }
+
+    fn learn(&mut self, url: &str, reply: Reply) {
+        match reply {
+            Reply::Answered => self.known_url = Some(url.to_owned()),
+            Reply::Refused => self.known_url = None,
+            Reply::Silent | Reply::NotAsked => {}
+        }
+    }
+
     /// An old answer of a host that no longer answers is not kept; a new one is asked for at its return.
-    async fn ask_health(&mut self, answers: bool, now: Now) {
+    async fn ask_health(&mut self, url: &str, answers: bool, now: Now) {
         if !answers {
             self.health = None;
             self.next_health = now.mono;
         } else if now.mono >= self.next_health {
-            let answer = self.http.get(&format!("{}{HEALTH}", self.url), &[], Limits::within(HEALTH_TIMEOUT)).await;
+            let answer = self.http.get(&format!("{url}{HEALTH}"), &[], Limits::within(HEALTH_TIMEOUT)).await;
             self.health = Some(Health::read(answer, now.wall));
             self.next_health = now.mono + HEALTH_EVERY;
         }
@@ -746,13 +766,18 @@ mod tests {
     }
 
     fn collector(root: &Root, url: &str) -> Service {
-        let host = Host { url: url.to_owned(), ..crate::host::pynchy::host(&root.path) };
+        let host = Host { url: url.into(), ..crate::host::pynchy::host(&root.path) };
         Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap()
     }
 
     fn collect(service: &mut Service, now: Now) -> Section {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(service.collect(now)).unwrap()
+    }
+
+    fn try_collect(service: &mut Service) -> Result<Section> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(service.collect(Now::read()))
     }
 
     #[test]
@@ -832,7 +857,7 @@ mod tests {
         let begin = Now::read();
         let at = |service: &mut Service, second: u64| collect(service, begin.plus(seconds(second)));
         assert_eq!(at(&mut service, 0).status, Status::Ok);
-        service.url = refusing();
+        (service.url, service.known_url) = (refusing().as_str().into(), None);
         assert_eq!(at(&mut service, 15).status, Status::ShuttingDown);
         assert_eq!(at(&mut service, 30).status, Status::ShuttingDown);
         // Young as it is, it has answered before.
@@ -843,7 +868,7 @@ mod tests {
         let section = at(&mut service, 75);
         assert_eq!((section.status, section.pid), (Status::Starting, Some(again.pid())));
         assert_eq!((section.starts_total, section.starts_last_hour), (Some(2), Some(2)));
-        service.url = stub.url;
+        service.url = stub.url.as_str().into();
         assert_eq!(at(&mut service, 90).status, Status::Ok);
     }
 
@@ -860,6 +885,51 @@ mod tests {
         stub.say(None);
         let silent = collect(&mut service, Now::read());
         assert_eq!((silent.process, silent.starts_last_hour), (Sight::Absent, Some(0)));
+    }
+
+    #[test]
+    fn a_port_that_may_not_be_known_is_no_stall() {
+        let root = Root::new();
+        let _host = root.host();
+        let file = root.path.join("config.toml");
+        std::fs::write(&file, "[server]\nport = 1\n").unwrap();
+        let host = crate::host::pynchy::host(&root.path);
+        let mut service = Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap();
+        let failure = crate::sample::Failure::from(unprivileged(&root.path, || try_collect(&mut service).unwrap_err()));
+        assert_eq!(failure.cause, Cause::Denied);
+        assert!(failure.error.contains(&format!("read {}: Permission denied", file.display())), "{failure:?}");
+        std::fs::write(&file, "[server\n").unwrap();
+        let broken = try_collect(&mut service).unwrap_err();
+        assert!(format!("{broken:#}").contains("config.toml: not TOML (line 1)"), "{broken:#}");
+    }
+
+    #[test]
+    fn a_port_that_changes_is_asked_from_the_next_start_on() {
+        let (root, first, second) = (Root::new(), Stub::new(), Stub::new());
+        let write = |stub: &Stub| {
+            let port = stub.url.rsplit(':').next().unwrap();
+            std::fs::write(root.path.join("config.toml"), format!("[server]\nport = {port}\n")).unwrap();
+        };
+        write(&first);
+        let host = crate::host::pynchy::host(&root.path);
+        let mut service = Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap();
+        let answers = |service: &mut Service| try_collect(service).map(|section| section.api.answered).ok();
+        assert_eq!(answers(&mut service), Some(true));
+        // Written, and not yet read by the host: it answers where it did, or hangs there.
+        write(&second);
+        first.say(None);
+        assert_eq!(answers(&mut service), Some(false));
+        first.say(Some("{}"));
+        assert_eq!(answers(&mut service), Some(true));
+        std::fs::write(root.path.join("config.toml"), "[server\n").unwrap();
+        assert_eq!(answers(&mut service), Some(true), "a broken file is of the next start");
+        assert_eq!(second.asked_for(LIVENESS), 0);
+        // It stopped: nobody listens any more.
+        write(&second);
+        service.known_url = Some(refusing());
+        assert_eq!(answers(&mut service), Some(false));
+        assert_eq!(answers(&mut service), Some(true));
+        assert_eq!(second.asked_for(LIVENESS), 1);
     }
 
     #[test]

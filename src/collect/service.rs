@@ -133,6 +133,8 @@ impl Sight {
 /// The liveness request.
 #[derive(Debug, Serialize)]
 pub struct Api {
+    /// The base that was asked; no credentials, as a URL with some is refused.
+    pub url: String,
     pub answered: bool,
     pub error: Option<String>,
     pub response_seconds: Option<f64>,
@@ -271,7 +273,7 @@ impl Collector for Service {
         let asked = self.http.probe(&format!("{url}{LIVENESS}"), LIVENESS_TIMEOUT).await;
         self.learn(&url, Reply::of(&asked));
         self.ask_health(&url, asked.is_ok(), now).await;
-        Ok(self.section(&believe(seen, &asked), &asked, now))
+        Ok(self.section(url, &believe(seen, &asked), &asked, now))
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -352,7 +354,7 @@ impl Service {
         }
     }
 
-    fn section(&mut self, seen: &Seen, asked: &Asked, now: Now) -> Section {
+    fn section(&mut self, url: String, seen: &Seen, asked: &Asked, now: Now) -> Section {
         let (pid, process_error) = match seen {
             Seen::Running(chain) => (Some(chain.pid), None),
             Seen::Absent => (None, None),
@@ -373,6 +375,7 @@ impl Service {
             process: sight,
             process_error,
             api: Api {
+                url,
                 answered: asked.is_ok(),
                 error: asked.as_ref().err().map(http::Error::to_string),
                 response_seconds: asked.as_ref().ok().map(|head| head.took.as_secs_f64()),
@@ -610,7 +613,7 @@ mod tests {
             pid: None,
             process,
             process_error: None,
-            api: Api { answered, error: None, response_seconds: None },
+            api: Api { url: String::new(), answered, error: None, response_seconds: None },
             health: None,
         }
     }
@@ -792,6 +795,7 @@ mod tests {
         let json = serde_json::to_value(&section).unwrap();
         assert_eq!((&json["status"], &json["process"]), (&"ok".into(), &"found".into()));
         let api = &json["api"];
+        assert_eq!(api["url"], stub.url);
         assert!(api["answered"] == true && api["error"].is_null() && api["response_seconds"].as_f64().unwrap() < 5.0);
         let at = now.wall.to_string();
         let health = serde_json::json!(

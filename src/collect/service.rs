@@ -21,12 +21,9 @@ use crate::source::process::{Identity, Processes};
 
 /// No host knows it, so any answer costs it next to nothing.
 const LIVENESS: &str = "/agenthost-exporter-liveness";
-const LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Costs pynchy three git processes on its event loop: asked less often.
 const HEALTH: &str = "/health";
 const HEALTH_EVERY: Duration = Duration::from_secs(60);
-/// With the other one it stays below the collector's.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long one that answered may refuse before its stop is called a stall; pynchy takes 12 s.
 const SHUTDOWN: Duration = Duration::from_secs(30);
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -225,6 +222,20 @@ static CHECKS: [Check; 3] = [
     },
 ];
 
+/// How long each request may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Patience {
+    liveness: Duration,
+    health: Duration,
+}
+
+impl Patience {
+    /// One after the other they end before the run must, or a hung host would make us silent instead of it.
+    fn within(run: Duration) -> Patience {
+        Patience { liveness: Duration::from_secs(5).min(run / 2), health: Duration::from_secs(4).min(run * 2 / 5) }
+    }
+}
+
 /// Remembers what one look cannot know: earlier starts, and whether this one has answered.
 pub struct Service {
     boot_grace: Duration,
@@ -235,6 +246,7 @@ pub struct Service {
     rule: ProcessRule,
     processes: Processes,
     http: Http,
+    patience: Patience,
     starts: Starts,
     health: Option<Health>,
     /// On the monotonic clock.
@@ -258,10 +270,15 @@ impl Collector for Service {
             rule: host.process.clone(),
             processes: sources.processes.clone(),
             http: sources.http.clone(),
+            patience: Patience::within(Service::TIMEOUT),
             starts: Starts::default(),
             health: None,
             next_health: Duration::ZERO,
         }))
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        self.patience = Patience::within(timeout);
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
@@ -270,7 +287,7 @@ impl Collector for Service {
             self.starts.follow(chain, now.wall);
         }
         let url = self.url()?;
-        let asked = self.http.probe(&format!("{url}{LIVENESS}"), LIVENESS_TIMEOUT).await;
+        let asked = self.http.probe(&format!("{url}{LIVENESS}"), self.patience.liveness).await;
         self.learn(&url, Reply::of(&asked));
         self.ask_health(&url, asked.is_ok(), now).await;
         Ok(self.section(url, &believe(seen, &asked), &asked, now))
@@ -348,7 +365,7 @@ impl Service {
             self.health = None;
             self.next_health = now.mono;
         } else if now.mono >= self.next_health {
-            let answer = self.http.get(&format!("{url}{HEALTH}"), &[], Limits::within(HEALTH_TIMEOUT)).await;
+            let answer = self.http.get(&format!("{url}{HEALTH}"), &[], Limits::within(self.patience.health)).await;
             self.health = Some(Health::read(answer, now.wall));
             self.next_health = now.mono + HEALTH_EVERY;
         }
@@ -889,6 +906,28 @@ mod tests {
         stub.say(None);
         let silent = collect(&mut service, Now::read());
         assert_eq!((silent.process, silent.starts_last_hour), (Sight::Absent, Some(0)));
+    }
+
+    #[test]
+    fn requests_end_before_the_run_must() {
+        let told = Patience { liveness: seconds(5), health: seconds(4) };
+        for run in [Service::TIMEOUT, seconds(60)] {
+            assert_eq!(Patience::within(run), told);
+        }
+        let told = Patience { liveness: Duration::from_millis(1500), health: Duration::from_millis(1200) };
+        assert_eq!(Patience::within(seconds(3)), told);
+    }
+
+    #[test]
+    fn a_hung_host_is_seen_within_a_short_run() {
+        use crate::collect::Collect;
+        // Connected by the kernel, and never answered.
+        let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+        let root = Root::new();
+        let mut service = collector(&root, &format!("http://{}", hung.local_addr().unwrap()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sample = service.run(Now::read(), seconds(2), runtime.handle()).unwrap();
+        assert!(sample.section.get().contains("\"status\":\"stalled\""), "{}", sample.section);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::sample::Denied;
 use crate::source::http;
@@ -24,17 +24,56 @@ pub enum Profile {
 
 /// The `[host]` table. All of it can be discovered.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub profile: Option<Profile>,
     /// The folder it runs in.
     pub root: Option<PathBuf>,
     /// Base of its HTTP API; plain http.
+    #[serde(deserialize_with = "base_url")]
     pub url: Option<String>,
     /// The file that holds its pid, relative to the root.
     pub pid_file: Option<PathBuf>,
     /// A word of its command line, or the end of one behind a `/`.
+    #[serde(deserialize_with = "word")]
     pub process: Option<String>,
+}
+
+/// Refused where it is written, so that the message has its line.
+fn base_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let url = String::deserialize(deserializer)?;
+    http::base(&url).map(Some).map_err(de::Error::custom)
+}
+
+fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    check_word(&word).map(|()| Some(word)).map_err(de::Error::custom)
+}
+
+fn check_word(word: &str) -> Result<()> {
+    if word.trim().is_empty() {
+        bail!("empty, it would match nothing");
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Whether it can be meant at all, on whatever machine.
+    ///
+    /// # Errors
+    /// The URL is none or of a kind that is not taken; the process is told twice, or by nothing.
+    pub fn validate(&self) -> Result<()> {
+        if let Some(url) = &self.url {
+            http::base(url).context("[host] url")?;
+        }
+        process_rule(self, Path::new("")).map(drop)
+    }
+
+    /// What would keep it from starting on this machine now, though it may be right on another or later.
+    pub fn doubt(&self, cwd: &Path) -> Option<anyhow::Error> {
+        let root = self.root.as_ref()?;
+        enter(&cwd.join(root)).context("[host] root").err()
+    }
 }
 
 /// The watched host: what its profile, the configuration and discovery say of it.
@@ -128,8 +167,10 @@ fn process_rule(config: &Config, root: &Path) -> Result<Option<ProcessRule>> {
     match (&config.pid_file, &config.process) {
         (Some(_), Some(_)) => bail!("[host] has both `pid_file` and `process`: keep the one that names its process"),
         (Some(file), None) => Ok(Some(ProcessRule::PidFile(root.join(file)))),
-        (None, Some(word)) if word.trim().is_empty() => bail!("[host] process: empty, it would match nothing"),
-        (None, Some(word)) => Ok(Some(ProcessRule::Command(word.clone()))),
+        (None, Some(word)) => {
+            check_word(word).context("[host] process")?;
+            Ok(Some(ProcessRule::Command(word.clone())))
+        }
         (None, None) => Ok(None),
     }
 }
@@ -304,6 +345,26 @@ mod tests {
         assert!(denied.error.contains(&format!("read {}: Permission denied", file.display())), "{denied:?}");
         std::fs::remove_file(&file).unwrap();
         assert_eq!(Url::Written { root: root.clone() }.read().unwrap(), "http://127.0.0.1:8484");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_told_without_a_host_and_what_is_not_there_is_a_doubt() {
+        let (_folder, root) = root();
+        for bad in [
+            Config { url: Some("http://user:s3cret@x".to_owned()), ..Config::default() },
+            Config { url: Some("https://x".to_owned()), ..Config::default() },
+            Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..Config::default() },
+            Config { process: Some(String::new()), ..Config::default() },
+        ] {
+            let said = text(bad.validate());
+            assert!(said.starts_with("[host] ") && !said.contains("s3cret"), "{said}");
+        }
+        let missing = at(&root.join("missing"));
+        missing.validate().unwrap();
+        let doubt = format!("{:#}", missing.doubt(Path::new("/")).unwrap());
+        assert!(doubt.starts_with("[host] root: enter ") && doubt.contains("missing: No such file"), "{doubt}");
+        assert!(at(Path::new("data")).doubt(&root).is_none());
+        assert!(Config::default().doubt(&root).is_none());
     }
 
     #[test]

@@ -93,7 +93,8 @@ pub enum Command {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum ConfigAction {
-    /// Reads the file and says whether it could be run with: exit 0, or 2 and one line that says why not.
+    /// Reads the file and says whether it could be run with: exit 0, or 2 and one line that says why not. That the host's
+    /// folder is not on this machine is a warning only.
     Check,
 }
 

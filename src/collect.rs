@@ -59,6 +59,9 @@ pub trait Collector: Sized + Send + 'static {
     /// Also called after a panic, to begin anew.
     fn new(config: Self::Config, host: &Host, sources: &Sources) -> Result<Option<Self>>;
 
+    /// How long a run may take: told before each, to collectors whose questions must be answered in less.
+    fn within(&mut self, _timeout: Duration) {}
+
     /// Looks once. Runs on a thread of its own: it may block or await. `now` is the only clock it has.
     fn collect(&mut self, now: Now) -> impl Future<Output = Result<Self::Section>>;
 
@@ -120,6 +123,7 @@ pub trait Collect: Send {
 
 impl<C: Collector> Collect for C {
     fn run(&mut self, now: Now, timeout: Duration, runtime: &tokio::runtime::Handle) -> Result<Sample> {
+        self.within(timeout);
         let work = self.collect(now);
         let section = runtime
             .block_on(async { tokio::time::timeout(timeout, work).await })

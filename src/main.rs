@@ -72,11 +72,17 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn configure(flags: &Flags) -> Result<Config> {
-    Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)
+    let config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
+    config.host.validate().map_err(refused)?;
+    Ok(config)
 }
 
 fn check(flags: &Flags) -> Result<()> {
-    configure(flags)?;
+    let config = configure(flags)?;
+    let folder = std::env::current_dir().context("find the current folder")?;
+    if let Some(doubt) = config.host.doubt(&folder) {
+        eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
+    }
     print("the configuration is good\n")
 }
 

@@ -299,6 +299,18 @@ fn it_refuses_to_start_with_one_line_that_says_why() {
 }
 
 #[test]
+fn config_check_refuses_what_cannot_be_meant_and_warns_of_a_missing_root() {
+    let check = |argument: &str| exporter().args(["config", "check", argument]).output().unwrap();
+    let refused = check("--host.url=http://user:s3cret@x");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("[host] url") && !said.contains("s3cret"), "{said}");
+    let missing = check("--host.root=/nope");
+    let said = String::from_utf8(missing.stderr).unwrap();
+    assert!(missing.status.success() && said.contains("warning") && said.contains("/nope"), "{said}");
+}
+
+#[test]
 fn an_address_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let root = Root::with_history(Timestamp::now());

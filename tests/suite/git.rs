@@ -1,0 +1,304 @@
+//! Repositories and worktrees in every state that git can leave them in, held against git's own answers.
+//!
+//! Each state is made with the git command line; what the collector says of it must be what git says, or null with the
+//! reason where nobody can know.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use agenthost_exporter::collect::{self, Collect, Subsystem};
+use agenthost_exporter::host::{self, Host};
+use agenthost_exporter::sample::{Now, Sample};
+use agenthost_exporter::source::Sources;
+use serde_json::{Value, json};
+
+/// A pynchy host's folder with repositories, as the host itself would lay them out.
+struct Ground {
+    _folder: tempfile::TempDir,
+    root: PathBuf,
+}
+
+/// What all states begin with: `base`, `main` one commit further, and origin knows both.
+const SEED: &str = r#"
+git init -q --bare -b main ../../origins/$NAME.git
+git init -q -b main .
+echo '*.log' > .gitignore; echo one > a.txt; echo two > b.txt; mkdir dir; echo three > dir/c.txt
+printf '#!/bin/sh\n' > run.sh; ln -s a.txt link
+git add .; git commit -qm base; git tag base
+echo main > a.txt; git commit -qam main
+git remote add origin "$PWD/../../origins/$NAME.git"; git push -q origin main; git remote set-head origin main
+"#;
+
+/// Words of the scripts below. `tree` makes a worktree on a branch of its own, one commit behind main.
+const WORDS: &str = r#"
+mine() { echo mine > a.txt; git commit -qam "${1:-mine}"; }
+more() { echo "$1" > "$1.txt"; git add "$1.txt"; git commit -qm "$1"; }
+fails() { if "$@" >/dev/null 2>&1; then echo "should have failed: $*" >&2; exit 9; fi; }
+"#;
+
+/// Runs a script with git set up as nobody's; fails loudly.
+fn sh(folder: &Path, script: &str) {
+    let output = shell(folder, script);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "in {}: {script}\n{said}", folder.display());
+}
+
+fn shell(folder: &Path, script: &str) -> Output {
+    let name = folder.file_name().unwrap().to_str().unwrap_or("");
+    isolated("sh").args(["-euc", &format!("{WORDS}{script}")]).current_dir(folder).env("NAME", name).output().unwrap()
+}
+
+fn isolated(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for inherited in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"] {
+        command.env_remove(inherited);
+    }
+    for (number, (key, value)) in [
+        ("user.name", "Test"),
+        ("user.email", "test@example.com"),
+        ("commit.gpgsign", "false"),
+        ("protocol.file.allow", "always"),
+        ("advice.detachedHead", "false"),
+        ("gc.auto", "0"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        command.env(format!("GIT_CONFIG_KEY_{number}"), key).env(format!("GIT_CONFIG_VALUE_{number}"), value);
+    }
+    command.env("GIT_CONFIG_COUNT", "6").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    command.env("GIT_EDITOR", "true").env("GIT_SEQUENCE_EDITOR", "true").stdin(Stdio::null());
+    command
+}
+
+impl Ground {
+    fn new(repos: &[&str]) -> Ground {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        for name in ["data/repos/acme", "data/repos/origins", "data/worktrees/acme"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let tables: String = repos.iter().map(|repo| format!("[repos.\"acme/{repo}\"]\n")).collect();
+        std::fs::write(root.join("config.toml"), format!("[server]\nport = 1\n{tables}")).unwrap();
+        std::fs::create_dir_all(root.join("data/repos/origins")).unwrap();
+        Ground { _folder: folder, root }
+    }
+
+    /// One that is seeded.
+    fn seeded() -> Ground {
+        let ground = Ground::new(&["web"]);
+        ground.seed("web");
+        ground
+    }
+
+    fn repo(&self, name: &str) -> PathBuf {
+        self.root.join("data/repos/acme").join(name)
+    }
+
+    fn seed(&self, name: &str) {
+        std::fs::create_dir_all(self.repo(name)).unwrap();
+        sh(&self.repo(name), SEED);
+    }
+
+    fn tree(&self, name: &str) -> PathBuf {
+        self.root.join("data/worktrees/acme/web").join(name)
+    }
+
+    /// A worktree of `acme/web` on a branch of its own, from `base`, and what the script makes of it.
+    fn make(&self, name: &str, script: &str) {
+        let path = self.tree(name);
+        let add = format!("git worktree add -q --no-track -b 'worktree/{name}' '{}' base", path.display());
+        sh(&self.repo("web"), &add);
+        sh(&path, script);
+    }
+
+    fn host(&self) -> Host {
+        let config = host::Config { root: Some(self.root.clone()), ..host::Config::default() };
+        host::find(&config, &Sources::default().processes, Path::new("/")).unwrap()
+    }
+
+    fn collector(&self, name: &str) -> Box<dyn Collect> {
+        let build = (subsystem(name).plan)(None).unwrap();
+        build(&self.host(), &Sources::default()).unwrap().unwrap()
+    }
+
+    fn look(&self) -> Value {
+        run(&mut self.collector("repos"), Now::read()).0
+    }
+}
+
+fn subsystem(name: &str) -> &'static Subsystem {
+    collect::ALL.iter().find(|one| one.name == name).unwrap()
+}
+
+fn run(collector: &mut Box<dyn Collect>, now: Now) -> (Value, Sample) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let sample = collector.run(now, Duration::from_secs(60), runtime.handle()).unwrap();
+    (serde_json::from_str(sample.section.get()).unwrap(), sample)
+}
+
+/// The trimmed answer of git, or `None` if it has none. It is kept from climbing, and from writing.
+fn git(folder: &Path, args: &[&str]) -> Option<String> {
+    let output = isolated("git")
+        .args(args)
+        .current_dir(folder)
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .env("GIT_CEILING_DIRECTORIES", folder.parent().unwrap())
+        .output()
+        .unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+/// What git says of a worktree, under our names.
+fn truth(folder: &Path) -> Value {
+    let sha = git(folder, &["rev-parse", "-q", "--verify", "HEAD"]);
+    let branch = git(folder, &["symbolic-ref", "-q", "HEAD"]).map(|name| name.replace("refs/heads/", ""));
+    let status = git(folder, &["status", "--porcelain=v2", "--untracked-files=normal"]).expect("git status");
+    let unmerged = status.lines().filter(|line| line.starts_with("u ")).count();
+    let counts = git(folder, &["rev-list", "--left-right", "--count", "refs/heads/main...HEAD"]);
+    let count = |column: usize| -> Option<u64> { counts.as_ref()?.split('\t').nth(column)?.parse().ok() };
+    let lock = git(folder, &["rev-parse", "--git-path", "index.lock"]).expect("git rev-parse");
+    json!({
+        "sha": sha,
+        "branch": branch,
+        "detached": branch.is_none(),
+        "dirty": !status.is_empty(),
+        "unmerged": unmerged,
+        "conflict": unmerged > 0,
+        "operation": operation(folder),
+        "ahead": count(1),
+        "behind": count(0),
+        "locked?": folder.join(lock).exists(),
+        "error": null,
+    })
+}
+
+/// What a person reads in `git status`.
+fn operation(folder: &Path) -> Option<&'static str> {
+    let said = git(folder, &["status"]).expect("git status");
+    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    match () {
+        () if has(&["am session"]) => Some("am"),
+        () if has(&["rebase in progress", "currently rebasing", "editing a commit", "splitting a commit"]) => Some("rebase"),
+        () if has(&["still merging", "You have unmerged paths.\n  (fix conflicts and run \"git commit\")\n  (use \"git merge --abort\""]) => Some("merge"),
+        () if has(&["cherry-picking", "Cherry-pick currently"]) => Some("cherry-pick"),
+        () if has(&["currently reverting", "Revert currently"]) => Some("revert"),
+        () if has(&["currently bisecting"]) => Some("bisect"),
+        () => None,
+    }
+}
+
+/// The fields of ours that git answers too.
+fn ours(worktree: &Value) -> Value {
+    let mut fields: BTreeMap<&str, Value> =
+        ["sha", "branch", "detached", "dirty", "unmerged", "conflict", "operation", "ahead", "behind", "error"]
+            .into_iter()
+            .map(|key| (key, worktree[key].clone()))
+            .collect();
+    fields.insert("locked?", (!worktree["lock_age_seconds"].is_null()).into());
+    json!(fields)
+}
+
+/// States of worktrees of which git itself tells all.
+const STATES: &[(&str, &str)] = &[
+    ("clean", ""),
+    ("ahead", "more x; more y"),
+    ("level", "git reset -q --hard main"),
+    ("staged", "echo new > a.txt; git add a.txt"),
+    ("staged-new", "echo new > n.txt; git add n.txt"),
+    ("staged-gone", "git rm -q b.txt"),
+    ("staged-renamed", "git mv b.txt c.txt"),
+    ("staged-then-undone", "echo new > a.txt; git add a.txt; echo one > a.txt"),
+    ("unstaged", "echo new > a.txt"),
+    ("unstaged-gone", "rm b.txt"),
+    ("untracked", "echo new > n.txt"),
+    ("untracked-folder", "mkdir n; echo new > n/n.txt"),
+    ("ignored", "echo new > n.log; mkdir m; echo new > m/n.log"),
+    ("empty-folder", "mkdir n"),
+    ("excluded", "echo '*.tmp' >> \"$(git rev-parse --git-path info/exclude)\"; echo new > n.tmp"),
+    ("nested-repo", "git init -q n; echo new > n/n.txt"),
+    ("nested-empty-repo", "git init -q n"),
+    ("touched", "touch -d '2020-01-01' a.txt b.txt dir/c.txt"),
+    ("same-size-same-time", "touch -r b.txt stamp; echo owt > b.txt; touch -r stamp b.txt; rm stamp"),
+    ("mode", "chmod +x b.txt"),
+    ("mode-ignored", "git config extensions.worktreeConfig true; git config --worktree core.fileMode false; chmod +x b.txt"),
+    ("type", "rm b.txt; ln -s a.txt b.txt"),
+    ("link-moved", "ln -sf b.txt link"),
+    ("intent-to-add", "echo new > n.txt; git add -N n.txt"),
+    ("assumed-unchanged", "git update-index --assume-unchanged b.txt; echo new > b.txt"),
+    ("eol", "echo '*.crlf text eol=crlf' > .gitattributes; printf 'a\\r\\nb\\r\\n' > x.crlf; git add .; git commit -qm eol; touch -d '2020-01-01' x.crlf"),
+    ("names", "echo 1 > 'Case'; echo 2 > 'case'; echo 3 > 'a b'; echo 4 > 'ü'; git add .; git commit -qm names; echo 5 > 'Case'"),
+    ("index-v4", "git update-index --index-version 4; echo new > a.txt"),
+    ("merge-conflict", "mine; fails git merge main"),
+    ("merge-resolved", "mine; fails git merge main; echo both > a.txt; git add a.txt"),
+    ("merge-nocommit", "more x; git merge -q --no-commit main"),
+    ("modify-delete", "git rm -q a.txt; git commit -qm gone; fails git merge main"),
+    ("rename-rename", "git mv a.txt x.txt; git commit -qm x; git checkout -qb other-name base; git mv a.txt y.txt; git commit -qm y; fails git merge worktree/rename-rename"),
+    ("rebase-conflict", "mine; fails git rebase main"),
+    ("rebase-apply-conflict", "mine; fails git rebase --apply main"),
+    ("rebase-resolved", "mine; fails git rebase main; echo both > a.txt; git add a.txt"),
+    ("rebase-break", "more x; more y; GIT_SEQUENCE_EDITOR='sed -i 1abreak' git rebase -qi base"),
+    ("rebase-edit", "more x; more y; GIT_SEQUENCE_EDITOR='sed -i 1s/pick/edit/' git rebase -qi base"),
+    ("rebase-exec-fail", "more x; fails git rebase -x false main"),
+    ("rebase-merges-conflict", "git checkout -qb side base; more s; git checkout -q worktree/rebase-merges-conflict; mine; git merge -q --no-edit side; fails git rebase -r main"),
+    ("rebase-and-merge", "more x; fails git rebase -i -x false main; git checkout -q -b in-rebase base; mine; fails git merge main"),
+    ("am-conflict", "mine; git format-patch -q -1 --stdout > ../p.log; git reset -q --hard main; fails git am ../p.log; rm ../p.log"),
+    ("cherry-pick-conflict", "mine; fails git cherry-pick main"),
+    ("cherry-pick-between", "git checkout -q --detach base; mine a; more b; b=$(git rev-parse HEAD); git checkout -q worktree/cherry-pick-between; git reset -q --hard main; fails git cherry-pick base..$b; echo both > a.txt; git commit -qam solved"),
+    ("revert-conflict", "mine; echo again > a.txt; git commit -qam again; fails git revert --no-edit HEAD~1"),
+    ("revert-between", "mine; more z; echo again > a.txt; git commit -qam again; fails git revert --no-edit HEAD~2 HEAD~1; git add a.txt; git commit -qm solved --allow-empty"),
+    ("stash-pop-conflict", "echo stashed > a.txt; git stash -q; mine; fails git stash pop"),
+    ("bisect", "more x; more y; git bisect start -q HEAD base"),
+    ("bisect-and-merge", "git bisect start -q main base; git checkout -q -b in-bisect base; mine; fails git merge main"),
+    ("detached", "git checkout -q --detach main"),
+    ("other-branch", "git checkout -q -b feature/x main; more x"),
+    ("unrelated", "git checkout -q --orphan alone; git commit -qm alone"),
+    ("unborn", "git checkout -q --orphan nothing"),
+    ("branch-deleted", "git update-ref -d refs/heads/worktree/branch-deleted"),
+    ("packed", "more x; git pack-refs --all; git gc -q"),
+    ("index-lock", "touch -d '2020-01-01' \"$(git rev-parse --git-path index.lock)\""),
+    ("no-index", "rm \"$(git rev-parse --git-path index)\""),
+    ("locked", "git worktree lock ."),
+    ("sparse", "git sparse-checkout set --no-cone a.txt"),
+    ("sparse-cone", "git sparse-checkout set --cone --no-sparse-index; echo new > n.txt"),
+    ("sparse-deleted", "git sparse-checkout set --no-cone a.txt b.txt; rm b.txt"),
+    ("submodule", "git clone -q . ../../../sub; git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub"),
+    ("submodule-moved", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; git -C sub checkout -q base; git -C sub commit -q --allow-empty -m new"),
+    ("submodule-changed", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; echo new > sub/a.txt"),
+    ("submodule-untracked", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; echo new > sub/n.txt"),
+    ("submodule-not-there", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; git submodule -q deinit -f sub"),
+    ("moved", "mine; mkdir ../../../elsewhere; mv ../moved ../moved.new; mv ../moved.new ../moved-to"),
+    ("linked", "more x; d=$(cd ../../../..; pwd); n=$PWD; cd \"$d\"; mv \"$n\" linked; ln -s \"$d/linked\" \"$n\""),
+    ("CASE", "more x"),
+    ("case", "more y"),
+    ("relative", "more x; printf 'gitdir: ../../../../repos/acme/web/.git/worktrees/relative\\n' > .git"),
+];
+
+#[test]
+fn worktrees_are_what_git_says() {
+    let ground = Ground::seeded();
+    for (name, script) in STATES {
+        ground.make(name, script);
+    }
+    // A file of the index's own age may have changed unseen: git and we then compare contents.
+    let seen = ground.look();
+    let repo = &seen["acme/web"];
+    assert_eq!((&repo["error"], &repo["main_branch"]), (&Value::Null, &json!("main")));
+    let mut wrong = Vec::new();
+    for (name, _) in STATES {
+        let name = if *name == "moved" { "moved-to" } else { name };
+        let (truth, ours) = (truth(&ground.tree(name)), ours(&repo["worktrees"][name]));
+        if truth != ours {
+            wrong.push(format!("{name}\n  git:  {truth}\n  ours: {ours}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), STATES.len(), wrong.join("\n"));
+    assert_eq!(repo["worktrees"].as_object().unwrap().len(), STATES.len(), "and no other");
+    assert_eq!(repo["worktrees"]["locked"]["locked"], true);
+    assert_eq!(repo["worktrees"]["clean"]["locked"], false);
+    let operations = STATES.iter().map(|(name, _)| &repo["worktrees"][name]["operation"]);
+    let kinds: std::collections::BTreeSet<_> = operations.filter_map(Value::as_str).collect();
+    assert_eq!(kinds.len(), 6, "each operation is among the states: {kinds:?}");
+}

@@ -242,7 +242,7 @@ impl Checkout {
 
     /// A worktree that was copied with its `.git` shows the state of the one that it was copied from.
     fn refuse_copy(&self) -> Result<()> {
-        let Some(registered) = registered_folder(self.repo.path()) else { return Ok(()) };
+        let Some(registered) = self.registered_as() else { return Ok(()) };
         match (registered.join(".git").canonicalize(), self.folder.join(".git").canonicalize()) {
             (Ok(theirs), Ok(ours)) if theirs != ours => {
                 Err(Unreadable::broken(format!("its .git is that of the worktree {}", registered.display())))
@@ -366,6 +366,11 @@ impl Checkout {
             Some(Linked { folder: registered_folder(&admin)?, locked: admin.join("locked").exists() })
         };
         Ok(admin_folders(self.common())?.into_iter().filter_map(linked).collect())
+    }
+
+    /// The folder that the repository knows this worktree by; another one if it was moved.
+    pub fn registered_as(&self) -> Option<PathBuf> {
+        registered_folder(self.repo.path())
     }
 
     pub fn is_locked_worktree(&self) -> bool {

@@ -243,7 +243,6 @@ const STATES: &[(&str, &str)] = &[
     ("rebase-edit", "more x; more y; GIT_SEQUENCE_EDITOR='sed -i 1s/pick/edit/' git rebase -qi base"),
     ("rebase-exec-fail", "more x; fails git rebase -x false main"),
     ("rebase-merges-conflict", "git checkout -qb side base; more s; git checkout -q worktree/rebase-merges-conflict; mine; git merge -q --no-edit side; fails git rebase -r main"),
-    ("rebase-and-merge", "more x; fails git rebase -i -x false main; git checkout -q -b in-rebase base; mine; fails git merge main"),
     ("am-conflict", "mine; git format-patch -q -1 --stdout > ../p.log; git reset -q --hard main; fails git am ../p.log; rm ../p.log"),
     ("cherry-pick-conflict", "mine; fails git cherry-pick main"),
     ("cherry-pick-between", "git checkout -q --detach base; mine a; more b; b=$(git rev-parse HEAD); git checkout -q worktree/cherry-pick-between; git reset -q --hard main; fails git cherry-pick base..$b; echo both > a.txt; git commit -qam solved"),
@@ -301,4 +300,202 @@ fn worktrees_are_what_git_says() {
     let operations = STATES.iter().map(|(name, _)| &repo["worktrees"][name]["operation"]);
     let kinds: std::collections::BTreeSet<_> = operations.filter_map(Value::as_str).collect();
     assert_eq!(kinds.len(), 6, "each operation is among the states: {kinds:?}");
+}
+
+/// What nobody can know is null, and `error` says why; `known` is what can be known all the same.
+#[test]
+fn what_is_broken_says_so_and_is_never_clean() {
+    let states: &[(&str, &str, &str, &[&str])] = &[
+        ("git-file-missing", "rm .git", "it has no .git: a plain folder", &[]),
+        ("git-file-stale", "echo 'gitdir: /does/not/exist' > .git", "its .git points nowhere: /does/not/exist", &[]),
+        ("git-file-empty", ": > .git", "its .git is a file that says nothing", &[]),
+        ("git-file-loop", "rm .git; ln -s .git .git", "", &[]),
+        ("admin-gone", "rm -r \"$(git rev-parse --git-dir)\"", "its .git points nowhere: ", &[]),
+        ("head-garbage", "echo junk > \"$(git rev-parse --git-dir)/HEAD\"", "", &[]),
+        ("head-empty", ": > \"$(git rev-parse --git-dir)/HEAD\"", "", &[]),
+        ("head-of-nothing", "echo 1234567890123456789012345678901234567890 > \"$(git rev-parse --git-dir)/HEAD\"",
+            "read the commit that HEAD names: ", &[]),
+        ("index-garbage", "echo junk > \"$(git rev-parse --git-path index)\"", "read the index: ",
+            &["sha", "branch", "ahead", "behind"]),
+        ("index-short", "f=$(git rev-parse --git-path index); head -c 100 \"$f\" > x; mv x \"$f\"", "read the index: ",
+            &["sha", "branch", "ahead", "behind"]),
+        ("index-flipped", "f=$(git rev-parse --git-path index); printf X | dd of=\"$f\" bs=1 seek=60 conv=notrunc status=none",
+            "read the index: ", &["sha", "branch", "ahead", "behind"]),
+        ("index-split", "git update-index --split-index", "read the index: ", &["sha", "branch", "ahead", "behind"]),
+        ("index-sparse", "git sparse-checkout set --cone --sparse-index", "read the index: ", &["sha", "branch", "ahead"]),
+        ("index-a-folder", "f=$(git rev-parse --git-path index); rm \"$f\"; mkdir \"$f\"", "read the index: ", &["sha", "branch"]),
+        ("folder-gone", "rm -r \"$PWD\"", "its folder is gone; `git worktree prune` would forget it", &[]),
+        ("folder-gone-locked", "git worktree lock .; rm -r \"$PWD\"", "its folder is gone; it is locked", &[]),
+        ("copied-to", "d=$PWD; cd ../../../../repos/acme/web; git worktree remove --force \"$d\"; git worktree add -q ../../../worktrees/acme/web/original; cp -r ../../../worktrees/acme/web/original \"$d\"",
+            "its .git is that of the worktree ", &[]),
+        ("own-clone", "d=$PWD; cd ..; rm -r \"$d\"; git clone -q ../../../repos/acme/web \"$d\"", "it belongs to another repository", &[]),
+        ("bare-inside", "d=$PWD; cd ..; rm -r \"$d\"; git init -q --bare \"$d\"", "", &[]),
+        ("link-to-nothing", "rm -r \"$PWD\"; ln -s /does/not/exist \"$PWD\"", "it is a link that leads nowhere", &[]),
+        ("link-to-repo", "rm -r \"$PWD\"; ln -s ../../../repos/acme/web \"$PWD\"", "it is the repository itself", &[]),
+        ("ref-garbage", "echo junk > ../../../../repos/acme/web/.git/refs/heads/worktree/ref-garbage", "", &[]),
+    ];
+    let ground = Ground::seeded();
+    // Above everything stands a repository: what climbs finds it.
+    sh(&ground.root, "git init -q -b climbed .; echo x > x; git add x; git commit -qm climbed");
+    states.iter().for_each(|(name, script, ..)| ground.make(name, script));
+    std::fs::create_dir(ground.tree("plain-folder")).unwrap();
+    std::fs::write(ground.tree("a-file"), "no worktree").unwrap();
+    let seen = ground.look();
+    let worktrees = &seen["acme/web"]["worktrees"];
+    let plain = ("plain-folder", "", "it has no .git: a plain folder", &[][..]);
+    for (name, _, said, known) in states.iter().copied().chain([plain]) {
+        let worktree = &worktrees[name];
+        let error = worktree["error"].as_str().unwrap_or_else(|| panic!("{name}: no error in {worktree}"));
+        assert!(error.starts_with(said) && !error.is_empty(), "{name}: {error}");
+        for field in ["sha", "branch", "ahead", "behind"] {
+            assert_eq!(worktree[field].is_null(), !known.contains(&field) && (field != "behind" || !known.contains(&"ahead")), "{name}.{field}: {worktree}");
+        }
+        for field in ["dirty", "conflict", "unmerged", "status_at"] {
+            assert!(worktree[field].is_null(), "{name}.{field}: {worktree}");
+        }
+    }
+    assert!(worktrees.get("a-file").is_none(), "a file is no worktree");
+    assert_eq!(worktrees.as_object().unwrap().len(), states.len() + 2, "the original of the copy, and the plain folder");
+    assert_eq!(worktrees["original"]["error"], Value::Null);
+}
+
+/// Where git itself says one thing of two.
+#[test]
+fn what_git_leaves_open_is_decided() {
+    let ground = Ground::seeded();
+    ground.make("rebase-and-merge", "more x; fails git rebase -x false main; git checkout -q -b in-rebase base; mine; fails git merge main");
+    let filter = "git config filter.up.clean 'tr a-z A-Z'; echo '*.up filter=up' > .gitattributes; echo x > x.up; git add .; git commit -qm up";
+    ground.make("filtered", &format!("{filter}; touch -d '2020-01-01' x.up"));
+    ground.make("filtered-and-new", "echo '*.up filter=up' > .gitattributes; echo new > n.txt");
+    ground.make("filter-without-program", "echo '*.no filter=none' > .gitattributes; echo x > x.no; git add .; git commit -qm no; touch -d '2020-01-01' x.no");
+    ground.make("sparse-stray", "git sparse-checkout set --no-cone a.txt; echo stray > b.txt");
+    let seen = ground.look();
+    let worktrees = &seen["acme/web"]["worktrees"];
+    assert_eq!(worktrees["rebase-and-merge"]["operation"], "rebase", "the merge is within it");
+    assert_eq!(worktrees["filtered"]["dirty"], Value::Null, "only the filter program could tell, and it is not run");
+    assert_eq!(worktrees["filtered-and-new"]["dirty"], true, "something else tells");
+    assert_eq!(worktrees["filter-without-program"]["dirty"], false, "git compares it unfiltered, too");
+    assert_eq!(worktrees["sparse-stray"]["dirty"], Value::Null, "git compares it, libgit2 cannot");
+    assert!(worktrees.as_object().unwrap().values().all(|worktree| worktree["error"].is_null()), "{worktrees}");
+}
+
+/// One repository each; what its fields must be. `$SEED` makes the usual one.
+const REPOS: &[(&str, &str)] = &[
+    ("plain", "$SEED"),
+    ("dirty", "$SEED echo new > a.txt"),
+    ("unpushed", "$SEED more x; more y"),
+    ("behind", "$SEED more x; more y; git push -q origin main; git reset -q --hard HEAD~2"),
+    ("both", "$SEED more x; git push -q origin main; git reset -q --hard HEAD~1; more y; more z"),
+    ("slash", "$SEED git checkout -q -b release/2.0; git push -q origin release/2.0; git remote set-head origin release/2.0; more x; more y"),
+    ("no-origin-head", "$SEED git remote set-head origin -d; git checkout -q -b legacy; git push -q origin legacy; more x"),
+    ("no-origin", "$SEED git remote remove origin"),
+    ("detached", "$SEED git remote set-head origin -d; git checkout -q --detach"),
+    ("detached-with-origin-head", "$SEED git checkout -q --detach; more x"),
+    ("on-a-topic", "$SEED git checkout -q -b topic; more x"),
+    ("local-main-gone", "$SEED git checkout -q -b topic; git branch -q -D main"),
+    ("unborn", "git init -q -b main ."),
+    ("stashes", "$SEED echo 1 > a.txt; git stash -q; echo 2 > a.txt; git stash -q; git worktree add -q ../stashes.wt; cd ../stashes.wt; echo 3 > a.txt; git stash -q"),
+    ("stash-dropped", "$SEED echo 1 > a.txt; git stash -q; git stash drop -q"),
+    ("merging", "$SEED git checkout -q -b side base; mine; fails git merge main"),
+    ("packed", "$SEED more x; git gc -q; git pack-refs --all"),
+    ("git-folder-elsewhere", "git init -q -b main --separate-git-dir ../elsewhere.git .; more x"),
+    ("with-credentials", "$SEED git remote set-url origin https://user:hunter2@example.com/x.git; more x"),
+];
+
+#[test]
+fn repositories_are_what_git_says() {
+    let names: Vec<_> = REPOS.iter().map(|(name, _)| *name).collect();
+    let ground = Ground::new(&names);
+    for (name, script) in REPOS {
+        std::fs::create_dir_all(ground.repo(name)).unwrap();
+        sh(&ground.repo(name), &script.replace("$SEED", SEED));
+    }
+    let seen = ground.look();
+    let mut wrong = Vec::new();
+    for (name, _) in REPOS {
+        let (folder, ours) = (ground.repo(name), &seen[format!("acme/{name}")]);
+        let told = git(&folder, &["symbolic-ref", "-q", "refs/remotes/origin/HEAD"]);
+        let branch = git(&folder, &["symbolic-ref", "-q", "HEAD"]).map(|name| name.replace("refs/heads/", ""));
+        let main = told.map(|told| told.replace("refs/remotes/origin/", "")).or(branch.clone());
+        let range = format!("refs/remotes/origin/{}...HEAD", main.as_deref().unwrap_or("?"));
+        let counts = git(&folder, &["rev-list", "--left-right", "--count", &range]);
+        let count = |column: usize| -> Option<u64> { counts.as_ref()?.split('\t').nth(column)?.parse().ok() };
+        let status = git(&folder, &["status", "--porcelain=v2"]).unwrap();
+        let truth = json!([
+            git(&folder, &["rev-parse", "-q", "--verify", "HEAD"]),
+            branch,
+            main,
+            git(&folder, &["rev-parse", "-q", "--verify", &format!("refs/heads/{}", main.as_deref().unwrap_or("?"))]),
+            !status.is_empty(),
+            count(1),
+            count(0),
+            git(&folder, &["stash", "list"]).unwrap().lines().count(),
+            operation(&folder),
+            Value::Null,
+        ]);
+        let fields = ["head_sha", "branch", "main_branch", "main_sha", "dirty", "unpushed_commits", "behind", "stashes", "operation", "error"];
+        let ours: Vec<&Value> = fields.iter().map(|field| &ours[field]).collect();
+        if json!(ours) != truth {
+            wrong.push(format!("{name}\n  git:  {truth}\n  ours: {}", json!(ours)));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), REPOS.len(), wrong.join("\n"));
+    assert_eq!(seen["acme/slash"]["main_branch"], "release/2.0");
+    assert_eq!(seen["acme/slash"]["unpushed_commits"], 2);
+    assert!(!seen.to_string().contains("hunter2"));
+}
+
+#[test]
+fn clones_that_lack_something_are_read_like_others() {
+    let ground = Ground::new(&["web", "shallow", "partial", "bare", "sha256", "not-cloned", "empty-folder", "broken-config"]);
+    ground.seed("web");
+    sh(&ground.repo("web"), "for i in 1 2 3 4 5 6; do more f$i; done; git push -q origin main; git config uploadpack.allowFilter true");
+    let origin = ground.root.join("data/repos/origins/web.git");
+    sh(&origin, "git config uploadpack.allowFilter true");
+    let clone = |options: &str, name: &str| {
+        sh(&ground.repo("."), &format!("git clone -q {options} file://{} {name}", origin.display()));
+    };
+    clone("--depth 3", "shallow");
+    clone("--filter=blob:none --no-checkout", "partial");
+    clone("--bare", "bare");
+    sh(&ground.repo("."), "mkdir sha256 empty-folder broken-config; git init -q --object-format=sha256 sha256; git init -q broken-config; echo '[core' >> broken-config/.git/config");
+    sh(&ground.repo("shallow"), "more x; mkdir -p ../../../worktrees/acme/shallow; git worktree add -q -b wt ../../../worktrees/acme/shallow/wt HEAD~2; cd ../../../worktrees/acme/shallow/wt; more y");
+    let seen = ground.look();
+    let shallow = &seen["acme/shallow"];
+    assert_eq!((&shallow["error"], &shallow["unpushed_commits"], &shallow["behind"]), (&Value::Null, &json!(1), &json!(0)));
+    let wt = ground.root.join("data/worktrees/acme/shallow/wt");
+    assert_eq!(ours(&shallow["worktrees"]["wt"]), truth(&wt));
+    assert_eq!((&shallow["worktrees"]["wt"]["ahead"], &shallow["worktrees"]["wt"]["behind"]), (&json!(1), &json!(2)));
+    let partial = &seen["acme/partial"];
+    assert_eq!((&partial["error"], &partial["unpushed_commits"], &partial["dirty"]), (&Value::Null, &json!(0), &json!(true)));
+    let bare = &seen["acme/bare"];
+    assert_eq!((&bare["bare"], &bare["dirty"], &bare["error"]), (&json!(true), &Value::Null, &Value::Null));
+    assert_eq!((&bare["main_branch"], &bare["head_sha"]), (&json!("main"), &seen["acme/web"]["head_sha"]));
+    for (name, said) in [
+        ("sha256", "open it: "),
+        ("not-cloned", "it is not there"),
+        ("empty-folder", "it has no .git: a plain folder"),
+        ("broken-config", "open it: "),
+    ] {
+        let repo = &seen[format!("acme/{name}")];
+        assert!(repo["error"].as_str().unwrap().starts_with(said), "{name}: {repo}");
+        for field in ["head_sha", "dirty", "unpushed_commits", "behind", "main_branch", "stashes", "conflict", "last_fetch_at"] {
+            assert!(repo[field].is_null(), "{name}.{field}: {repo}");
+        }
+    }
+}
+
+#[test]
+fn the_last_fetch_is_that_of_whoever_fetched_last() {
+    let ground = Ground::seeded();
+    let mut collector = ground.collector("repos");
+    let mut last = || run(&mut collector, Now::read()).0["acme/web"]["last_fetch_at"].clone();
+    assert_eq!(last(), Value::Null, "never fetched");
+    sh(&ground.repo("web"), "git fetch -q; touch -d 2026-01-02T03:04:05Z .git/FETCH_HEAD");
+    assert_eq!(last(), "2026-01-02T03:04:05Z");
+    ground.make("wt", "git fetch -q; touch -d 2026-02-02T03:04:05Z \"$(git rev-parse --git-path FETCH_HEAD)\"");
+    assert_eq!(last(), "2026-02-02T03:04:05Z");
+    sh(&ground.tree("wt"), "git remote set-url origin /does/not/exist; fails git fetch -q; git -C ../../../../repos/acme/web worktree list >/dev/null");
+    let failed = last();
+    assert!(failed == "2026-02-02T03:04:05Z" || failed == "2026-01-02T03:04:05Z", "a fetch that failed is none: {failed}");
 }

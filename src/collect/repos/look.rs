@@ -68,6 +68,8 @@ pub struct TreeSeen {
     pub look: Look,
     /// HEAD against the local main branch; `None` if one of them does not exist.
     pub compared: Option<Result<Compared, Unreadable>>,
+    /// The folder that its repository knows it by.
+    registered: Option<PathBuf>,
 }
 
 impl Home {
@@ -137,19 +139,26 @@ fn look_at_worktrees(
     wall: Timestamp,
     memory: &Memory,
 ) -> Result<BTreeMap<Arc<str>, WorktreeSeen>, Unreadable> {
-    let mut worktrees: BTreeMap<_, _> = gone(folder, repo).into_iter().collect();
-    for (name, folder) in folders(folder)? {
+    let look_at = |(name, folder): (Arc<str>, PathBuf)| {
         let known = memory.get(&Some(name.clone()));
-        worktrees.insert(name, look_at_worktree(folder, repo, wall, known));
-    }
+        (name, look_at_worktree(folder, repo, wall, known))
+    };
+    let found: BTreeMap<_, _> = folders(folder)?.into_iter().map(look_at).collect();
+    // One that was moved is here under its new name, and not gone.
+    let moved: Vec<_> = found.values().filter_map(|worktree| worktree.seen.as_ref().ok()?.registered.clone()).collect();
+    let mut worktrees: BTreeMap<_, _> = gone(folder, repo, &moved).into_iter().collect();
+    worktrees.extend(found);
     Ok(worktrees)
 }
 
 /// Those that the repository still knows of, and whose folder is gone from here.
-fn gone(folder: &Path, repo: Result<&RepoSeen, &Unreadable>) -> Vec<(Arc<str>, WorktreeSeen)> {
+fn gone(folder: &Path, repo: Result<&RepoSeen, &Unreadable>, moved: &[PathBuf]) -> Vec<(Arc<str>, WorktreeSeen)> {
     let linked = repo.ok().and_then(|repo| repo.linked.as_ref().ok());
     let real = folder.canonicalize();
     let is_here = |linked: &Linked| {
+        if moved.contains(&linked.folder) {
+            return None;
+        }
         let parent = linked.folder.parent()?;
         let same = parent == folder || parent.canonicalize().ok()? == *real.as_ref().ok()?;
         Some((label(linked.folder.file_name()?), linked.locked)).filter(|_| same)
@@ -212,10 +221,10 @@ fn look_at_worktree(
     let unmerged = known.and_then(|known| known.unmerged.as_ref());
     let seen = look(&place, unmerged, wall, |checkout, look| {
         let pair = look.mark.head.sha.zip(repo.main.as_ref().and_then(|main| main.here));
-        let compared = known.and_then(|known| known.compared);
-        Ok((pair.map(|(head, main)| checkout.compare(head, main, compared)), checkout.is_locked_worktree()))
+        let compared = pair.map(|(head, main)| checkout.compare(head, main, known.and_then(|known| known.compared)));
+        Ok((compared, checkout.registered_as(), checkout.is_locked_worktree()))
     });
-    let locked = seen.as_ref().ok().map(|(_, (_, locked))| *locked);
-    let seen = seen.map(|(look, (compared, _))| TreeSeen { look, compared });
+    let locked = seen.as_ref().ok().map(|(_, (_, _, locked))| *locked);
+    let seen = seen.map(|(look, (compared, registered, _))| TreeSeen { look, compared, registered });
     WorktreeSeen { place: seen.is_ok().then_some(place), locked, seen }
 }

@@ -124,6 +124,13 @@ impl Ground {
         build(&self.host(), &Sources::default()).unwrap().unwrap()
     }
 
+    /// One that takes statuses as often as it looks.
+    fn fast_collector(&self) -> Box<dyn Collect> {
+        let table = toml::de::DeTable::parse("status_interval = \"0s\"").unwrap();
+        let build = (subsystem("repos").plan)(Some(table)).unwrap();
+        build(&self.host(), &Sources::default()).unwrap().unwrap()
+    }
+
     fn look(&self) -> Value {
         run(&mut self.collector("repos"), Now::read()).0
     }
@@ -281,8 +288,9 @@ fn worktrees_are_what_git_says() {
     for (name, script) in STATES {
         ground.make(name, script);
     }
-    // A file of the index's own age may have changed unseen: git and we then compare contents.
+    let before = listing(&ground.root);
     let seen = ground.look();
+    assert!(listing(&ground.root) == before, "something was written");
     let repo = &seen["acme/web"];
     assert_eq!((&repo["error"], &repo["main_branch"]), (&Value::Null, &json!("main")));
     let mut wrong = Vec::new();
@@ -300,6 +308,20 @@ fn worktrees_are_what_git_says() {
     let operations = STATES.iter().map(|(name, _)| &repo["worktrees"][name]["operation"]);
     let kinds: std::collections::BTreeSet<_> = operations.filter_map(Value::as_str).collect();
     assert_eq!(kinds.len(), 6, "each operation is among the states: {kinds:?}");
+}
+
+/// Every file below a folder, with its time, its length, and its inode.
+fn listing(folder: &Path) -> BTreeMap<PathBuf, (i64, i64, u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let data = entry.path().symlink_metadata().unwrap();
+        files.insert(entry.path(), (data.mtime(), data.mtime_nsec(), data.len(), data.ino()));
+        if data.is_dir() {
+            files.extend(listing(&entry.path()));
+        }
+    }
+    files
 }
 
 /// What nobody can know is null, and `error` says why; `known` is what can be known all the same.
@@ -322,8 +344,9 @@ fn what_is_broken_says_so_and_is_never_clean() {
         ("index-flipped", "f=$(git rev-parse --git-path index); printf X | dd of=\"$f\" bs=1 seek=60 conv=notrunc status=none",
             "read the index: ", &["sha", "branch", "ahead", "behind"]),
         ("index-split", "git update-index --split-index", "read the index: ", &["sha", "branch", "ahead", "behind"]),
-        ("index-sparse", "git sparse-checkout set --cone --sparse-index", "read the index: ", &["sha", "branch", "ahead"]),
-        ("index-a-folder", "f=$(git rev-parse --git-path index); rm \"$f\"; mkdir \"$f\"", "read the index: ", &["sha", "branch"]),
+        ("index-sparse", "git sparse-checkout set --cone --sparse-index", "read the index: ",
+            &["sha", "branch", "ahead", "behind"]),
+        ("index-a-folder", "f=$(git rev-parse --git-path index); rm \"$f\"; mkdir \"$f\"", "read the index: ", &["sha", "branch", "ahead", "behind"]),
         ("folder-gone", "rm -r \"$PWD\"", "its folder is gone; `git worktree prune` would forget it", &[]),
         ("folder-gone-locked", "git worktree lock .; rm -r \"$PWD\"", "its folder is gone; it is locked", &[]),
         ("copied-to", "d=$PWD; cd ../../../../repos/acme/web; git worktree remove --force \"$d\"; git worktree add -q ../../../worktrees/acme/web/original; cp -r ../../../worktrees/acme/web/original \"$d\"",
@@ -348,7 +371,7 @@ fn what_is_broken_says_so_and_is_never_clean() {
         let error = worktree["error"].as_str().unwrap_or_else(|| panic!("{name}: no error in {worktree}"));
         assert!(error.starts_with(said) && !error.is_empty(), "{name}: {error}");
         for field in ["sha", "branch", "ahead", "behind"] {
-            assert_eq!(worktree[field].is_null(), !known.contains(&field) && (field != "behind" || !known.contains(&"ahead")), "{name}.{field}: {worktree}");
+            assert_eq!(worktree[field].is_null(), !known.contains(&field), "{name}.{field}: {worktree}");
         }
         for field in ["dirty", "conflict", "unmerged", "status_at"] {
             assert!(worktree[field].is_null(), "{name}.{field}: {worktree}");
@@ -498,4 +521,145 @@ fn the_last_fetch_is_that_of_whoever_fetched_last() {
     sh(&ground.tree("wt"), "git remote set-url origin /does/not/exist; fails git fetch -q; git -C ../../../../repos/acme/web worktree list >/dev/null");
     let failed = last();
     assert!(failed == "2026-02-02T03:04:05Z" || failed == "2026-01-02T03:04:05Z", "a fetch that failed is none: {failed}");
+}
+
+/// An agent commits, rebases and collects garbage as fast as it can, while we look as fast as we can.
+#[test]
+fn an_agent_at_work_is_not_disturbed_and_seen_whole() {
+    const WORK: &str = "for i in $(seq 12); do
+        more c$i; echo $i > b.txt; git commit -qam b$i
+        git rebase -q --force-rebase main; git gc -q --prune=now; git status > /dev/null
+        git stash -q 2>/dev/null || true; git checkout -q -b t$i; more t$i; git checkout -q worktree/busy; git reset -q --hard HEAD~1
+    done";
+    let ground = Ground::seeded();
+    ground.make("busy", "more x; git rebase -q main");
+    let mut collector = ground.fast_collector();
+    let tree = ground.tree("busy");
+    let agent = std::thread::spawn(move || shell(&tree, WORK));
+    let mut seen = Vec::new();
+    while !agent.is_finished() {
+        seen.push(run(&mut collector, Now::read()).0["acme/web"].clone());
+    }
+    let output = agent.join().unwrap();
+    assert!(output.status.success(), "the agent failed: {}", String::from_utf8_lossy(&output.stderr));
+    let tree = ground.tree("busy");
+    let mut counts: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for repo in &seen {
+        let busy = &repo["worktrees"]["busy"];
+        assert_eq!(repo["error"], Value::Null);
+        assert_eq!((&busy["error"], &busy["conflict"]), (&Value::Null, &json!(false)), "{busy}");
+        let detached = busy["detached"] == true;
+        assert!(!detached || busy["operation"] == "rebase", "detached only within a rebase: {busy}");
+        assert_eq!(busy["branch"].is_null(), detached);
+        let sha = busy["sha"].as_str().unwrap();
+        let range = format!("{}...{sha}", repo["main_sha"].as_str().unwrap());
+        let truth = counts.entry(range.clone()).or_insert_with(|| git(&tree, &["rev-list", "--left-right", "--count", &range]));
+        assert_eq!(*truth, Some(format!("{}\t{}", busy["behind"], busy["ahead"])), "of that very commit: {busy}");
+    }
+    assert!(seen.len() > 20 && counts.len() > 5, "{} looks at {} states", seen.len(), counts.len());
+    assert!(seen.iter().any(|repo| repo["worktrees"]["busy"]["dirty"] == false), "its status was taken in between");
+    let quiet = run(&mut collector, Now::read().plus(Duration::from_secs(600))).0;
+    assert_eq!(ours(&quiet["acme/web"]["worktrees"]["busy"]), truth(&tree));
+}
+
+/// Files that look changed and are not: git would write that into the index, we never do.
+#[test]
+fn the_index_is_never_refreshed() {
+    let ground = Ground::seeded();
+    ground.make("touched", "touch -d 2020-01-01 a.txt b.txt");
+    let before = listing(&ground.root);
+    let mut collector = ground.collector("repos");
+    for minute in 0..3 {
+        let now = Now::read().plus(Duration::from_secs(minute * 60));
+        assert_eq!(run(&mut collector, now).0["acme/web"]["worktrees"]["touched"]["dirty"], false);
+    }
+    assert!(listing(&ground.root) == before);
+}
+
+/// The exporter's own `/status.repos`, printed once by a command that ends in the exporter's arguments.
+fn once(ground: &Ground, command: &mut Command) -> Value {
+    let binary = ground.root.join("exporter");
+    if !binary.exists() {
+        std::fs::copy(env!("CARGO_BIN_EXE_agenthost-exporter"), &binary).unwrap();
+    }
+    let root = format!("--host.root={}", ground.root.display());
+    let output = command.arg(binary).args(["--once", "--log.level=error", &root]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Without the moments.
+fn timeless(repos: &Value) -> String {
+    let text = serde_json::to_string_pretty(repos).unwrap();
+    text.lines().filter(|line| !line.contains("_at\"")).collect::<Vec<_>>().join("\n")
+}
+
+fn open_to_all(ground: &Ground) {
+    sh(&ground.root, "chmod -R a+rX .");
+}
+
+const NOBODY: [&str; 5] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+
+fn may_become_nobody() -> bool {
+    Command::new(NOBODY[0]).args(&NOBODY[1..]).arg("true").status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn another_user_reads_the_same_and_is_told_what_it_may_not() {
+    if !may_become_nobody() {
+        return crate::skipped("reading as another user", "only root may become nobody");
+    }
+    let ground = Ground::new(&["web", "secret"]);
+    ["web", "secret"].iter().for_each(|name| ground.seed(name));
+    for (name, script) in STATES.iter().filter(|(name, _)| !name.starts_with("sub")) {
+        ground.make(name, script);
+    }
+    ground.make("closed", "chmod 700 dir");
+    open_to_all(&ground);
+    sh(&ground.tree("closed"), "chmod 700 dir");
+    sh(&ground.repo("secret"), "chmod 700 .git");
+    let as_root = once(&ground, &mut Command::new("env"));
+    let mut nobody = Command::new(NOBODY[0]);
+    // With the home of another, whose settings it may not read.
+    nobody.args(&NOBODY[1..]).arg("env").arg("HOME=/root");
+    let before = listing(&ground.root);
+    let as_nobody = once(&ground, &mut nobody);
+    assert!(listing(&ground.root) == before);
+    let (ours, theirs) = (&as_nobody["repos"]["acme/web"], &as_root["repos"]["acme/web"]);
+    for (name, _) in STATES.iter().filter(|(name, _)| !name.starts_with("sub")) {
+        assert_eq!(timeless(&ours["worktrees"][name]), timeless(&theirs["worktrees"][name]), "{name}");
+    }
+    let secret = &as_nobody["repos"]["acme/secret"];
+    assert!(secret["error"].as_str().unwrap().contains("ermission denied"), "{secret}");
+    assert!(secret["head_sha"].is_null() && secret["dirty"].is_null(), "{secret}");
+    let closed = &ours["worktrees"]["closed"];
+    assert_eq!(theirs["worktrees"]["closed"]["dirty"], false);
+    assert_eq!(closed["dirty"], Value::Null, "a folder that may not be entered may hold anything: {closed}");
+
+    sh(&ground.repo("web"), "chmod 700 .git");
+    let mut nobody = Command::new(NOBODY[0]);
+    let denied = once(&ground, nobody.args(&NOBODY[1..]));
+    assert_eq!(denied["collectors"]["repos"]["up"], false);
+    assert!(denied["collectors"]["repos"]["error"].as_str().unwrap().contains("ermission denied"), "{}", denied["collectors"]);
+    assert_eq!(denied["repos"], Value::Null);
+}
+
+#[test]
+fn a_read_only_mount_is_enough() {
+    let ground = Ground::seeded();
+    for (name, script) in STATES.iter().filter(|(name, _)| !name.starts_with("sub")).take(20) {
+        ground.make(name, script);
+    }
+    open_to_all(&ground);
+    let writable = once(&ground, &mut Command::new("env"));
+    let mount = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && ! touch \"$0/x\" 2>/dev/null";
+    let mut probe = Command::new("unshare");
+    if !probe.args(["-m", "sh", "-c", mount]).arg(&ground.root).status().is_ok_and(|status| status.success()) {
+        return crate::skipped("a read-only mount", "only root may mount, and not everywhere");
+    }
+    let mut inside = Command::new("unshare");
+    inside.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\"")]).arg(&ground.root);
+    let read_only = once(&ground, &mut inside);
+    assert_eq!(timeless(&read_only["repos"]), timeless(&writable["repos"]));
+    assert_eq!(read_only["repos"]["acme/web"]["worktrees"]["unstaged"]["dirty"], true);
 }

@@ -176,7 +176,8 @@ impl Section {
 
     fn with(self, last: Result<Last>) -> Section {
         let last = last.unwrap_or_else(|error| Last { database_error: Some(format!("{error:#}")), ..Last::default() });
-        let drift = self.head_sha.zip(last.last_deploy_sha.as_ref()).map(|(head, last)| !head.to_string().starts_with(last));
+        let drift =
+            self.head_sha.zip(last.last_deploy_sha.as_ref()).map(|(head, last)| !head.to_string().starts_with(last));
         Section { drift, last, ..self }
     }
 }
@@ -202,4 +203,68 @@ fn is_sha(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::collect::fixture::{self, Fixture, error, look, now};
+
+    const SHA: &str = "1234567890abcdef1234567890abcdef12345678";
+
+    fn deployed(sha: &str, at: &str) -> Fixture {
+        Fixture::new(&format!(
+            "INSERT INTO router_state VALUES ('last_deploy_sha', '{sha}'), ('last_deploy_at', '{at}');"
+        ))
+    }
+
+    fn section(fixture: &Fixture) -> serde_json::Value {
+        fixture::json::<Deploy>(&look(&mut fixture.collector::<Deploy>(), now()).unwrap())
+    }
+
+    #[test]
+    fn a_host_without_checkout_still_knows_its_last_deploy() {
+        let fixture = deployed(SHA, "2026-11-20T17:44:00.5+00:00");
+        let section = look(&mut fixture.collector::<Deploy>(), now()).unwrap();
+        let json = fixture::json::<Deploy>(&section);
+        assert_eq!(json["error"], "it is not there");
+        assert_eq!(
+            (&json["last_deploy_sha"], &json["last_deploy_at"]),
+            (&SHA.into(), &"2026-11-20T17:44:00.5Z".into())
+        );
+        let points = fixture::points::<Deploy>(&section);
+        assert_eq!(fixture::value(&points, &LAST_DEPLOY, ""), Some(Some(1_795_196_640.5)));
+        for fact in [&DIRTY, &UNPUSHED, &DRIFT] {
+            assert_eq!(fixture::value(&points, fact, ""), Some(None), "{}", fact.prometheus);
+        }
+    }
+
+    #[test]
+    fn what_names_no_commit_is_not_shown() {
+        for text in ["unknown", "", "secret words", "12345", &format!("{SHA}{SHA}")] {
+            assert!(section(&deployed(text, "2026-11-20T17:44:00+00:00"))["last_deploy_sha"].is_null(), "{text}");
+        }
+        assert_eq!(section(&deployed("ABCDEF1", "2026-11-20T17:44:00+00:00"))["last_deploy_sha"], "abcdef1");
+    }
+
+    #[test]
+    fn never_deployed_is_not_an_error_and_an_unreadable_moment_is() {
+        let json = section(&Fixture::new(""));
+        assert_eq!(
+            (&json["last_deploy_at"], &json["database_error"]),
+            (&serde_json::Value::Null, &serde_json::Value::Null)
+        );
+        let fixture = deployed(SHA, "yesterday");
+        assert!(error(&mut fixture.collector::<Deploy>()).contains("it is not there"));
+    }
+
+    #[test]
+    fn drift_needs_both() {
+        let repo = |sha: Option<&str>, last: Option<&str>| {
+            let head = sha.map(|sha| Sha::parse(sha).unwrap());
+            let section = Section { head_sha: head, ..Section::unreadable(&Unreadable::broken("")) };
+            section.with(Ok(Last { last_deploy_sha: last.map(str::to_owned), ..Last::default() })).drift
+        };
+        let other = SHA.replace('1', "2");
+        assert_eq!(repo(Some(SHA), Some(SHA)), Some(false));
+        assert_eq!(repo(Some(SHA), Some(&SHA[..7])), Some(false));
+        assert_eq!(repo(Some(SHA), Some(&other)), Some(true));
+        assert_eq!((repo(None, Some(SHA)), repo(Some(SHA), None)), (None, None));
+    }
 }

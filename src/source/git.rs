@@ -98,6 +98,13 @@ impl<T> Naming<T> for std::io::Result<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha(Oid);
 
+#[cfg(test)]
+impl Sha {
+    pub fn parse(text: &str) -> Option<Sha> {
+        Oid::from_str(text).ok().map(Sha)
+    }
+}
+
 impl fmt::Display for Sha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -137,6 +144,14 @@ pub struct Mark {
     pub head: Head,
     pub operation: Option<Operation>,
     index: Option<FileStamp>,
+}
+
+#[cfg(test)]
+impl Mark {
+    /// One of a tree that has nothing but a HEAD.
+    pub fn of(head: Head) -> Mark {
+        Mark { head, operation: None, index: None }
+    }
 }
 
 /// Unmerged paths of an index, and how the file looked.
@@ -362,9 +377,8 @@ impl Checkout {
 
     /// The worktrees that it knows of, those whose folder is gone among them.
     pub fn linked(&self) -> Result<Vec<Linked>> {
-        let linked = |admin: PathBuf| {
-            Some(Linked { folder: registered_folder(&admin)?, locked: admin.join("locked").exists() })
-        };
+        let linked =
+            |admin: PathBuf| Some(Linked { folder: registered_folder(&admin)?, locked: admin.join("locked").exists() });
         Ok(admin_folders(self.common())?.into_iter().filter_map(linked).collect())
     }
 
@@ -415,11 +429,7 @@ impl Checkout {
 
     fn mark(&self) -> Result<Mark> {
         let index = absent_or(std::fs::metadata(self.repo.path().join("index"))).naming("look at the index")?;
-        Ok(Mark {
-            head: self.head()?,
-            operation: self.operation()?,
-            index: index.as_ref().map(FileStamp::from),
-        })
+        Ok(Mark { head: self.head()?, operation: self.operation()?, index: index.as_ref().map(FileStamp::from) })
     }
 
     fn locked_at(&self) -> Result<Option<Timestamp>> {
@@ -445,8 +455,7 @@ impl Checkout {
             return Ok(0);
         }
         let stage = |flags: u16| flags >> 12 & 3;
-        let paths: BTreeSet<_> =
-            index.iter().filter(|entry| stage(entry.flags) > 0).map(|entry| entry.path).collect();
+        let paths: BTreeSet<_> = index.iter().filter(|entry| stage(entry.flags) > 0).map(|entry| entry.path).collect();
         Ok(u32::try_from(paths.len()).unwrap_or(u32::MAX))
     }
 
@@ -677,18 +686,18 @@ fn prepare() {
 /// Another user's `~/.gitconfig`, inherited with `HOME`, must not make every repository unreadable.
 #[allow(unsafe_code)]
 fn forget_unreadable_settings() {
-    let files = [
-        (ConfigLevel::System, git2::Config::find_system()),
-        (ConfigLevel::Global, git2::Config::find_global()),
-        (ConfigLevel::XDG, git2::Config::find_xdg()),
-    ];
-    for (level, file) in files {
-        if file.is_ok_and(|file| std::fs::File::open(file).is_err()) {
-            // SAFETY: as in `prepare`, the only caller.
+    for (level, name) in
+        [(ConfigLevel::System, "gitconfig"), (ConfigLevel::Global, ".gitconfig"), (ConfigLevel::XDG, "config")]
+    {
+        // SAFETY: as in `prepare`, the only caller.
+        let Ok(folders) = (unsafe { git2::opts::get_search_path(level) }) else { continue };
+        let folders = path_of(folders.as_bytes()).to_owned();
+        let refused = |folder: PathBuf| {
+            std::fs::File::open(folder.join(name)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        };
+        if std::env::split_paths(&folders).any(refused) {
+            // SAFETY: as above.
             drop(unsafe { git2::opts::set_search_path(level, "") });
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -188,8 +188,16 @@ fn operation(folder: &Path) -> Option<&'static str> {
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
     match () {
         () if has(&["am session"]) => Some("am"),
-        () if has(&["rebase in progress", "currently rebasing", "editing a commit", "splitting a commit"]) => Some("rebase"),
-        () if has(&["still merging", "You have unmerged paths.\n  (fix conflicts and run \"git commit\")\n  (use \"git merge --abort\""]) => Some("merge"),
+        () if has(&["rebase in progress", "currently rebasing", "editing a commit", "splitting a commit"]) => {
+            Some("rebase")
+        }
+        () if has(&[
+            "still merging",
+            "You have unmerged paths.\n  (fix conflicts and run \"git commit\")\n  (use \"git merge --abort\"",
+        ]) =>
+        {
+            Some("merge")
+        }
         () if has(&["cherry-picking", "Cherry-pick currently"]) => Some("cherry-pick"),
         () if has(&["currently reverting", "Revert currently"]) => Some("revert"),
         () if has(&["currently bisecting"]) => Some("bisect"),
@@ -230,34 +238,61 @@ const STATES: &[(&str, &str)] = &[
     ("touched", "touch -d '2020-01-01' a.txt b.txt dir/c.txt"),
     ("same-size-same-time", "touch -r b.txt stamp; echo owt > b.txt; touch -r stamp b.txt; rm stamp"),
     ("mode", "chmod +x b.txt"),
-    ("mode-ignored", "git config extensions.worktreeConfig true; git config --worktree core.fileMode false; chmod +x b.txt"),
+    (
+        "mode-ignored",
+        "git config extensions.worktreeConfig true; git config --worktree core.fileMode false; chmod +x b.txt",
+    ),
     ("type", "rm b.txt; ln -s a.txt b.txt"),
     ("link-moved", "ln -sf b.txt link"),
     ("intent-to-add", "echo new > n.txt; git add -N n.txt"),
     ("assumed-unchanged", "git update-index --assume-unchanged b.txt; echo new > b.txt"),
-    ("eol", "echo '*.crlf text eol=crlf' > .gitattributes; printf 'a\\r\\nb\\r\\n' > x.crlf; git add .; git commit -qm eol; touch -d '2020-01-01' x.crlf"),
-    ("names", "echo 1 > 'Case'; echo 2 > 'case'; echo 3 > 'a b'; echo 4 > 'ü'; git add .; git commit -qm names; echo 5 > 'Case'"),
+    (
+        "eol",
+        "echo '*.crlf text eol=crlf' > .gitattributes; printf 'a\\r\\nb\\r\\n' > x.crlf; git add .; git commit -qm eol; touch -d '2020-01-01' x.crlf",
+    ),
+    (
+        "names",
+        "echo 1 > 'Case'; echo 2 > 'case'; echo 3 > 'a b'; echo 4 > 'ü'; git add .; git commit -qm names; echo 5 > 'Case'",
+    ),
     ("index-v4", "git update-index --index-version 4; echo new > a.txt"),
     ("merge-conflict", "mine; fails git merge main"),
     ("merge-resolved", "mine; fails git merge main; echo both > a.txt; git add a.txt"),
     ("merge-nocommit", "more x; git merge -q --no-commit main"),
     ("modify-delete", "git rm -q a.txt; git commit -qm gone; fails git merge main"),
-    ("rename-rename", "git mv a.txt x.txt; git commit -qm x; git checkout -qb other-name base; git mv a.txt y.txt; git commit -qm y; fails git merge worktree/rename-rename"),
+    (
+        "rename-rename",
+        "git mv a.txt x.txt; git commit -qm x; git checkout -qb other-name base; git mv a.txt y.txt; git commit -qm y; fails git merge worktree/rename-rename",
+    ),
     ("rebase-conflict", "mine; fails git rebase main"),
     ("rebase-apply-conflict", "mine; fails git rebase --apply main"),
     ("rebase-resolved", "mine; fails git rebase main; echo both > a.txt; git add a.txt"),
     ("rebase-break", "more x; more y; GIT_SEQUENCE_EDITOR='sed -i 1abreak' git rebase -qi base"),
     ("rebase-edit", "more x; more y; GIT_SEQUENCE_EDITOR='sed -i 1s/pick/edit/' git rebase -qi base"),
     ("rebase-exec-fail", "more x; fails git rebase -x false main"),
-    ("rebase-merges-conflict", "git checkout -qb side base; more s; git checkout -q worktree/rebase-merges-conflict; mine; git merge -q --no-edit side; fails git rebase -r main"),
-    ("am-conflict", "mine; git format-patch -q -1 --stdout > ../p.log; git reset -q --hard main; fails git am ../p.log; rm ../p.log"),
+    (
+        "rebase-merges-conflict",
+        "git checkout -qb side base; more s; git checkout -q worktree/rebase-merges-conflict; mine; git merge -q --no-edit side; fails git rebase -r main",
+    ),
+    (
+        "am-conflict",
+        "mine; git format-patch -q -1 --stdout > ../p.log; git reset -q --hard main; fails git am ../p.log; rm ../p.log",
+    ),
     ("cherry-pick-conflict", "mine; fails git cherry-pick main"),
-    ("cherry-pick-between", "git checkout -q --detach base; mine a; more b; b=$(git rev-parse HEAD); git checkout -q worktree/cherry-pick-between; git reset -q --hard main; fails git cherry-pick base..$b; echo both > a.txt; git commit -qam solved"),
+    (
+        "cherry-pick-between",
+        "git checkout -q --detach base; mine a; more b; b=$(git rev-parse HEAD); git checkout -q worktree/cherry-pick-between; git reset -q --hard main; fails git cherry-pick base..$b; echo both > a.txt; git commit -qam solved",
+    ),
     ("revert-conflict", "mine; echo again > a.txt; git commit -qam again; fails git revert --no-edit HEAD~1"),
-    ("revert-between", "mine; more z; echo again > a.txt; git commit -qam again; fails git revert --no-edit HEAD~2 HEAD~1; git add a.txt; git commit -qm solved --allow-empty"),
+    (
+        "revert-between",
+        "mine; more z; echo again > a.txt; git commit -qam again; fails git revert --no-edit HEAD~2 HEAD~1; git add a.txt; git commit -qm solved --allow-empty",
+    ),
     ("stash-pop-conflict", "echo stashed > a.txt; git stash -q; mine; fails git stash pop"),
     ("bisect", "more x; more y; git bisect start -q HEAD base"),
-    ("bisect-and-merge", "git bisect start -q main base; git checkout -q -b in-bisect base; mine; fails git merge main"),
+    (
+        "bisect-and-merge",
+        "git bisect start -q main base; git checkout -q -b in-bisect base; mine; fails git merge main",
+    ),
     ("detached", "git checkout -q --detach main"),
     ("other-branch", "git checkout -q -b feature/x main; more x"),
     ("unrelated", "git checkout -q --orphan alone; git commit -qm alone"),
@@ -271,10 +306,16 @@ const STATES: &[(&str, &str)] = &[
     ("sparse-cone", "git sparse-checkout set --cone --no-sparse-index; echo new > n.txt"),
     ("sparse-deleted", "git sparse-checkout set --no-cone a.txt b.txt; rm b.txt"),
     ("submodule", "git clone -q . ../../../sub; git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub"),
-    ("submodule-moved", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; git -C sub checkout -q base; git -C sub commit -q --allow-empty -m new"),
+    (
+        "submodule-moved",
+        "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; git -C sub checkout -q base; git -C sub commit -q --allow-empty -m new",
+    ),
     ("submodule-changed", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; echo new > sub/a.txt"),
     ("submodule-untracked", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; echo new > sub/n.txt"),
-    ("submodule-not-there", "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; git submodule -q deinit -f sub"),
+    (
+        "submodule-not-there",
+        "git submodule -q add \"$PWD/../../../sub\" sub; git commit -qm sub; git submodule -q deinit -f sub",
+    ),
     ("moved", "mine; mkdir ../../../elsewhere; mv ../moved ../moved.new; mv ../moved.new ../moved-to"),
     ("linked", "more x; d=$(cd ../../../..; pwd); n=$PWD; cd \"$d\"; mv \"$n\" linked; ln -s \"$d/linked\" \"$n\""),
     ("CASE", "more x"),
@@ -335,23 +376,57 @@ fn what_is_broken_says_so_and_is_never_clean() {
         ("admin-gone", "rm -r \"$(git rev-parse --git-dir)\"", "its .git points nowhere: ", &[]),
         ("head-garbage", "echo junk > \"$(git rev-parse --git-dir)/HEAD\"", "", &[]),
         ("head-empty", ": > \"$(git rev-parse --git-dir)/HEAD\"", "", &[]),
-        ("head-of-nothing", "echo 1234567890123456789012345678901234567890 > \"$(git rev-parse --git-dir)/HEAD\"",
-            "read the commit that HEAD names: ", &[]),
-        ("index-garbage", "echo junk > \"$(git rev-parse --git-path index)\"", "read the index: ",
-            &["sha", "branch", "ahead", "behind"]),
-        ("index-short", "f=$(git rev-parse --git-path index); head -c 100 \"$f\" > x; mv x \"$f\"", "read the index: ",
-            &["sha", "branch", "ahead", "behind"]),
-        ("index-flipped", "f=$(git rev-parse --git-path index); printf X | dd of=\"$f\" bs=1 seek=60 conv=notrunc status=none",
-            "read the index: ", &["sha", "branch", "ahead", "behind"]),
+        (
+            "head-of-nothing",
+            "echo 1234567890123456789012345678901234567890 > \"$(git rev-parse --git-dir)/HEAD\"",
+            "read the commit that HEAD names: ",
+            &[],
+        ),
+        (
+            "index-garbage",
+            "echo junk > \"$(git rev-parse --git-path index)\"",
+            "read the index: ",
+            &["sha", "branch", "ahead", "behind"],
+        ),
+        (
+            "index-short",
+            "f=$(git rev-parse --git-path index); head -c 100 \"$f\" > x; mv x \"$f\"",
+            "read the index: ",
+            &["sha", "branch", "ahead", "behind"],
+        ),
+        (
+            "index-flipped",
+            "f=$(git rev-parse --git-path index); printf X | dd of=\"$f\" bs=1 seek=60 conv=notrunc status=none",
+            "read the index: ",
+            &["sha", "branch", "ahead", "behind"],
+        ),
         ("index-split", "git update-index --split-index", "read the index: ", &["sha", "branch", "ahead", "behind"]),
-        ("index-sparse", "git sparse-checkout set --cone --sparse-index", "read the index: ",
-            &["sha", "branch", "ahead", "behind"]),
-        ("index-a-folder", "f=$(git rev-parse --git-path index); rm \"$f\"; mkdir \"$f\"", "read the index: ", &["sha", "branch", "ahead", "behind"]),
+        (
+            "index-sparse",
+            "git sparse-checkout set --cone --sparse-index",
+            "read the index: ",
+            &["sha", "branch", "ahead", "behind"],
+        ),
+        (
+            "index-a-folder",
+            "f=$(git rev-parse --git-path index); rm \"$f\"; mkdir \"$f\"",
+            "read the index: ",
+            &["sha", "branch", "ahead", "behind"],
+        ),
         ("folder-gone", "rm -r \"$PWD\"", "its folder is gone; `git worktree prune` would forget it", &[]),
         ("folder-gone-locked", "git worktree lock .; rm -r \"$PWD\"", "its folder is gone; it is locked", &[]),
-        ("copied-to", "d=$PWD; cd ../../../../repos/acme/web; git worktree remove --force \"$d\"; git worktree add -q ../../../worktrees/acme/web/original; cp -r ../../../worktrees/acme/web/original \"$d\"",
-            "its .git is that of the worktree ", &[]),
-        ("own-clone", "d=$PWD; cd ..; rm -r \"$d\"; git clone -q ../../../repos/acme/web \"$d\"", "it belongs to another repository", &[]),
+        (
+            "copied-to",
+            "d=$PWD; cd ../../../../repos/acme/web; git worktree remove --force \"$d\"; git worktree add -q ../../../worktrees/acme/web/original; cp -r ../../../worktrees/acme/web/original \"$d\"",
+            "its .git is that of the worktree ",
+            &[],
+        ),
+        (
+            "own-clone",
+            "d=$PWD; cd ..; rm -r \"$d\"; git clone -q ../../../repos/acme/web \"$d\"",
+            "it belongs to another repository",
+            &[],
+        ),
         ("bare-inside", "d=$PWD; cd ..; rm -r \"$d\"; git init -q --bare \"$d\"", "", &[]),
         ("link-to-nothing", "rm -r \"$PWD\"; ln -s /does/not/exist \"$PWD\"", "it is a link that leads nowhere", &[]),
         ("link-to-repo", "rm -r \"$PWD\"; ln -s ../../../repos/acme/web \"$PWD\"", "it is the repository itself", &[]),
@@ -378,7 +453,11 @@ fn what_is_broken_says_so_and_is_never_clean() {
         }
     }
     assert!(worktrees.get("a-file").is_none(), "a file is no worktree");
-    assert_eq!(worktrees.as_object().unwrap().len(), states.len() + 2, "the original of the copy, and the plain folder");
+    assert_eq!(
+        worktrees.as_object().unwrap().len(),
+        states.len() + 2,
+        "the original of the copy, and the plain folder"
+    );
     assert_eq!(worktrees["original"]["error"], Value::Null);
 }
 
@@ -386,7 +465,10 @@ fn what_is_broken_says_so_and_is_never_clean() {
 #[test]
 fn what_git_leaves_open_is_decided() {
     let ground = Ground::seeded();
-    ground.make("rebase-and-merge", "more x; fails git rebase -x false main; git checkout -q -b in-rebase base; mine; fails git merge main");
+    ground.make(
+        "rebase-and-merge",
+        "more x; fails git rebase -x false main; git checkout -q -b in-rebase base; mine; fails git merge main",
+    );
     let filter = "git config filter.up.clean 'tr a-z A-Z'; echo '*.up filter=up' > .gitattributes; echo x > x.up; git add .; git commit -qm up";
     ground.make("filtered", &format!("{filter}; touch -d '2020-01-01' x.up"));
     ground.make("filtered-and-new", "echo '*.up filter=up' > .gitattributes; echo new > n.txt");
@@ -409,15 +491,24 @@ const REPOS: &[(&str, &str)] = &[
     ("unpushed", "$SEED more x; more y"),
     ("behind", "$SEED more x; more y; git push -q origin main; git reset -q --hard HEAD~2"),
     ("both", "$SEED more x; git push -q origin main; git reset -q --hard HEAD~1; more y; more z"),
-    ("slash", "$SEED git checkout -q -b release/2.0; git push -q origin release/2.0; git remote set-head origin release/2.0; more x; more y"),
-    ("no-origin-head", "$SEED git remote set-head origin -d; git checkout -q -b legacy; git push -q origin legacy; more x"),
+    (
+        "slash",
+        "$SEED git checkout -q -b release/2.0; git push -q origin release/2.0; git remote set-head origin release/2.0; more x; more y",
+    ),
+    (
+        "no-origin-head",
+        "$SEED git remote set-head origin -d; git checkout -q -b legacy; git push -q origin legacy; more x",
+    ),
     ("no-origin", "$SEED git remote remove origin"),
     ("detached", "$SEED git remote set-head origin -d; git checkout -q --detach"),
     ("detached-with-origin-head", "$SEED git checkout -q --detach; more x"),
     ("on-a-topic", "$SEED git checkout -q -b topic; more x"),
     ("local-main-gone", "$SEED git checkout -q -b topic; git branch -q -D main"),
     ("unborn", "git init -q -b main ."),
-    ("stashes", "$SEED echo 1 > a.txt; git stash -q; echo 2 > a.txt; git stash -q; git worktree add -q ../stashes.wt; cd ../stashes.wt; echo 3 > a.txt; git stash -q"),
+    (
+        "stashes",
+        "$SEED echo 1 > a.txt; git stash -q; echo 2 > a.txt; git stash -q; git worktree add -q ../stashes.wt; cd ../stashes.wt; echo 3 > a.txt; git stash -q",
+    ),
     ("stash-dropped", "$SEED echo 1 > a.txt; git stash -q; git stash drop -q"),
     ("merging", "$SEED git checkout -q -b side base; mine; fails git merge main"),
     ("packed", "$SEED more x; git gc -q; git pack-refs --all"),
@@ -456,7 +547,18 @@ fn repositories_are_what_git_says() {
             operation(&folder),
             Value::Null,
         ]);
-        let fields = ["head_sha", "branch", "main_branch", "main_sha", "dirty", "unpushed_commits", "behind", "stashes", "operation", "error"];
+        let fields = [
+            "head_sha",
+            "branch",
+            "main_branch",
+            "main_sha",
+            "dirty",
+            "unpushed_commits",
+            "behind",
+            "stashes",
+            "operation",
+            "error",
+        ];
         let ours: Vec<&Value> = fields.iter().map(|field| &ours[field]).collect();
         if json!(ours) != truth {
             wrong.push(format!("{name}\n  git:  {truth}\n  ours: {}", json!(ours)));
@@ -470,9 +572,13 @@ fn repositories_are_what_git_says() {
 
 #[test]
 fn clones_that_lack_something_are_read_like_others() {
-    let ground = Ground::new(&["web", "shallow", "partial", "bare", "sha256", "not-cloned", "empty-folder", "broken-config"]);
+    let ground =
+        Ground::new(&["web", "shallow", "partial", "bare", "sha256", "not-cloned", "empty-folder", "broken-config"]);
     ground.seed("web");
-    sh(&ground.repo("web"), "for i in 1 2 3 4 5 6; do more f$i; done; git push -q origin main; git config uploadpack.allowFilter true");
+    sh(
+        &ground.repo("web"),
+        "for i in 1 2 3 4 5 6; do more f$i; done; git push -q origin main; git config uploadpack.allowFilter true",
+    );
     let origin = ground.root.join("data/repos/origins/web.git");
     sh(&origin, "git config uploadpack.allowFilter true");
     let clone = |options: &str, name: &str| {
@@ -481,16 +587,28 @@ fn clones_that_lack_something_are_read_like_others() {
     clone("--depth 3", "shallow");
     clone("--filter=blob:none --no-checkout", "partial");
     clone("--bare", "bare");
-    sh(&ground.repo("."), "mkdir sha256 empty-folder broken-config; git init -q --object-format=sha256 sha256; git init -q broken-config; echo '[core' >> broken-config/.git/config");
-    sh(&ground.repo("shallow"), "more x; mkdir -p ../../../worktrees/acme/shallow; git worktree add -q -b wt ../../../worktrees/acme/shallow/wt HEAD~2; cd ../../../worktrees/acme/shallow/wt; more y");
+    sh(
+        &ground.repo("."),
+        "mkdir sha256 empty-folder broken-config; git init -q --object-format=sha256 sha256; git init -q broken-config; echo '[core' >> broken-config/.git/config",
+    );
+    sh(
+        &ground.repo("shallow"),
+        "more x; mkdir -p ../../../worktrees/acme/shallow; git worktree add -q -b wt ../../../worktrees/acme/shallow/wt HEAD~2; cd ../../../worktrees/acme/shallow/wt; more y",
+    );
     let seen = ground.look();
     let shallow = &seen["acme/shallow"];
-    assert_eq!((&shallow["error"], &shallow["unpushed_commits"], &shallow["behind"]), (&Value::Null, &json!(1), &json!(0)));
+    assert_eq!(
+        (&shallow["error"], &shallow["unpushed_commits"], &shallow["behind"]),
+        (&Value::Null, &json!(1), &json!(0))
+    );
     let wt = ground.root.join("data/worktrees/acme/shallow/wt");
     assert_eq!(ours(&shallow["worktrees"]["wt"]), truth(&wt));
     assert_eq!((&shallow["worktrees"]["wt"]["ahead"], &shallow["worktrees"]["wt"]["behind"]), (&json!(1), &json!(2)));
     let partial = &seen["acme/partial"];
-    assert_eq!((&partial["error"], &partial["unpushed_commits"], &partial["dirty"]), (&Value::Null, &json!(0), &json!(true)));
+    assert_eq!(
+        (&partial["error"], &partial["unpushed_commits"], &partial["dirty"]),
+        (&Value::Null, &json!(0), &json!(true))
+    );
     let bare = &seen["acme/bare"];
     assert_eq!((&bare["bare"], &bare["dirty"], &bare["error"]), (&json!(true), &Value::Null, &Value::Null));
     assert_eq!((&bare["main_branch"], &bare["head_sha"]), (&json!("main"), &seen["acme/web"]["head_sha"]));
@@ -502,7 +620,9 @@ fn clones_that_lack_something_are_read_like_others() {
     ] {
         let repo = &seen[format!("acme/{name}")];
         assert!(repo["error"].as_str().unwrap().starts_with(said), "{name}: {repo}");
-        for field in ["head_sha", "dirty", "unpushed_commits", "behind", "main_branch", "stashes", "conflict", "last_fetch_at"] {
+        for field in
+            ["head_sha", "dirty", "unpushed_commits", "behind", "main_branch", "stashes", "conflict", "last_fetch_at"]
+        {
             assert!(repo[field].is_null(), "{name}.{field}: {repo}");
         }
     }
@@ -518,9 +638,15 @@ fn the_last_fetch_is_that_of_whoever_fetched_last() {
     assert_eq!(last(), "2026-01-02T03:04:05Z");
     ground.make("wt", "git fetch -q; touch -d 2026-02-02T03:04:05Z \"$(git rev-parse --git-path FETCH_HEAD)\"");
     assert_eq!(last(), "2026-02-02T03:04:05Z");
-    sh(&ground.tree("wt"), "git remote set-url origin /does/not/exist; fails git fetch -q; git -C ../../../../repos/acme/web worktree list >/dev/null");
+    sh(
+        &ground.tree("wt"),
+        "git remote set-url origin /does/not/exist; fails git fetch -q; git -C ../../../../repos/acme/web worktree list >/dev/null",
+    );
     let failed = last();
-    assert!(failed == "2026-02-02T03:04:05Z" || failed == "2026-01-02T03:04:05Z", "a fetch that failed is none: {failed}");
+    assert!(
+        failed == "2026-02-02T03:04:05Z" || failed == "2026-01-02T03:04:05Z",
+        "a fetch that failed is none: {failed}"
+    );
 }
 
 /// An agent commits, rebases and collects garbage as fast as it can, while we look as fast as we can.
@@ -553,7 +679,8 @@ fn an_agent_at_work_is_not_disturbed_and_seen_whole() {
         assert_eq!(busy["branch"].is_null(), detached);
         let sha = busy["sha"].as_str().unwrap();
         let range = format!("{}...{sha}", repo["main_sha"].as_str().unwrap());
-        let truth = counts.entry(range.clone()).or_insert_with(|| git(&tree, &["rev-list", "--left-right", "--count", &range]));
+        let truth =
+            counts.entry(range.clone()).or_insert_with(|| git(&tree, &["rev-list", "--left-right", "--count", &range]));
         assert_eq!(*truth, Some(format!("{}\t{}", busy["behind"], busy["ahead"])), "of that very commit: {busy}");
     }
     assert!(seen.len() > 20 && counts.len() > 5, "{} looks at {} states", seen.len(), counts.len());
@@ -640,7 +767,11 @@ fn another_user_reads_the_same_and_is_told_what_it_may_not() {
     let mut nobody = Command::new(NOBODY[0]);
     let denied = once(&ground, nobody.args(&NOBODY[1..]));
     assert_eq!(denied["collectors"]["repos"]["up"], false);
-    assert!(denied["collectors"]["repos"]["error"].as_str().unwrap().contains("ermission denied"), "{}", denied["collectors"]);
+    assert!(
+        denied["collectors"]["repos"]["error"].as_str().unwrap().contains("ermission denied"),
+        "{}",
+        denied["collectors"]
+    );
     assert_eq!(denied["repos"], Value::Null);
 }
 

@@ -115,3 +115,72 @@ impl Known {
         matches!(&self.status, Some((_, Ok(status))) if status.mark != *mark)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::git::Head;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn mark(branch: &str) -> Mark {
+        Mark::of(Head { sha: None, branch: Some(branch.into()) })
+    }
+
+    /// One whose status took so long, at second 1000.
+    fn taken(millis: u64, outcome: Result<Status, Unreadable>) -> Known {
+        let mut known = Known::default();
+        let asked = crate::collect::fixture::now();
+        known.take(Answer { asked, outcome, took: Duration::from_millis(millis) });
+        known
+    }
+
+    fn clean() -> Result<Status, Unreadable> {
+        Ok(Status { dirty: Some(false), mark: mark("main") })
+    }
+
+    /// The first second after which it is due.
+    fn wait(known: &Known, branch: &str, slow: usize) -> u64 {
+        let begun = crate::collect::fixture::now();
+        (0..100_000)
+            .find(|&second| known.is_due(begun.plus(Duration::from_secs(second)), &mark(branch), MINUTE, slow))
+            .unwrap()
+            + EARLY.as_secs()
+    }
+
+    #[test]
+    fn a_quick_status_keeps_the_interval_and_a_slow_one_waits_in_proportion() {
+        assert!(Known::default().is_due(crate::collect::fixture::now(), &mark("main"), MINUTE, 0));
+        assert_eq!(wait(&taken(1, clean()), "main", 0), 60);
+        assert_eq!(wait(&taken(500, clean()), "main", 1), 60);
+        assert_eq!(wait(&taken(2500, clean()), "main", 1), 300);
+        assert_eq!(wait(&taken(2500, clean()), "main", 4), 1200, "slow ones share what they may use");
+    }
+
+    #[test]
+    fn news_are_looked_at_sooner_but_never_above_a_twentieth() {
+        assert_eq!(wait(&taken(2500, clean()), "topic", 4), 50);
+        assert_eq!(wait(&taken(500, clean()), "topic", 1), 10);
+    }
+
+    #[test]
+    fn an_attempt_in_vain_leaves_the_last_status_and_its_moment() {
+        let moving = || Err(Unreadable { reason: Reason::Moving, text: "moves".to_owned() });
+        let mut known = taken(500, clean());
+        let later = crate::collect::fixture::now().plus(MINUTE);
+        known.take(Answer { asked: later, outcome: moving(), took: Duration::from_secs(1) });
+        let (at, status) = known.status.as_ref().unwrap();
+        assert_eq!((*at, status.as_ref().unwrap().dirty), (crate::collect::fixture::now().wall, Some(false)));
+        assert!(!known.is_due(later.plus(Duration::from_secs(17)), &mark("main"), MINUTE, 1));
+        assert!(known.is_due(later.plus(Duration::from_secs(18)), &mark("main"), MINUTE, 1));
+        assert!(taken(1, moving()).status.is_none(), "nothing is known before the first");
+    }
+
+    #[test]
+    fn an_error_takes_the_place_of_what_was_known() {
+        let mut known = taken(1, clean());
+        let later = crate::collect::fixture::now().plus(MINUTE);
+        known.take(Answer { asked: later, outcome: Err(Unreadable::broken("no")), took: Duration::ZERO });
+        assert!(known.status.is_some_and(|(at, status)| at == later.wall && status.is_err()));
+    }
+}

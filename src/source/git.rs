@@ -482,10 +482,10 @@ impl Checkout {
         use git2::Status as S;
         if status == S::WT_DELETED {
             // Left out of a sparse checkout. libgit2 knows nothing of those.
-            return Some(!is_skipped(index, path));
+            return if is_skipped(index, path) { Some(false) } else { self.is_gone(path) };
         }
         if status == S::IGNORED {
-            return Some(self.is_hidden_repo(path));
+            return self.hides_something(path);
         }
         if status == S::WT_MODIFIED && self.has_foreign_filter(path) {
             return None;
@@ -494,10 +494,21 @@ impl Checkout {
         (!status.intersects(unreadable)).then_some(true)
     }
 
-    /// A new repository without a file yet: untracked to git, an empty folder to libgit2, which calls that ignored.
-    fn is_hidden_repo(&self, path: &[u8]) -> bool {
-        let path = path_of(path);
-        self.folder.join(path).join(".git").is_dir() && !self.repo.is_path_ignored(path).unwrap_or(true)
+    /// What lies in a folder that may not be entered is not known to be gone.
+    fn is_gone(&self, path: &[u8]) -> Option<bool> {
+        absent_or(self.folder.join(path_of(path)).symlink_metadata()).is_ok().then_some(true)
+    }
+
+    /// What libgit2 calls ignored and git need not: a folder that seems empty, but is a new repository without a file
+    /// yet (untracked to git), or may not be entered.
+    fn hides_something(&self, path: &[u8]) -> Option<bool> {
+        let folder = self.folder.join(path_of(path));
+        let denied = std::fs::read_dir(&folder).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+        let is_repo = folder.join(".git").is_dir();
+        if !(denied || is_repo) || self.repo.is_path_ignored(path_of(path)).unwrap_or(false) {
+            return Some(false);
+        }
+        is_repo.then_some(true)
     }
 
     /// Filters of git itself are known here; those that are programs (LFS) are never run.

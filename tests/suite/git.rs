@@ -715,10 +715,10 @@ fn once(ground: &Ground, command: &mut Command) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Without the moments.
+/// Without moments and ages.
 fn timeless(repos: &Value) -> String {
     let text = serde_json::to_string_pretty(repos).unwrap();
-    text.lines().filter(|line| !line.contains("_at\"")).collect::<Vec<_>>().join("\n")
+    text.lines().filter(|line| !line.contains("_at\"") && !line.contains("_age_")).collect::<Vec<_>>().join("\n")
 }
 
 fn open_to_all(ground: &Ground) {
@@ -741,9 +741,13 @@ fn another_user_reads_the_same_and_is_told_what_it_may_not() {
     for (name, script) in STATES.iter().filter(|(name, _)| !name.starts_with("sub")) {
         ground.make(name, script);
     }
-    ground.make("closed", "chmod 700 dir");
+    ground.make("closed", "");
+    ground.make("closed-new", "mkdir n; echo new > n/n.txt");
+    ground.make("closed-file", "echo new > b.txt; git commit -qam b; touch -d 2020-01-01 b.txt");
     open_to_all(&ground);
     sh(&ground.tree("closed"), "chmod 700 dir");
+    sh(&ground.tree("closed-new"), "chmod 700 n");
+    sh(&ground.tree("closed-file"), "chmod 600 b.txt; touch -d 2020-01-01 b.txt");
     sh(&ground.repo("secret"), "chmod 700 .git");
     let as_root = once(&ground, &mut Command::new("env"));
     let mut nobody = Command::new(NOBODY[0]);
@@ -759,9 +763,12 @@ fn another_user_reads_the_same_and_is_told_what_it_may_not() {
     let secret = &as_nobody["repos"]["acme/secret"];
     assert!(secret["error"].as_str().unwrap().contains("ermission denied"), "{secret}");
     assert!(secret["head_sha"].is_null() && secret["dirty"].is_null(), "{secret}");
-    let closed = &ours["worktrees"]["closed"];
-    assert_eq!(theirs["worktrees"]["closed"]["dirty"], false);
-    assert_eq!(closed["dirty"], Value::Null, "a folder that may not be entered may hold anything: {closed}");
+    for (name, open) in [("closed", false), ("closed-new", true), ("closed-file", false)] {
+        assert_eq!(theirs["worktrees"][name]["dirty"], open, "{name}");
+        let closed = &ours["worktrees"][name];
+        assert_eq!(closed["dirty"], Value::Null, "{name}: what may not be entered may hold anything: {closed}");
+        assert_eq!(closed["sha"], theirs["worktrees"][name]["sha"]);
+    }
 
     sh(&ground.repo("web"), "chmod 700 .git");
     let mut nobody = Command::new(NOBODY[0]);

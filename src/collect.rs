@@ -17,6 +17,8 @@ use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
 pub mod service;
+pub mod deploy;
+pub mod repos;
 pub mod messages;
 pub mod usage;
 pub mod tasks;
@@ -32,6 +34,8 @@ mod fixture;
 /// Every collector there is; `/status` has their sections in this order.
 pub static ALL: &[Subsystem] = &[
     Subsystem::of::<service::Service>(),
+    Subsystem::of::<deploy::Deploy>(),
+    Subsystem::of::<repos::Repos>(),
     Subsystem::of::<messages::Messages>(),
     Subsystem::of::<usage::Usage>(),
     Subsystem::of::<tasks::Tasks>(),

@@ -16,6 +16,10 @@ use crate::fixture::Root;
 const FAST: &str = "
 [collect.service]
 interval = \"1s\"
+[collect.deploy]
+interval = \"1s\"
+[collect.repos]
+interval = \"1s\"
 [collect.messages]
 interval = \"1s\"
 [collect.usage]

@@ -467,6 +467,29 @@ impl Window {
         }
     }
 
+    /// The latest observation as people see it: unanswered when it is too long ago. `None`: there was none.
+    pub fn shown(&self) -> Option<Seen> {
+        match self.latest {
+            None => self.is_silenced().then_some(Seen::Unanswered),
+            Some(_) if self.stale => Some(Seen::Unanswered),
+            latest => latest,
+        }
+    }
+
+    /// Where the streak of bad observations began, or the failure that stands (recovering, it still does).
+    pub fn bad_since(&self) -> Option<Now> {
+        match (self.base, self.silence.failed) {
+            (Base::Failing(streak), None) => Some(streak.first),
+            (Base::Failed(failure) | Base::Recovering { failure, .. }, _) => Some(failure.since),
+            (_, silenced) => silenced.map(|start| start.now),
+        }
+    }
+
+    /// How long it must be ok to get over its failure. `None` if none stands, or the next answer is enough.
+    pub fn recovers_after(&self) -> Option<Duration> {
+        matches!(self.base, Base::Failed(_) | Base::Recovering { .. }).then_some(self.recover_for)
+    }
+
     /// Why nothing is known now; unanswered if silence has failed it.
     pub fn unknown_cause(&self) -> Option<Cause> {
         match self.latest {

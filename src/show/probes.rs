@@ -6,6 +6,9 @@ use crate::health::Overall;
 use crate::sample::Now;
 use crate::snapshot::Current;
 
+/// Lines that are no checks: whether the river turns, and whether enough was seen to judge by.
+pub const GATES: [&str; 2] = ["loop", "started"];
+
 /// What a probe answers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Probe {

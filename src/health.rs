@@ -105,6 +105,15 @@ pub struct Judged {
     pub fail_for: Duration,
 }
 
+impl Verdict {
+    /// Check and subject in one line, whatever the subject is called.
+    pub fn title(&self) -> String {
+        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let subject: String = self.subject.chars().map(escape).collect();
+        if subject.is_empty() { self.check.to_string() } else { format!("{} {subject}", self.check) }
+    }
+}
+
 fn wall<S: Serializer>(now: &Now, serializer: S) -> Result<S::Ok, S::Error> {
     now.wall.serialize(serializer)
 }

@@ -38,6 +38,19 @@ pub enum State {
     Unknown,
 }
 
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Ok => "ok",
+            State::Failing => "failing",
+            State::Failed => "failed",
+            State::Recovering => "recovering",
+            State::Unknown => "unknown",
+        }
+    }
+}
+
 /// How often a collector looks, and how long it waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {

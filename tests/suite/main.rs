@@ -5,7 +5,9 @@ mod config;
 mod fixture;
 mod oracle;
 mod outputs;
+mod policy;
 mod shape;
+mod stage;
 mod verdicts;
 
 /// Says that a test could not run, and why. Under `tests/run` that is a failure.

@@ -16,7 +16,8 @@ use crate::snapshot::{self, catalogue};
 const KEYS: [&str; 7] = ["name", "fact", "above", "below", "equals", "labels", "means"];
 
 /// The bounds: how each is written, and what it makes of a number.
-const BOUNDS: [(&str, fn(f64) -> Bound); 3] = [("above", Bound::Above), ("below", Bound::Below), ("equals", Bound::Equals)];
+const BOUNDS: [(&str, fn(f64) -> Bound); 3] =
+    [("above", Bound::Above), ("below", Bound::Below), ("equals", Bound::Equals)];
 
 /// Reads all of them, in their order.
 pub fn read_all(value: Option<Value<'_>>) -> Result<Vec<CustomCheck>, Fault> {

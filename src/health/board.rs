@@ -76,12 +76,7 @@ impl Board {
         Board::with(question, feed, &CustomCheck::defaults(), Some(&policy))
     }
 
-    fn with(
-        question: Question,
-        feed: Option<usize>,
-        defaults: &Policy,
-        config: Option<&CheckConfig>,
-    ) -> Option<Board> {
+    fn with(question: Question, feed: Option<usize>, defaults: &Policy, config: Option<&CheckConfig>) -> Option<Board> {
         if config.is_some_and(CheckConfig::is_off) {
             return None;
         }

@@ -176,7 +176,8 @@ impl Page<'_> {
         let reason = self.reason(verdict);
         let (title, severity) = (verdict.title(), verdict.severity.name());
         let text = match (mark, self.reasons, reason) {
-            (Mark::Aside, _, None) | (Mark::Aside, Reasons::Withheld, _) => return None,
+            (Mark::Aside, Reasons::Withheld, _) | (Mark::Aside, _, None) => return None,
+            (Mark::Aside, ..) if verdict.state == State::Starting => return None,
             (Mark::Aside, _, Some(reason)) => format!("{title} {} ({severity}): {reason}", verdict.state.name()),
             (Mark::Failed, Reasons::Withheld, _) => format!("{title} failed: reason withheld"),
             (Mark::Failed, _, reason) => format!("{title} failed: {}", reason.unwrap_or_default()),

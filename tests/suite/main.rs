@@ -6,6 +6,7 @@ mod fixture;
 mod oracle;
 mod outputs;
 mod policy;
+mod probes;
 mod shape;
 mod stage;
 mod verdicts;

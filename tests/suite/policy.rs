@@ -154,6 +154,7 @@ fn a_custom_check_of_a_collector_that_does_not_run_has_no_subject() {
     let mut settings = crate::stage::config(BACKLOG).checks;
     assert_eq!(settings.custom[0].collector, Some("messages"));
     settings.custom[0].collector = Some("strangers");
-    let health = agenthost_exporter::health::Health::new(crate::stage::begun(), crate::stage::watched(), &[], &settings);
+    let health =
+        agenthost_exporter::health::Health::new(crate::stage::begun(), crate::stage::watched(), &[], &settings);
     assert!(health.verdicts().iter().all(|verdict| &*verdict.check != "family_backlog"));
 }

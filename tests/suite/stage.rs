@@ -83,7 +83,8 @@ impl Stage {
             root: "/srv/pynchy".into(),
             started_at: now.wall,
         };
-        let seen = |subsystem: &collect::Subsystem| Seen::nothing(subsystem.name, subsystem.every, Duration::from_secs(100));
+        let seen =
+            |subsystem: &collect::Subsystem| Seen::nothing(subsystem.name, subsystem.every, Duration::from_secs(100));
         Stage { river: River::new(now, sidecar, collect::ALL.iter().map(seen).collect(), health), now }
     }
 
@@ -131,7 +132,8 @@ impl Stage {
     /// What the river says in a metric; `None`: no series.
     pub fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let snapshot = self.snapshot();
-        let same = |point: &&Point| point.fact.is(fact(name)) && point.labels.iter().map(|l| &**l).eq(labels.iter().copied());
+        let same =
+            |point: &&Point| point.fact.is(fact(name)) && point.labels.iter().map(|l| &**l).eq(labels.iter().copied());
         snapshot.points().find(same).and_then(|point| point.value)
     }
 }

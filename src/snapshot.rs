@@ -2,6 +2,8 @@
 //!
 //! A snapshot carries moments, never ages, so it stays true while it stands. Nothing after this room computes.
 
+mod checks;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,8 +14,8 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use crate::collect;
-use crate::fact::{Fact, Severity};
-use crate::health::{Health, Overall, State, Verdict};
+use crate::fact::Fact;
+use crate::health::{Health, Judged, Overall, Verdict};
 use crate::pulse;
 use crate::sample::{Now, Point, Points, Reading};
 
@@ -30,13 +32,6 @@ static HEALTH_STATE: Fact = Fact::gauge(
 )
 .of(&["state"]);
 
-static CHECK_FAILED: Fact = Fact::gauge(
-    "agenthost.check.failed",
-    "agenthost_check_failed",
-    "1 while the check has failed on the subject: a sustained failure, not a blip; recovering still counts.",
-)
-.of(&["check", "subject", "severity"]);
-
 static BUILD_INFO: Fact =
     Fact::gauge("agenthost.build_info", "agenthost_build_info", "1; the labels say which build this is.")
         .of(&["version", "arch"]);
@@ -44,15 +39,21 @@ static BUILD_INFO: Fact =
 static SERIES: Fact =
     Fact::gauge("agenthost.series", "agenthost_series", "Series that collectors put into this page.").unit("{series}");
 
-static FACTS: &[&Fact] = &[&READY, &HEALTH_STATE, &CHECK_FAILED, &BUILD_INFO, &SERIES];
+static FACTS: &[&Fact] = &[&READY, &HEALTH_STATE, &BUILD_INFO, &SERIES];
 
 /// The river's heart is taken for stopped when its last beat is older.
 const HEART_STOPS: Duration = Duration::from_secs(10);
 
+/// The room of the facts that the river itself states: what it makes of all others.
+pub const RIVER: &str = "river";
+
+/// The room of the facts that a loop states of its collector.
+pub const LOOP: &str = "loop";
+
 /// Every fact that the program can emit, with the room that measures it, in the order of declaration.
 pub fn catalogue() -> Vec<(&'static str, &'static Fact)> {
-    let mut facts: Vec<_> = FACTS.iter().map(|fact| ("river", *fact)).collect();
-    facts.extend(pulse::FACTS.iter().map(|fact| ("loop", *fact)));
+    let mut facts: Vec<_> = FACTS.iter().chain(checks::FACTS).map(|fact| (RIVER, *fact)).collect();
+    facts.extend(pulse::FACTS.iter().map(|fact| (LOOP, *fact)));
     facts.extend(collect::ALL.iter().flat_map(|subsystem| subsystem.facts.iter().map(|fact| (subsystem.name, *fact))));
     facts
 }
@@ -90,6 +91,8 @@ pub struct Snapshot {
     pub sidecar: Arc<Sidecar>,
     pub collectors: Vec<Seen>,
     pub verdicts: Arc<[Verdict]>,
+    /// Every check that is judged, whether or not it has a subject now.
+    pub checks: Arc<[Judged]>,
     pub overall: Overall,
     pub ready: bool,
     pub since: Timestamp,
@@ -172,6 +175,7 @@ fn millis(now: Now) -> u64 {
 /// Owns windows, verdicts and the next snapshot.
 pub struct River {
     health: Health,
+    transitions: checks::Transitions,
     /// Of the verdicts that are published.
     revision: u64,
     next: Snapshot,
@@ -187,13 +191,14 @@ impl River {
             sidecar: sidecar.into(),
             collectors,
             verdicts: health.verdicts().into(),
+            checks: health.checks().into(),
             overall: health.overall(),
             ready: health.ready(),
             since: health.since().wall,
             own: Arc::default(),
         };
         let current = Current::fixed(next.clone());
-        let mut river = River { revision: health.revision(), health, next, current };
+        let mut river = River { revision: health.revision(), health, transitions: Default::default(), next, current };
         river.publish(now);
         river
     }
@@ -259,7 +264,8 @@ impl River {
         next.overall = self.health.overall();
         next.ready = self.health.ready();
         next.since = self.health.since().wall;
-        next.own = Arc::new(own(next));
+        self.transitions.count(&next.verdicts);
+        next.own = Arc::new(own(next, &self.transitions));
         self.current.publish(next.clone());
     }
 
@@ -271,35 +277,17 @@ impl River {
     }
 }
 
-fn own(snapshot: &Snapshot) -> Points {
+fn own(snapshot: &Snapshot, transitions: &checks::Transitions) -> Points {
     let mut points = Points::default();
     points.put(&READY, [], f64::from(u8::from(snapshot.ready)));
     for state in Overall::ALL {
         points.put(&HEALTH_STATE, [&state.name().into()], f64::from(u8::from(state == snapshot.overall)));
     }
-    for verdict in snapshot.verdicts.iter() {
-        points.put(
-            &CHECK_FAILED,
-            [&verdict.check.into(), &verdict.subject, &severity(verdict.severity)],
-            failed(verdict),
-        );
-    }
+    checks::put(&mut points, &snapshot.checks, &snapshot.verdicts, transitions);
     let sidecar = &snapshot.sidecar;
     points.put(&BUILD_INFO, [&sidecar.version.into(), &sidecar.arch.into()], 1.0);
     points.cap(pulse::SERIES_CAP);
     let series = snapshot.collectors.iter().flat_map(Seen::points).filter(|p| p.exported && p.value.is_some()).count();
     points.put(&SERIES, [], series as f64);
     points
-}
-
-fn failed(verdict: &Verdict) -> Option<f64> {
-    match verdict.state {
-        State::Starting => None,
-        State::Failed | State::Recovering => Some(1.0),
-        State::Ok | State::Failing | State::Unknown => Some(0.0),
-    }
-}
-
-fn severity(severity: Severity) -> Arc<str> {
-    severity.name().into()
 }

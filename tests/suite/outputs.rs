@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use agenthost_exporter::collect::{self, Subsystem};
 use agenthost_exporter::fact::{Fact, Kind};
-use agenthost_exporter::health::{Health, Overall, Settings, Watched};
+use agenthost_exporter::health::{Health, Overall, Settings, Verdict, Watched};
 use agenthost_exporter::host::Profile;
 use agenthost_exporter::pulse;
 use agenthost_exporter::sample::{Cause, Failure, Now, Point, Points, Reading, Sample};
@@ -293,24 +293,40 @@ fn the_readmes_table_is_the_catalogue() {
     }
 }
 
+fn live(current: &Current, now: Now) -> probes::Probe {
+    probes::live(current, now, &probes::Asked::default()).unwrap()
+}
+
+fn ready(current: &Current, now: Now) -> probes::Probe {
+    probes::ready(current, now, &probes::Asked::default(), probes::Reasons::Shown).unwrap()
+}
+
 #[test]
 fn probes_say_so_when_the_river_has_stopped() {
     let (current, second) = (Current::fixed((*fixed()).clone()), Duration::from_secs(1));
     let (soon, late) = (now().plus(second * 10), now().plus(second * 10 + Duration::from_millis(1)));
-    assert!(probes::live(&current, soon).ok && probes::ready(&current, soon).ok);
-    assert!(!probes::live(&current, late).ok, "no beat for more than ten seconds");
-    assert!(!probes::ready(&current, late).ok, "whatever the last snapshot said");
+    assert!(live(&current, soon).ok && ready(&current, soon).ok);
+    assert!(!live(&current, late).ok, "no beat for more than ten seconds");
+    assert!(!ready(&current, late).ok, "whatever the last snapshot said");
     assert!(probes::serving().ok);
 }
 
 #[test]
 fn probes_follow_the_verdict() {
-    let at = |overall, ready| Current::fixed(Snapshot { overall, ready, ..(*fixed()).clone() });
-    for (overall, ready) in
-        [(Overall::Starting, false), (Overall::Unhealthy, false), (Overall::Degraded, true), (Overall::Healthy, true)]
-    {
-        let current = at(overall, ready);
-        assert_eq!(probes::ready(&current, now()).ok, ready, "{overall:?}");
-        assert!(probes::live(&current, now()).ok, "{overall:?}: this process is not its host");
+    let at = |overall, can_work, unready| {
+        let mut snapshot = Snapshot { overall, ready: can_work, ..(*fixed()).clone() };
+        let unready = |verdict: &Verdict| Verdict { unready, ..verdict.clone() };
+        snapshot.verdicts = snapshot.verdicts.iter().map(unready).collect();
+        Current::fixed(snapshot)
+    };
+    for (overall, can_work, unready) in [
+        (Overall::Starting, false, false),
+        (Overall::Unhealthy, false, true),
+        (Overall::Degraded, true, false),
+        (Overall::Healthy, true, false),
+    ] {
+        let current = at(overall, can_work, unready);
+        assert_eq!(ready(&current, now()).ok, can_work, "{overall:?}");
+        assert!(live(&current, now()).ok, "{overall:?}: this process is not its host");
     }
 }

@@ -175,8 +175,13 @@ impl Database {
             Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) if stamp.has_wal() => {
                 anyhow!("{path}: its -wal cannot be read without a -shm, which only the host may make")
             }
-            _ => anyhow::Error::new(error).context(self.naming("read")),
+            _ => self.failed(&error),
         }
+    }
+
+    /// In its own words alone: the error below it would say the same once more.
+    fn failed(&self, error: &rusqlite::Error) -> anyhow::Error {
+        anyhow!("{}: {error}", self.naming("read"))
     }
 
     fn naming(&self, verb: &str) -> String {
@@ -250,7 +255,7 @@ impl Reader {
     }
 
     fn run<T>(&self, read: impl FnOnce() -> rusqlite::Result<T>) -> Result<T> {
-        let found = read().map_err(|error| self.naming(error))?;
+        let found = read().map_err(|error| self.database.failed(&error))?;
         match &self.frozen {
             Some(stamp) if *stamp != self.database.stamp()? => {
                 bail!("{}: written to while it was read without locks", self.database.path.display())
@@ -279,10 +284,6 @@ impl Reader {
             bail!("{}: table `{table}` has no column `{}`", self.database.path.display(), missing.join("`, `"));
         }
         Ok(())
-    }
-
-    fn naming(&self, error: rusqlite::Error) -> anyhow::Error {
-        anyhow::Error::new(error).context(self.database.naming("read"))
     }
 }
 

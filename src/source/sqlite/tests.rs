@@ -93,7 +93,7 @@ fn garbage_is_not_a_database() {
     for size in [5, 99, 5000] {
         fs::write(&path, vec![b'x'; size]).unwrap();
         let text = error(&path);
-        assert!(text.contains("not a database"), "{size} bytes: {text}");
+        assert_eq!(text, format!("read {}: file is not a database", path.display()), "{size} bytes");
     }
 }
 
@@ -119,7 +119,7 @@ fn a_lock_is_waited_for_a_quarter_second() {
     let begun = Instant::now();
     let text = error(&path);
     let took = begun.elapsed();
-    assert!(text.contains("database is locked"), "{text}");
+    assert_eq!(text, format!("read {}: database is locked", path.display()));
     assert!(took >= Duration::from_millis(200), "{took:?}");
     host.execute_batch("ROLLBACK").unwrap();
     assert_eq!(count(&path).unwrap(), 3);
@@ -435,6 +435,20 @@ fn columns_may_be_added_but_not_missing() {
     let text = |table: &str, columns: &[&str]| reader.expect(table, columns).unwrap_err().to_string();
     assert!(text("t", &["n", "m", "o"]).ends_with("table `t` has no column `m`, `o`"));
     assert!(text("u", &["n"]).ends_with("no table `u`"));
+}
+
+#[test]
+fn what_a_query_stumbled_over_is_said_once() {
+    let folder = folder();
+    let path = folder.path().join("messages.db");
+    let _host = three(&path);
+    let text = |sql: &str| {
+        let reader = Database::new(&path).open().unwrap();
+        format!("{:#}", reader.row(sql, [], |row| row.get::<_, i64>(0)).unwrap_err())
+    };
+    let path = path.display();
+    assert_eq!(text("SELECT n FROM t WHERE n > 7"), format!("read {path}: Query returned no rows"));
+    assert_eq!(text("SELECT 'x'"), format!("read {path}: Invalid column type Text at index: 0, name: 'x'"));
 }
 
 #[test]

@@ -472,3 +472,23 @@ fn a_corrupted_page_is_an_error() {
     let text = error(&path);
     assert!(text.contains("malformed"), "{text}");
 }
+
+#[test]
+fn only_a_row_of_the_same_name_and_type_was_there_before() {
+    let folder = folder();
+    let path = folder.path().join("messages.db");
+    let host = Connection::open(&path).unwrap();
+    host.execute_batch("CREATE TABLE t (id, chat TEXT, PRIMARY KEY (id, chat))").unwrap();
+    let mut tail = Tail::new("t", &["id", "chat"], 2);
+    let mut new = |values: &str| {
+        host.execute_batch(&format!("INSERT OR REPLACE INTO t VALUES {values}")).unwrap();
+        let mut new = 0;
+        let reader = Database::new(&path).open().unwrap();
+        tail.read(&reader, false, |_, is_new| new += u32::from(is_new)).unwrap();
+        new
+    };
+    assert_eq!(new("(1, 'a'), (2, 'a'), (2, 'b'), ('1', 'a'), (X'31', 'a'), (1.5, 'a'), (2.5, 'a')"), 7);
+    assert_eq!(new("(1, 'a'), ('1', 'a'), (X'31', 'a'), (1.5, 'a')"), 0, "replaced ones");
+    assert_eq!(new("(NULL, 'a')"), 1);
+    assert_eq!(new("(NULL, 'a'), (NULL, 'a')"), 2, "NULL replaces no NULL");
+}

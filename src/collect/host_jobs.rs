@@ -71,19 +71,19 @@ static OVERDUE: Fact = Fact::gauge(
     "agenthost_host_job_overdue",
     "Whether an enabled, active job is past its next run by more than poll interval, its own time-out and slack.",
 )
-.of(&["job"]);
+.of(&["host_job"]);
 static NEXT_RUN: Fact = Fact::gauge(
     "agenthost.host_job.next_run.timestamp_seconds",
     "agenthost_host_job_next_run_timestamp_seconds",
     "When an enabled, active job is due next (host_jobs.next_run).",
 )
-.of(&["job"]);
+.of(&["host_job"]);
 static LAST_RUN: Fact = Fact::gauge(
     "agenthost.host_job.last_run.timestamp_seconds",
     "agenthost_host_job_last_run_timestamp_seconds",
     "When the job ran last (host_jobs.last_run); no series if it never did.",
 )
-.of(&["job"]);
+.of(&["host_job"]);
 
 const HOST_JOB_OVERDUE: Check = Check {
     name: "host_job_overdue",

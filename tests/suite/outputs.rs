@@ -169,6 +169,17 @@ fn every_fact_is_rendered_under_its_literal_name_and_type() {
     assert_eq!(series, catalogue().len(), "a series that is in no catalogue, or a fact that was dropped");
 }
 
+/// Prometheus names its targets by these, and would rename ours to `exported_…`; the last two are of its own types.
+#[test]
+fn no_label_is_one_of_prometheus_own() {
+    for (_, fact) in catalogue() {
+        for label in fact.labels {
+            let taken = ["job", "instance", "le", "quantile"].contains(label) || label.starts_with("__");
+            assert!(!taken, "{} has a label `{label}`", fact.prometheus);
+        }
+    }
+}
+
 #[test]
 fn names_of_facts_checks_and_collectors_are_unique() {
     let facts: BTreeSet<_> = catalogue().into_iter().map(|(_, fact)| fact.prometheus).collect();

@@ -44,7 +44,7 @@ pub struct Section {
     /// Those whose timestamp is no date.
     pub unreadable_timestamps: u64,
     pub channels: BTreeMap<Arc<str>, Channel>,
-    /// By folder; chats that are not registered together as `unregistered`.
+    /// By folder; chats that are not registered together as `(unregistered)`.
     pub groups: BTreeMap<Arc<str>, Group>,
     #[serde(skip)]
     flow: BTreeMap<Arc<str>, Flow>,

@@ -10,8 +10,11 @@ use crate::source::sqlite::Reader;
 /// The pseudo chat in which the host notes when it last asked for the groups: no chat, and no group.
 pub const GROUP_SYNC: &str = "__group_sync__";
 
-/// The group of all chats that are not registered.
-pub const UNREGISTERED: &str = "unregistered";
+/// The group of all chats that are not registered. No folder has parentheses in its name.
+pub const UNREGISTERED: &str = "(unregistered)";
+
+/// The group of whatever once had one that is not known any more.
+pub const UNKNOWN: &str = "(unknown)";
 
 /// Folder by jid, of the table `registered_groups`.
 pub type Registered = BTreeMap<String, Arc<str>>;

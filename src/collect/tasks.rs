@@ -128,7 +128,7 @@ static LAST_RUN: Fact = Fact::gauge(
 static RUNS: Fact = Fact::counter(
     "agenthost.task.runs",
     "agenthost_task_runs_total",
-    "Logged runs by outcome (task_run_logs), from the beginning of the log: success, error, other. Group `unknown` has \
+    "Logged runs by outcome (task_run_logs), from the beginning of the log: success, error, other. Group `(unknown)` has \
      those of tasks that are gone.",
 )
 .unit("{run}")
@@ -558,12 +558,21 @@ mod tests {
         let fixture = Fixture::new(&(sql + &runs("gone", 4, "1000", "e")));
         let mut tasks = fixture.collector::<Tasks>();
         assert_eq!(total(&mut tasks, "g"), [2.0, 1.0, 1.0, 4.7505].map(Some));
-        assert_eq!(total(&mut tasks, "unknown"), [0.0, 1.0, 0.0, 1.0].map(Some));
+        assert_eq!(total(&mut tasks, "(unknown)"), [0.0, 1.0, 0.0, 1.0].map(Some));
         fixture.run(&(runs("t", 5, "1000", "e") + &task("new", "quiet", &[])));
         assert_eq!(total(&mut tasks, "g"), [2.0, 2.0, 1.0, 5.7505].map(Some));
         assert_eq!(total(&mut tasks, "g"), [2.0, 2.0, 1.0, 5.7505].map(Some));
         assert_eq!(total(&mut tasks, "quiet"), [Some(0.0); 4]);
         assert_eq!(total(&mut tasks, "nobody"), [None; 4]);
+    }
+
+    #[test]
+    fn a_group_called_unknown_has_only_its_own_runs() {
+        let sql = task("t", "unknown", &[]) + &runs("t", 0, "1000", "s") + &runs("gone", 1, "1000", "ee");
+        let fixture = Fixture::new(&sql);
+        let mut tasks = fixture.collector::<Tasks>();
+        assert_eq!(total(&mut tasks, "unknown"), [1.0, 0.0, 0.0, 1.0].map(Some));
+        assert_eq!(total(&mut tasks, "(unknown)"), [0.0, 2.0, 0.0, 2.0].map(Some));
     }
 
     #[test]
@@ -592,7 +601,7 @@ mod tests {
         assert_eq!(total(&mut tasks, "g"), [4.0, 0.0, 0.0, 4.0].map(Some));
         fixture.run(&runs("t", 5, "1000", "s"));
         assert_eq!(total(&mut tasks, "g"), [5.0, 0.0, 0.0, 5.0].map(Some));
-        assert_eq!(total(&mut tasks, "unknown"), [None; 4]);
+        assert_eq!(total(&mut tasks, "(unknown)"), [None; 4]);
     }
 
     #[test]

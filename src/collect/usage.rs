@@ -24,7 +24,7 @@ pub struct Config {}
 /// `/status.usage`: sums over the whole history in the database and all that came since.
 #[derive(Debug, Clone, Serialize)]
 pub struct Section {
-    /// By folder; chats that are not registered together as `unregistered`.
+    /// By folder; chats that are not registered together as `(unregistered)`.
     pub groups: BTreeMap<Arc<str>, Group>,
 }
 

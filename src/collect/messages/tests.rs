@@ -141,7 +141,7 @@ fn counts_what_came_went_and_waits() {
     let beta = &section.groups["beta"];
     assert_eq!((beta.unprocessed, beta.oldest_unprocessed_at), (Some(1), utc("11:30:00")));
     assert_eq!(beta.oldest_unanswered_at, None, "a notice waits for no answer");
-    let stray = &section.groups["unregistered"];
+    let stray = &section.groups["(unregistered)"];
     assert_eq!((stray.unprocessed, stray.last_received_at), (None, utc("11:40:00")));
     assert_eq!(section.channels["mail"], Channel { pending: 1, erroring: 1, oldest_pending_at: utc("11:20:00") });
     assert_eq!(section.channels["quiet"], Channel::default());
@@ -152,7 +152,7 @@ fn counts_what_came_went_and_waits() {
     assert_eq!(age("agenthost_inbound_oldest_unanswered_seconds alpha"), 57.0 * 60.0);
     assert_eq!(age("agenthost_inbound_oldest_unanswered_seconds beta"), 0.0);
     assert_eq!(age("agenthost_messages_sent_total alpha"), 2.0);
-    assert!(!values(&section).contains_key("agenthost_inbound_oldest_unanswered_seconds unregistered"));
+    assert!(!values(&section).contains_key("agenthost_inbound_oldest_unanswered_seconds (unregistered)"));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_replaced_file_is_counted_anew_and_the_counters_go_on() {
     assert_eq!((section.total_inbound, section.last_received_at), (5, utc("10:04:00")));
     assert_eq!(value(&section, "agenthost_messages_received_total alpha"), Some(3.0));
     assert_eq!(value(&section, "agenthost_messages_received_total beta"), Some(5.0));
-    assert!(!section.groups.contains_key("unregistered"));
+    assert!(!section.groups.contains_key("(unregistered)"));
 }
 
 #[test]
@@ -380,13 +380,27 @@ fn a_backlog_is_counted_up_to_a_bound() {
 fn a_group_that_is_registered_later_takes_its_rows_and_no_counter_falls() {
     let mut scene = Scene::new();
     scene.say("c0", "jid-c", "U1", "11:00:00");
-    assert_eq!(scene.look("12:00:00").groups["unregistered"].last_received_at, utc("11:00:00"));
+    assert_eq!(scene.look("12:00:00").groups["(unregistered)"].last_received_at, utc("11:00:00"));
     scene.sql("INSERT INTO registered_groups (jid, name, folder, trigger_pattern, added_at) VALUES ('jid-c', '', 'gamma', '', '')");
     let section = scene.look("12:00:15");
-    assert!(!section.groups.contains_key("unregistered"));
+    assert!(!section.groups.contains_key("(unregistered)"));
     assert_eq!(section.groups["gamma"].unprocessed, Some(1));
-    assert_eq!(value(&section, "agenthost_messages_received_total unregistered"), Some(1.0));
+    assert_eq!(value(&section, "agenthost_messages_received_total (unregistered)"), Some(1.0));
     assert_eq!(value(&section, "agenthost_messages_received_total gamma"), Some(0.0));
+}
+
+#[test]
+fn a_group_in_a_folder_called_unregistered_is_not_hidden_by_the_stray_chats() {
+    let mut scene = Scene::new();
+    scene.sql("UPDATE registered_groups SET folder = 'unregistered' WHERE jid = 'jid-a'");
+    scene.say("a", "jid-a", "U1", "11:00:00");
+    scene.say("b", "jid-stray", "U1", "11:01:00");
+    scene.say("c", "jid-stray", "U1", "11:02:00");
+    let section = scene.look("12:00:00");
+    assert_eq!(section.groups["unregistered"].unprocessed, Some(1));
+    assert_eq!(section.groups["(unregistered)"].unprocessed, None);
+    assert_eq!(value(&section, "agenthost_messages_received_total unregistered"), Some(1.0));
+    assert_eq!(value(&section, "agenthost_messages_received_total (unregistered)"), Some(2.0));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 
+use crate::collect::registered::UNKNOWN;
 use crate::sample::{Details, Moment};
 use crate::source::sqlite::{Reader, params};
 
@@ -79,7 +80,7 @@ impl Total {
     }
 }
 
-/// By group; runs of tasks that are gone are under `unknown`.
+/// By group; runs of tasks that are gone are under `(unknown)`.
 pub type Totals = BTreeMap<Arc<str>, Total>;
 
 /// What is known of the runs of one task.
@@ -233,9 +234,6 @@ impl Runs {
         Ok(())
     }
 }
-
-/// The group of runs whose task is gone.
-const UNKNOWN: &str = "unknown";
 
 /// `/status/tasks/<id>`.
 #[derive(Serialize)]

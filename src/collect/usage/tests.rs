@@ -94,7 +94,7 @@ fn sums_what_runs_and_traces_tell() {
     let tokens = [100, 20, 3000, 7].map(|count| Sum(Some(count)));
     assert_eq!(alpha.tokens.by_kind().map(|(_, sum)| sum), tokens);
     assert_eq!((alpha.tool_calls, alpha.tool_errors, alpha.unreadable), (1, Sum(Some(1)), 0));
-    let stray = &section.groups["unregistered"];
+    let stray = &section.groups["(unregistered)"];
     assert_eq!((stray.runs, stray.run_errors, stray.cost_usd, stray.tool_calls), (1, Sum(None), Sum(None), 1));
     assert_eq!(section.groups["beta"], Group::default());
     assert_eq!(values(&section, "alpha")["agenthost_usage_tokens_total cache_read"], Some(3000.0));

@@ -13,7 +13,7 @@ use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Moment, Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Reader, Stamp};
+use crate::source::sqlite::{Database, Followed, Reader};
 
 /// `[collect.host_jobs]`
 #[derive(Debug, Clone, Deserialize)]
@@ -97,10 +97,10 @@ const HOST_JOB_OVERDUE: Check = Check {
 
 /// Reads the list of host jobs from the host's database.
 pub struct HostJobs {
-    database: Database,
+    followed: Followed,
     /// How late every job may be, without its own time-out.
     grace: Duration,
-    seen: Option<(Stamp, Vec<Job>)>,
+    jobs: Vec<Job>,
 }
 
 impl Collector for HostJobs {
@@ -113,13 +113,20 @@ impl Collector for HostJobs {
 
     fn new(config: Config, host: &Host, _sources: &Sources) -> Result<Option<HostJobs>> {
         let grace = host.scheduler_poll.saturating_add(config.overdue_slack.0);
-        Ok(host.database.as_ref().map(|path| HostJobs { database: Database::new(path), grace, seen: None }))
+        Ok(host.database.as_ref().map(|path| HostJobs {
+            followed: Followed::new(Database::new(path)),
+            grace,
+            jobs: Vec::new(),
+        }))
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        self.refresh()?;
-        let jobs = self.seen.iter().flat_map(|(_, jobs)| jobs);
-        Ok(Section(jobs.map(|job| Job { overdue: job.is_overdue(self.grace, now), ..job.clone() }).collect()))
+        if let Some(stamp) = self.followed.news()? {
+            self.jobs = read(&self.followed.open(&stamp, &[("host_jobs", &COLUMNS)])?)?;
+            self.followed.was_read(stamp, now);
+        }
+        let jobs = self.jobs.iter().map(|job| Job { overdue: job.is_overdue(self.grace, now), ..job.clone() });
+        Ok(Section(jobs.collect()))
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -133,17 +140,6 @@ impl Collector for HostJobs {
                 points.put(&LAST_RUN, [&job.name], at);
             }
         }
-    }
-}
-
-impl HostJobs {
-    fn refresh(&mut self) -> Result<()> {
-        let stamp = self.database.stamp()?;
-        if self.seen.as_ref().is_some_and(|seen| seen.0 == stamp) {
-            return Ok(());
-        }
-        self.seen = Some((stamp, read(&self.database.open()?)?));
-        Ok(())
     }
 }
 
@@ -168,7 +164,6 @@ const ROWS: &str = "SELECT id, name, schedule_type, schedule_value, status, next
     FROM host_jobs ORDER BY created_at DESC";
 
 fn read(reader: &Reader) -> Result<Vec<Job>> {
-    reader.expect("host_jobs", &COLUMNS)?;
     reader.rows(ROWS, [], |row| {
         let moment = |column| row.get::<_, Option<Arc<str>>>(column).map(|text| Moment::read(text.as_deref()));
         let (next_run, last_run) = (moment("next_run")?, moment("last_run")?);
@@ -335,6 +330,12 @@ mod tests {
         assert_eq!(overdue(&mut jobs, now().plus(Duration::from_secs(781))), Some(true));
         fixture.run("UPDATE host_jobs SET next_run = '2026-11-22T00:00:00+00:00'");
         assert_eq!(overdue(&mut jobs, now().plus(Duration::from_secs(781))), Some(false));
+    }
+
+    #[test]
+    fn a_file_that_was_just_written_is_read_again() {
+        let fixture = Fixture::new(&insert("job", "status", "'active'"));
+        fixture.is_read_again_until_it_settled(&mut fixture.collector::<HostJobs>());
     }
 
     #[test]

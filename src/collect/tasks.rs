@@ -15,7 +15,7 @@ use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Details, Moment, Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Reader, Stamp};
+use crate::source::sqlite::{Database, Followed, Reader, Stamp};
 
 mod runs;
 
@@ -169,12 +169,11 @@ const TASK_FAILING: Check = Check {
 
 /// Reads the list of tasks and the log of their runs from the host's database.
 pub struct Tasks {
-    database: Database,
+    followed: Followed,
     /// How late a task may be: the scheduler's poll and slack.
     grace: Duration,
-    /// The files as they were when they were last opened, and whether that reading came to its end.
-    seen: Option<Stamp>,
-    whole: bool,
+    /// The file whose log `runs` has begun to read, though not every reading of it may have come to its end.
+    begun: Option<Stamp>,
     tasks: Vec<Task>,
     runs: Runs,
 }
@@ -191,17 +190,19 @@ impl Collector for Tasks {
     fn new(config: Config, host: &Host, _sources: &Sources) -> Result<Option<Tasks>> {
         let grace = host.scheduler_poll.saturating_add(config.overdue_slack.0);
         Ok(host.database.as_ref().map(|path| Tasks {
-            database: Database::new(path),
+            followed: Followed::new(Database::new(path)),
             grace,
-            seen: None,
-            whole: false,
+            begun: None,
             tasks: Vec::new(),
             runs: Runs::default(),
         }))
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        self.refresh()?;
+        if let Some(stamp) = self.followed.news()? {
+            self.read(&stamp)?;
+            self.followed.was_read(stamp, now);
+        }
         let limit = now.ago(self.grace);
         let tasks = self.tasks.iter().map(|task| Task { overdue: task.is_overdue(limit), ..task.clone() });
         Ok(Section { tasks: tasks.collect(), totals: self.runs.totals().clone() })
@@ -223,24 +224,13 @@ impl Collector for Tasks {
 }
 
 impl Tasks {
-    fn refresh(&mut self) -> Result<()> {
-        let stamp = self.database.stamp()?;
-        if self.whole && self.seen.as_ref() == Some(&stamp) {
-            return Ok(());
-        }
-        self.whole = false;
-        if self.seen.as_ref().is_some_and(|seen| !seen.same_file(&stamp)) {
+    /// The tasks first: so every task whose run is found in the log afterwards is known, unless it is gone.
+    fn read(&mut self, stamp: &Stamp) -> Result<()> {
+        let reader = self.followed.open(stamp, TABLES)?;
+        if self.begun.as_ref().is_some_and(|begun| !begun.same_file(stamp)) {
             self.runs.begin_anew();
         }
-        self.seen = Some(stamp);
-        self.read()?;
-        self.whole = true;
-        Ok(())
-    }
-
-    /// The tasks first: so every task whose run is found in the log afterwards is known, unless it is gone.
-    fn read(&mut self) -> Result<()> {
-        let reader = self.database.open()?;
+        self.begun = Some(stamp.clone());
         let mut tasks = read(&reader)?;
         let groups: Groups = tasks.iter().map(|task| (task.id.clone(), task.group.clone())).collect();
         self.runs.read(&reader, &groups)?;
@@ -266,6 +256,8 @@ const COLUMNS: [&str; 9] = [
     "created_at",
 ];
 
+const TABLES: &[(&str, &[&str])] = &[("scheduled_tasks", &COLUMNS), runs::TABLE];
+
 /// What the agent said does not leave the database: only whether it begins as the host's errors do.
 const ROWS: &str = "SELECT id, group_folder, schedule_type, schedule_value, status, next_run, last_run,
         substr(last_result, 1, 6) = 'Error:' AS failed
@@ -273,7 +265,6 @@ const ROWS: &str = "SELECT id, group_folder, schedule_type, schedule_value, stat
 
 /// The list without what the log tells.
 fn read(reader: &Reader) -> Result<Vec<Task>> {
-    reader.expect("scheduled_tasks", &COLUMNS)?;
     reader.rows(ROWS, [], |row| {
         let moment = |column| row.get::<_, Option<Arc<str>>>(column).map(|text| Moment::read(text.as_deref()));
         let (next_run, last_run) = (moment("next_run")?, moment("last_run")?);
@@ -697,6 +688,12 @@ mod tests {
         assert_eq!(overdue(&mut tasks, later), Some(1.0));
         fixture.run("UPDATE scheduled_tasks SET next_run = '2026-11-21T21:00:00+00:00';");
         assert_eq!(overdue(&mut tasks, later), Some(0.0));
+    }
+
+    #[test]
+    fn a_file_that_was_just_written_is_read_again() {
+        let fixture = Fixture::new(&task("t", "g", &[]));
+        fixture.is_read_again_until_it_settled(&mut fixture.collector::<Tasks>());
     }
 
     #[test]

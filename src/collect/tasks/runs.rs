@@ -134,6 +134,9 @@ pub struct Runs {
     stale: BTreeSet<Arc<str>>,
 }
 
+/// What is read.
+pub const TABLE: (&str, &[&str]) = ("task_run_logs", &["id", "task_id", "run_at", "duration_ms", "status"]);
+
 /// A row of the log.
 struct Row {
     id: i64,
@@ -165,9 +168,8 @@ impl Runs {
     /// Reads what was logged since the last reading.
     ///
     /// # Errors
-    /// The table or a column is missing, or the database cannot be read. What was read until then stays counted.
+    /// The database cannot be read. What was read until then stays counted.
     pub fn read(&mut self, reader: &Reader, groups: &Groups) -> Result<()> {
-        reader.expect("task_run_logs", &["id", "task_id", "run_at", "duration_ms", "status"])?;
         let top: Option<i64> = reader.row("SELECT max(id) FROM task_run_logs", [], |row| row.get(0))?;
         if top.unwrap_or(0) < self.mark {
             // The newest rows went with a deleted task, or an older copy was written over the file.

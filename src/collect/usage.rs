@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::amount::amount;
 use crate::collect::registered::{self, GROUP_SYNC, Registered, UNREGISTERED};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
@@ -381,14 +382,6 @@ struct Trace<'a> {
     #[serde(borrow)]
     trace_type: Option<Cow<'a, str>>,
     is_error: Option<bool>,
-}
-
-/// More in one row is no number of anything, and must not overflow a sum.
-const MOST: f64 = 1e12;
-
-/// A negative amount is not told: a sum never falls.
-fn amount(told: Option<f64>) -> Option<f64> {
-    told.filter(|value| (0.0..=MOST).contains(value))
 }
 
 fn count(told: Option<f64>) -> Option<u64> {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 
+use crate::collect::amount::amount;
 use crate::collect::registered::UNKNOWN;
 use crate::sample::{Details, Moment};
 use crate::source::sqlite::{Reader, params};
@@ -249,14 +250,13 @@ struct Detail<'a> {
 /// The next rows of the log. `duration_ms` is declared INTEGER and holds REAL too; junk is no duration.
 fn rows(reader: &Reader, mark: i64) -> Result<Vec<Row>> {
     let sql = "SELECT id, task_id, run_at, status,
-            CASE WHEN typeof(duration_ms) IN ('integer', 'real') THEN duration_ms / 1000.0 END AS seconds
+            CASE WHEN typeof(duration_ms) IN ('integer', 'real') THEN duration_ms * 1.0 END AS ms
         FROM task_run_logs WHERE id > ?1 ORDER BY id LIMIT ?2";
     reader.rows(sql, params![mark, BATCH as i64], |row| {
         let (run_at, status): (Option<Arc<str>>, Arc<str>) = (row.get("run_at")?, row.get("status")?);
-        let seconds: Option<f64> = row.get("seconds")?;
         let run = Run {
             run_at: Moment::read(run_at.as_deref()),
-            duration_seconds: seconds.filter(|seconds| (0.0..f64::INFINITY).contains(seconds)),
+            duration_seconds: amount(row.get("ms")?).map(|ms| ms / 1000.0),
             status: Outcome::read(&status),
         };
         Ok(Row { id: row.get("id")?, task: row.get("task_id")?, run })

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
 use crate::collect::registered::{self, Registered};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
-use crate::sample::{Now, Points};
+use crate::sample::{Moment, Now, Points};
 use crate::source::Sources;
 use crate::source::sqlite::{Database, Followed, Reader, Stamp, params};
 
@@ -419,7 +418,7 @@ fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
     let mut done = i64::MIN;
     loop {
         let page = reader.rows(PAGE, params![channel, done, PENDING_PAGE as i64], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get_ref(2)?.as_str().ok().and_then(moment)))
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, Moment::read(row.get_ref(2)?.as_str().ok()).at()))
         })?;
         for (_, erroring, written) in &page {
             waiting.pending += 1;
@@ -431,12 +430,6 @@ fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
             _ => return Ok(waiting),
         }
     }
-}
-
-/// A timestamp as the host writes it. One without an offset is UTC: so the host itself reads them.
-fn moment(text: &str) -> Option<Timestamp> {
-    let naive = |text: &str| text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
-    text.parse().ok().or_else(|| naive(text).map(|zoned| zoned.timestamp()))
 }
 
 /// The earlier of those that are known.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Group, earlier, moment};
+use super::{Group, earlier};
 use crate::collect::registered::{GROUP_SYNC, Registered, UNREGISTERED};
+use crate::sample::Moment;
 use crate::source::sqlite::{Reader, Row, Tail, params};
 
 /// Stamped further ahead than this, a row is from the future.
@@ -167,7 +168,7 @@ impl Tally {
 
     /// Reads a row's timestamp and holds it against the last one of its chat, now or when its time has come.
     fn date(&mut self, stamp: &str, at: usize, way: Way, limit: Timestamp) -> Option<Timestamp> {
-        let found = moment(stamp);
+        let found = Moment::read(Some(stamp)).at();
         match found {
             None => self.unreadable += 1,
             Some(moment) if moment <= limit => self.chats[at].saw(moment, way),
@@ -318,7 +319,7 @@ impl Backlog {
                 let sender = row.get_ref(3)?.as_str().unwrap_or("");
                 let stamp: String = row.get(0)?;
                 if matches!(row.get(2), Ok(Some(true))) {
-                    backlog.add(moment(&stamp), sender);
+                    backlog.add(Moment::read(Some(&stamp)).at(), sender);
                 }
                 Ok((stamp, row.get(1)?))
             })?;

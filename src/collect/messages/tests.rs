@@ -79,7 +79,7 @@ fn stamp(time: &str) -> String {
 }
 
 fn utc(time: &str) -> Option<Timestamp> {
-    Some(moment(&stamp(time)).unwrap())
+    Some(stamp(time).parse().unwrap())
 }
 
 /// Every point by name and labels.
@@ -330,12 +330,23 @@ fn the_future_is_counted_and_never_the_last_until_its_time_comes() {
 }
 
 #[test]
-fn a_naive_timestamp_is_utc_and_an_offset_counts() {
-    assert_eq!(moment("2026-11-21T12:00:00"), utc("2026-11-21T12:00:00Z"));
-    assert_eq!(moment("2026-11-21T12:00:00.5"), utc("2026-11-21T12:00:00.5Z"));
-    assert_eq!(moment("2026-11-21T12:00:00-08:00"), utc("2026-11-21T20:00:00Z"));
-    assert_eq!(moment("2026-11-21 12:00:00"), utc("2026-11-21T12:00:00Z"));
-    assert_eq!((moment(""), moment("soon")), (None, None));
+fn a_timestamp_is_read_as_in_all_other_tables() {
+    let last = |time: &str| {
+        let mut scene = Scene::new();
+        scene.say("a", "jid-a", "U1", time);
+        scene.send("jid-a", time, "slack", false, None);
+        let section = scene.look("23:00:00");
+        let moments = [section.last_received_at, section.last_sent_at, section.channels["slack"].oldest_pending_at];
+        assert!(moments.iter().all(|&moment| moment == moments[0]), "{time}: {moments:?}");
+        (moments[0], section.unreadable_timestamps)
+    };
+    assert_eq!(last("2026-11-21T12:00:00"), (utc("2026-11-21T12:00:00Z"), 0), "without offset it is UTC");
+    assert_eq!(last("2026-11-21T12:00:00.5"), (utc("2026-11-21T12:00:00.5Z"), 0));
+    assert_eq!(last("2026-11-21T12:00:00-08:00"), (utc("2026-11-21T20:00:00Z"), 0));
+    assert_eq!(last("2026-11-21 12:00:00"), (utc("2026-11-21T12:00:00Z"), 0));
+    for text in ["", "soon", "2026-11-21", "2026-11-21T12:00", "2026-11-21 12:00:00Z", "2026-11-21T12:00:00+00:00[UTC]"] {
+        assert_eq!(last(text), (None, 2), "{text}");
+    }
 }
 
 #[test]

@@ -69,6 +69,9 @@ pub struct Group {
     pub unprocessed_capped: bool,
     pub oldest_unprocessed_at: Option<Timestamp>,
     /// The same without the host's own system notices, which wait for the next message by design.
+    pub unanswered: Option<u64>,
+    /// Those of them whose timestamp is no date.
+    pub unanswered_undated: u64,
     pub oldest_unanswered_at: Option<Timestamp>,
     pub last_received_at: Option<Timestamp>,
     pub last_sent_at: Option<Timestamp>,
@@ -162,10 +165,14 @@ static UNPROCESSED: Fact = Fact::gauge(
 static OLDEST_UNANSWERED: Fact = Fact::gauge(
     "agenthost.inbound.oldest_unanswered",
     "agenthost_inbound_oldest_unanswered_seconds",
-    "Age of the oldest message that waits in a group whose agent normally answers; 0 when none waits there.",
+    "Age of the oldest message that waits in a group whose agent normally answers; 0 when none waits there, absent when \
+     one waits whose time cannot be read.",
 )
 .unit("s")
 .of(&["group"]);
+
+/// Whoever has waited for so many seconds has waited too long.
+const LATE: f64 = 1800.0;
 
 /// The collector.
 pub struct Messages {
@@ -215,7 +222,7 @@ impl Collector for Messages {
         Check {
             name: "inbound_unanswered",
             fact: &OLDEST_UNANSWERED,
-            bad: Bound::Above(1800.0),
+            bad: Bound::Above(LATE),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(5 * 60),
             means: "Somebody has waited over half an hour in a group whose agent normally answers.",
@@ -284,11 +291,13 @@ impl Group {
         }
     }
 
-    fn unanswered_age(&self, at: Timestamp) -> f64 {
-        match (self.answers, self.oldest_unanswered_at) {
-            (Some(true), Some(moment)) => age(moment, at),
-            _ => 0.0,
+    /// Where one waits since nobody knows when, another that surely waits too long still says that all is not well.
+    fn unanswered_age(&self, at: Timestamp) -> Option<f64> {
+        if self.answers != Some(true) || self.unanswered == Some(0) {
+            return Some(0.0);
         }
+        let known = self.oldest_unanswered_at.map(|moment| age(moment, at));
+        known.filter(|&age| self.unanswered_undated == 0 || age > LATE)
     }
 }
 

@@ -114,6 +114,8 @@ struct Backlog {
     capped: bool,
     oldest: Option<Timestamp>,
     /// Without the host's own notices.
+    unanswered: u64,
+    undated: u64,
     oldest_unanswered: Option<Timestamp>,
 }
 
@@ -290,6 +292,8 @@ impl Chat {
             unprocessed: backlog.map(|backlog| backlog.count),
             unprocessed_capped: backlog.is_some_and(|backlog| backlog.capped),
             oldest_unprocessed_at: backlog.and_then(|backlog| backlog.oldest),
+            unanswered: backlog.map(|backlog| backlog.unanswered),
+            unanswered_undated: backlog.map_or(0, |backlog| backlog.undated),
             oldest_unanswered_at: backlog.and_then(|backlog| backlog.oldest_unanswered),
             last_received_at: self.last_received,
             last_sent_at: self.last_sent,
@@ -303,6 +307,8 @@ impl Backlog {
         self.count += 1;
         self.oldest = earlier(self.oldest, moment);
         if sender != "system_notice" {
+            self.unanswered += 1;
+            self.undated += u64::from(moment.is_none());
             self.oldest_unanswered = earlier(self.oldest_unanswered, moment);
         }
     }

@@ -350,6 +350,31 @@ fn a_timestamp_is_read_as_in_all_other_tables() {
 }
 
 #[test]
+fn what_waits_since_nobody_knows_when_is_not_answered() {
+    const AGE: &str = "agenthost_inbound_oldest_unanswered_seconds alpha";
+    let mut scene = Scene::new();
+    for n in 0..15 {
+        scene.say(&format!("in{n}"), "jid-a", "U1", "soon");
+        scene.say(&format!("out{n}"), "jid-a", "bot", "11:00:00");
+    }
+    let section = scene.look("12:00:00");
+    let alpha = &section.groups["alpha"];
+    assert_eq!((alpha.answers, alpha.unanswered, alpha.unanswered_undated), (Some(true), Some(15), 15));
+    assert_eq!(value(&section, AGE), None);
+    scene.say("young", "jid-a", "U1", "11:59:00");
+    assert_eq!(value(&scene.look("12:00:15"), AGE), None, "the others may have waited for days");
+    scene.say("old", "jid-a", "U1", "11:20:00");
+    assert_eq!(value(&scene.look("12:00:30"), AGE).map(f64::round), Some(2430.0), "too long, whatever the others");
+    scene.sql("DELETE FROM messages WHERE timestamp = 'soon'");
+    scene.cursor(r#"{"jid-a": "9"}"#);
+    assert_eq!(value(&scene.look("12:00:45"), AGE), Some(0.0), "none waits");
+    scene.cursor("{}");
+    scene.sql("UPDATE messages SET sender = 'system_notice' WHERE sender = 'U1'");
+    let section = scene.look("12:01:00");
+    assert_eq!((section.groups["alpha"].unprocessed, section.groups["alpha"].unanswered), (Some(2), Some(0)));
+}
+
+#[test]
 fn a_delivery_whose_ledger_row_is_gone_has_no_age() {
     let mut scene = Scene::new();
     scene.send("jid-a", "11:00:00", "slack", false, None);

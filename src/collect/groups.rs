@@ -50,10 +50,10 @@ impl Collector for Groups {
     type Section = Section;
 
     fn new(_config: Config, host: &Host, _sources: &Sources) -> Result<Option<Groups>> {
-        Ok(host.database.as_ref().map(|path| Groups {
-            followed: Followed::new(Database::new(path)),
-            counted: Section::default(),
-        }))
+        Ok(host
+            .database
+            .as_ref()
+            .map(|path| Groups { followed: Followed::new(Database::new(path)), counted: Section::default() }))
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {

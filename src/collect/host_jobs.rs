@@ -13,7 +13,7 @@ use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Moment, Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Followed, Reader};
+use crate::source::sqlite::{Database, Followed, Reader, column};
 
 /// `[collect.host_jobs]`
 #[derive(Debug, Clone, Deserialize)]
@@ -36,10 +36,11 @@ pub struct Section(Vec<Job>);
 
 #[derive(Debug, Clone, Serialize)]
 struct Job {
-    id: Arc<str>,
-    name: Arc<str>,
-    schedule_type: Arc<str>,
-    schedule_value: Arc<str>,
+    /// Null where the column holds no text; so in all columns.
+    id: Option<Arc<str>>,
+    name: Option<Arc<str>>,
+    schedule_type: Option<Arc<str>>,
+    schedule_value: Option<Arc<str>>,
     status: Option<Arc<str>>,
     /// Null if the column holds neither 0 nor 1.
     enabled: Option<bool>,
@@ -132,12 +133,13 @@ impl Collector for HostJobs {
     fn points(section: &Section, points: &mut Points) {
         put_counts(&section.0, points);
         for job in &section.0 {
-            points.put(&OVERDUE, [&job.name], job.overdue.map(|overdue| f64::from(u8::from(overdue))));
+            let Some(name) = &job.name else { continue };
+            points.put(&OVERDUE, [name], job.overdue.map(|overdue| f64::from(u8::from(overdue))));
             if let (Some(true), Some(at)) = (job.may_run(), job.next_run.epoch()) {
-                points.put(&NEXT_RUN, [&job.name], at);
+                points.put(&NEXT_RUN, [name], at);
             }
             if let Some(at) = job.last_run.epoch() {
-                points.put(&LAST_RUN, [&job.name], at);
+                points.put(&LAST_RUN, [name], at);
             }
         }
     }
@@ -165,15 +167,14 @@ const ROWS: &str = "SELECT id, name, schedule_type, schedule_value, status, next
 
 fn read(reader: &Reader) -> Result<Vec<Job>> {
     reader.rows(ROWS, [], |row| {
-        let moment = |column| row.get::<_, Option<Arc<str>>>(column).map(|text| Moment::read(text.as_deref()));
-        let (next_run, last_run) = (moment("next_run")?, moment("last_run")?);
+        let (next_run, last_run) = (column::moment(row, "next_run")?, column::moment(row, "last_run")?);
         let timeout: Option<f64> = row.get("timeout")?;
         Ok(Job {
-            id: row.get("id")?,
-            name: row.get("name")?,
-            schedule_type: row.get("schedule_type")?,
-            schedule_value: row.get("schedule_value")?,
-            status: row.get("status")?,
+            id: column::text(row, "id")?,
+            name: column::text(row, "name")?,
+            schedule_type: column::text(row, "schedule_type")?,
+            schedule_value: column::text(row, "schedule_value")?,
+            status: column::text(row, "status")?,
             enabled: row.get("enabled")?,
             next_run,
             last_run,
@@ -298,6 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn a_column_that_holds_no_text_is_null_and_hides_nothing_else() {
+        let rows = [insert("job", "status", "'active'"), insert("odd", "status", "'active'")].concat();
+        let fixture = Fixture::new(&rows);
+        let mut jobs = fixture.collector::<HostJobs>();
+        for column in ["id", "name", "schedule_type", "schedule_value", "status"] {
+            for blob in ["X'00'", "CAST(X'ff' AS TEXT)"] {
+                fixture.run(&format!("UPDATE host_jobs SET {column} = {blob} WHERE rowid = 2;"));
+                let section = look(&mut jobs, now()).unwrap();
+                let rows = fixture::json::<HostJobs>(&section);
+                assert_eq!((&rows[1][column], &rows[0]["name"]), (&Value::Null, &json!("job")), "{column} {blob}");
+                assert_eq!(fixture::value(&fixture::points::<HostJobs>(&section), &OVERDUE, "job"), Some(Some(0.0)));
+            }
+        }
+        let (row, value) = judged("X'00'", ", last_run", ", CAST(X'ff' AS TEXT)");
+        assert_eq!((&row["next_run_unreadable"], &row["last_run_unreadable"]), (&json!(true), &json!(true)));
+        assert_eq!((&row["overdue"], value), (&Value::Null, Some(None)));
+    }
+
+    #[test]
     fn a_next_run_without_offset_is_read_as_utc_and_marked() {
         let (row, _) = judged("'2026-11-21T22:55:00'", "", "");
         assert_eq!((&row["next_run"], &row["next_run_naive"]), (&json!("2026-11-21T22:55:00Z"), &json!(true)));
@@ -344,7 +364,7 @@ mod tests {
         let fixture = Fixture::new(&rows);
         fixture.run("UPDATE host_jobs SET created_at = '2026-11-02T00:00:00+00:00' WHERE name = 'new'");
         let section = look(&mut fixture.collector::<HostJobs>(), now()).unwrap();
-        assert_eq!(section.0.iter().map(|job| &*job.name).collect::<Vec<_>>(), ["new", "old"]);
+        assert_eq!(section.0.iter().map(|job| job.name.as_deref()).collect::<Vec<_>>(), [Some("new"), Some("old")]);
     }
 
     #[test]

@@ -12,9 +12,9 @@ use crate::collect::Collector;
 use crate::collect::registered::{self, Registered};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
-use crate::sample::{Moment, Now, Points};
+use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Followed, Reader, Stamp, params};
+use crate::source::sqlite::{Database, Followed, Raw, Reader, Stamp, column, params};
 
 mod tally;
 
@@ -42,6 +42,9 @@ pub struct Section {
     pub future_timestamps: u64,
     /// Those whose timestamp is no date.
     pub unreadable_timestamps: u64,
+    /// Registered groups, pending deliveries, channels and cursors that hold no text where there should be one. They
+    /// are left out: of a group whose cursor cannot be read nobody knows what waits.
+    pub unreadable_rows: u64,
     pub channels: BTreeMap<Arc<str>, Channel>,
     /// By folder; chats that are not registered together as `(unregistered)`.
     pub groups: BTreeMap<Arc<str>, Group>,
@@ -77,6 +80,9 @@ pub struct Group {
     pub last_sent_at: Option<Timestamp>,
     /// Whether the agent normally answers here, judged by the last 200 messages; `None` with fewer than 5 inbound.
     pub answers: Option<bool>,
+    /// Whether the host processes this chat: then what waits is listed, known or not.
+    #[serde(skip)]
+    processed: bool,
 }
 
 static INBOUND: Fact = Fact::gauge(
@@ -181,6 +187,8 @@ pub struct Messages {
     tally: Tally,
     flow: BTreeMap<Arc<str>, Flow>,
     channels: BTreeMap<Arc<str>, Channel>,
+    /// Channels, pending deliveries and cursors that could not be read.
+    unreadable: u64,
     /// When every row was last counted (monotonic), and how long that took.
     counted: Option<(Duration, Duration)>,
 }
@@ -238,6 +246,7 @@ impl Collector for Messages {
             tally: Tally::new(Registered::default()),
             flow: BTreeMap::new(),
             channels: BTreeMap::new(),
+            unreadable: 0,
             counted: None,
         }))
     }
@@ -285,8 +294,8 @@ impl Group {
         if let Some(moment) = self.last_sent_at {
             points.put(&LAST_SENT, [name], seconds(moment));
         }
-        if let Some(unprocessed) = self.unprocessed {
-            points.put(&UNPROCESSED, [name], unprocessed as f64);
+        if self.processed {
+            points.put(&UNPROCESSED, [name], self.unprocessed.map(|unprocessed| unprocessed as f64));
             points.put(&OLDEST_UNANSWERED, [name], self.unanswered_age(at));
         }
     }
@@ -325,8 +334,9 @@ impl Messages {
         } else {
             self.count_new(now, &reader)?;
         }
-        self.tally.update_backlogs(&reader, self.tables.messages.mark())?;
-        self.read_deliveries(&reader)
+        let cursors = self.tally.update_backlogs(&reader, self.tables.messages.mark())?;
+        self.unreadable = cursors + self.read_deliveries(&reader)?;
+        Ok(())
     }
 
     fn must_recount(&self, now: Now) -> bool {
@@ -362,18 +372,23 @@ impl Messages {
         result
     }
 
-    /// A channel that was seen once stays listed, with nothing pending.
-    fn read_deliveries(&mut self, reader: &Reader) -> Result<()> {
-        let cursors = reader.rows("SELECT DISTINCT channel_name FROM channel_cursors", [], |row| row.get(0))?;
-        let known: BTreeSet<Arc<str>> = cursors.into_iter().chain(self.channels.keys().cloned()).collect();
+    /// A channel that was seen once stays listed, with nothing pending. Says how much of it could not be read.
+    fn read_deliveries(&mut self, reader: &Reader) -> Result<u64> {
+        const CURSORS: &str = "SELECT DISTINCT channel_name FROM channel_cursors";
+        let cursors = reader.rows(CURSORS, [], |row| column::text(row, 0))?;
+        let mut unreadable = cursors.iter().filter(|name| name.is_none()).count() as u64;
+        let known: BTreeSet<Arc<str>> = cursors.into_iter().flatten().chain(self.channels.keys().cloned()).collect();
         let mut channels: BTreeMap<Arc<str>, Channel> =
             known.into_iter().map(|name| (name, Channel::default())).collect();
         for name in pending_channels(reader)? {
             let waiting = pending(reader, &name)?;
-            channels.insert(name, waiting);
+            match name.as_str() {
+                Some(name) => _ = channels.insert(name.into(), waiting),
+                None => unreadable += waiting.pending,
+            }
         }
         self.channels = channels;
-        Ok(())
+        Ok(unreadable)
     }
 
     fn section(&self, at: Timestamp) -> Section {
@@ -387,6 +402,7 @@ impl Messages {
             erroring_deliveries: self.channels.values().map(|channel| channel.erroring).sum(),
             future_timestamps: tally.future.len() as u64 + tally.beyond,
             unreadable_timestamps: tally.unreadable,
+            unreadable_rows: self.tally.registered.unreadable + self.unreadable,
             channels: self.channels.clone(),
             groups: tally.groups(),
             flow: self.flow.clone(),
@@ -408,18 +424,22 @@ const TABLES: &[(&str, &[&str])] = &[
 const PENDING_PAGE: usize = 2_000;
 
 /// Channels with something pending, one step in the index each.
-fn pending_channels(reader: &Reader) -> Result<Vec<Arc<str>>> {
+fn pending_channels(reader: &Reader) -> Result<Vec<Raw>> {
     const NEXT: &str =
         "SELECT min(channel_name) FROM outbound_deliveries WHERE delivered_at IS NULL AND channel_name > ?1";
-    let mut names: Vec<Arc<str>> = Vec::new();
-    while let Some(name) = reader.row(NEXT, [names.last().map_or("", |name| name)], |row| row.get(0))? {
-        names.push(name);
+    let mut names = Vec::new();
+    let mut done = Raw::from("");
+    loop {
+        done = reader.row(NEXT, [&done], |row| row.get(0))?;
+        match done {
+            Raw::Null => return Ok(names),
+            _ => names.push(done.clone()),
+        }
     }
-    Ok(names)
 }
 
 /// What waits on one channel, page by page: a channel that is dead for months has many.
-fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
+fn pending(reader: &Reader, channel: &Raw) -> Result<Channel> {
     const PAGE: &str = "SELECT d.rowid, d.error IS NOT NULL, l.timestamp \
         FROM outbound_deliveries d LEFT JOIN outbound_ledger l ON l.id = d.ledger_id \
         WHERE d.delivered_at IS NULL AND d.channel_name = ?1 AND d.rowid > ?2 ORDER BY d.rowid LIMIT ?3";
@@ -427,7 +447,7 @@ fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
     let mut done = i64::MIN;
     loop {
         let page = reader.rows(PAGE, params![channel, done, PENDING_PAGE as i64], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, Moment::read(row.get_ref(2)?.as_str().ok()).at()))
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, column::moment(row, 2)?.at()))
         })?;
         for (_, erroring, written) in &page {
             waiting.pending += 1;

@@ -27,6 +27,8 @@ pub struct Config {}
 pub struct Section {
     /// By folder; chats that are not registered together as `(unregistered)`.
     pub groups: BTreeMap<Arc<str>, Group>,
+    /// Registered groups whose jid or folder cannot be read; what they used is among `(unregistered)`.
+    pub unreadable_rows: u64,
 }
 
 /// What the agent of one group has used. A sum is `None` until a row tells of it: not every agent core reports all.
@@ -177,7 +179,7 @@ impl Collector for Usage {
         Ok(host.database.as_ref().map(|path| Usage {
             followed: Followed::new(Database::new(path)),
             tables: Tables::new(),
-            registered: Registered::new(),
+            registered: Registered::default(),
             groups: Groups::new(),
         }))
     }
@@ -187,7 +189,7 @@ impl Collector for Usage {
             self.read(&stamp)?;
             self.followed.was_read(stamp, now);
         }
-        Ok(Section { groups: self.groups.clone() })
+        Ok(Section { groups: self.groups.clone(), unreadable_rows: self.registered.unreadable })
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -287,7 +289,7 @@ impl Usage {
         } else {
             self.tables.read(&reader, &self.registered, &mut self.groups)?;
         }
-        for folder in self.registered.values() {
+        for folder in self.registered.folders.values() {
             self.groups.entry(folder.clone()).or_default();
         }
         Ok(())
@@ -350,7 +352,7 @@ fn add<'a, T: Deserialize<'a>>(
     if jid_text == GROUP_SYNC {
         return;
     }
-    let name = registered.get(jid_text).cloned().unwrap_or_else(|| UNREGISTERED.into());
+    let name = registered.folders.get(jid_text).cloned().unwrap_or_else(|| UNREGISTERED.into());
     let group = groups.entry(name).or_default();
     match text(jid + 1).and_then(|json| serde_json::from_str(json).ok()) {
         Some(told) => apply(group, told),

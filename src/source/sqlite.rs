@@ -18,8 +18,10 @@ pub use rusqlite::{OptionalExtension, Row, named_params, params};
 
 use crate::sample::Denied;
 
+pub mod column;
 mod tail;
 
+pub use column::Raw;
 pub use tail::{Followed, Tail};
 
 /// How long a reading waits for a writer's lock.

@@ -15,7 +15,7 @@ use serde_json::value::to_raw_value;
 use crate::collect::amount::amount;
 use crate::collect::registered::UNKNOWN;
 use crate::sample::{Details, Moment};
-use crate::source::sqlite::{Reader, params};
+use crate::source::sqlite::{Reader, column, params};
 
 /// How many runs of a task are shown.
 const SHOWN: usize = 50;
@@ -141,7 +141,8 @@ pub const TABLE: (&str, &[&str]) = ("task_run_logs", &["id", "task_id", "run_at"
 /// A row of the log.
 struct Row {
     id: i64,
-    task: Arc<str>,
+    /// `None`: the column holds no text.
+    task: Option<Arc<str>>,
     run: Run,
 }
 
@@ -194,15 +195,15 @@ impl Runs {
 
     fn take(&mut self, row: Row, groups: &Groups) {
         self.mark = row.id;
-        let group = groups.get(&row.task);
+        let known = row.task.and_then(|task| groups.get_key_value(&task));
         if self.is_new(&row.run) {
-            let group = group.cloned().unwrap_or_else(|| UNKNOWN.into());
+            let group = known.map_or_else(|| UNKNOWN.into(), |(_, group)| group.clone());
             self.totals.entry(group).or_default().add(&row.run);
         }
         self.newest = self.newest.max(row.run.at());
-        if group.is_some() {
-            self.tasks.entry(row.task.clone()).or_default().add(row.run);
-            self.stale.insert(row.task);
+        if let Some((task, _)) = known {
+            self.tasks.entry(task.clone()).or_default().add(row.run);
+            self.stale.insert(task.clone());
         }
     }
 
@@ -253,13 +254,12 @@ fn rows(reader: &Reader, mark: i64) -> Result<Vec<Row>> {
             CASE WHEN typeof(duration_ms) IN ('integer', 'real') THEN duration_ms * 1.0 END AS ms
         FROM task_run_logs WHERE id > ?1 ORDER BY id LIMIT ?2";
     reader.rows(sql, params![mark, BATCH as i64], |row| {
-        let (run_at, status): (Option<Arc<str>>, Arc<str>) = (row.get("run_at")?, row.get("status")?);
         let run = Run {
-            run_at: Moment::read(run_at.as_deref()),
+            run_at: column::moment(row, "run_at")?,
             duration_seconds: amount(row.get("ms")?).map(|ms| ms / 1000.0),
-            status: Outcome::read(&status),
+            status: column::text(row, "status")?.map_or(Outcome::Other, |status| Outcome::read(&status)),
         };
-        Ok(Row { id: row.get("id")?, task: row.get("task_id")?, run })
+        Ok(Row { id: row.get("id")?, task: column::text(row, "task_id")?, run })
     })
 }
 

@@ -119,6 +119,17 @@ fn broken_rows_are_counted_as_such_and_no_sum_falls() {
 }
 
 #[test]
+fn a_group_that_cannot_be_read_hides_no_other() {
+    let mut scene = Scene::new();
+    scene.host.execute_batch("UPDATE registered_groups SET folder = X'00' WHERE jid = 'jid-b'").unwrap();
+    scene.run("1", "jid-a", GOOD);
+    scene.run("2", "jid-b", GOOD);
+    let section = scene.look("12:00:00");
+    assert_eq!((section.groups["alpha"].runs, section.groups["(unregistered)"].runs), (1, 1));
+    assert_eq!(section.unreadable_rows, 1);
+}
+
+#[test]
 fn new_rows_are_added_a_replaced_one_is_not_and_pruned_ones_stay() {
     let mut scene = Scene::new();
     scene.run("1", "jid-a", GOOD);

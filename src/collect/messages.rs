@@ -102,7 +102,8 @@ static OUTBOUND: Fact = Fact::gauge(
 static RECEIVED: Fact = Fact::counter(
     "agenthost.messages.received",
     "agenthost_messages_received_total",
-    "Inbound messages: those found in the host's database at the first reading, and every one that came since.",
+    "Inbound messages: those found in the host's database at the first reading, and every one that came since. Lower \
+     after a restart only if the host pruned rows.",
 )
 .unit("{message}")
 .of(&["group"]);
@@ -110,7 +111,8 @@ static RECEIVED: Fact = Fact::counter(
 static SENT: Fact = Fact::counter(
     "agenthost.messages.sent",
     "agenthost_messages_sent_total",
-    "Outbound messages: the ledger's rows at the first reading, and every one that came since.",
+    "Outbound messages: the ledger's rows at the first reading, and every one that came since. Lower after a restart only \
+     if the host pruned rows.",
 )
 .unit("{message}")
 .of(&["group"]);

@@ -82,7 +82,8 @@ impl<T: Copy + PartialOrd + std::ops::Add<Output = T>> Sum<T> {
 static RUNS: Fact = Fact::counter(
     "agenthost.usage.runs",
     "agenthost_usage_runs_total",
-    "Agent runs that ended and left a result in the host's database.",
+    "Agent runs that ended and left a result in the host's database. Lower after a restart only if the host pruned \
+     rows.",
 )
 .unit("{run}")
 .of(&["group"]);
@@ -90,20 +91,24 @@ static RUNS: Fact = Fact::counter(
 static RUN_ERRORS: Fact = Fact::counter(
     "agenthost.usage.run_errors",
     "agenthost_usage_run_errors_total",
-    "Agent runs whose result is an error.",
+    "Agent runs whose result is an error. Lower after a restart only if the host pruned rows.",
 )
 .unit("{run}")
 .of(&["group"]);
 
-static TURNS: Fact =
-    Fact::counter("agenthost.usage.turns", "agenthost_usage_turns_total", "Turns that the agent's runs took.")
-        .unit("{turn}")
-        .of(&["group"]);
+static TURNS: Fact = Fact::counter(
+    "agenthost.usage.turns",
+    "agenthost_usage_turns_total",
+    "Turns that the agent's runs took. Lower after a restart only if the host pruned rows.",
+)
+.unit("{turn}")
+.of(&["group"]);
 
 static COST: Fact = Fact::counter(
     "agenthost.usage.cost_usd",
     "agenthost_usage_cost_usd_total",
-    "What the agent's runs cost in US dollars, as the agent core reckons it.",
+    "What the agent's runs cost in US dollars, as the agent core reckons it. Lower after a restart only if the host \
+     pruned rows.",
 )
 .unit("{USD}")
 .of(&["group"]);
@@ -111,7 +116,8 @@ static COST: Fact = Fact::counter(
 static TOKENS: Fact = Fact::counter(
     "agenthost.usage.tokens",
     "agenthost_usage_tokens_total",
-    "Tokens that the agent's runs used, by kind: input, output, cache_read, cache_creation.",
+    "Tokens that the agent's runs used, by kind: input, output, cache_read, cache_creation. Lower after a restart \
+     only if the host pruned rows.",
 )
 .unit("{token}")
 .of(&["group", "kind"]);
@@ -119,7 +125,7 @@ static TOKENS: Fact = Fact::counter(
 static DURATION: Fact = Fact::counter(
     "agenthost.usage.duration",
     "agenthost_usage_duration_seconds_total",
-    "Time that the agent's runs took, of those that told it.",
+    "Time that the agent's runs took, of those that told it. Lower after a restart only if the host pruned rows.",
 )
 .unit("s")
 .of(&["group"]);
@@ -127,7 +133,8 @@ static DURATION: Fact = Fact::counter(
 static TIMED_RUNS: Fact = Fact::counter(
     "agenthost.usage.timed_runs",
     "agenthost_usage_timed_runs_total",
-    "Agent runs that told how long they took: divide the duration by these.",
+    "Agent runs that told how long they took: divide the duration by these. Lower after a restart only if the host \
+     pruned rows.",
 )
 .unit("{run}")
 .of(&["group"]);
@@ -135,7 +142,8 @@ static TIMED_RUNS: Fact = Fact::counter(
 static TOOL_CALLS: Fact = Fact::counter(
     "agenthost.usage.tool_calls",
     "agenthost_usage_tool_calls_total",
-    "Tools that the agent called, by its traces in the host's events.",
+    "Tools that the agent called, by its traces in the host's events. Lower after a restart only if the host pruned \
+     rows.",
 )
 .unit("{call}")
 .of(&["group"]);
@@ -143,7 +151,7 @@ static TOOL_CALLS: Fact = Fact::counter(
 static TOOL_ERRORS: Fact = Fact::counter(
     "agenthost.usage.tool_errors",
     "agenthost_usage_tool_errors_total",
-    "Tool results that were marked as errors.",
+    "Tool results that were marked as errors. Lower after a restart only if the host pruned rows.",
 )
 .unit("{call}")
 .of(&["group"]);
@@ -151,7 +159,8 @@ static TOOL_ERRORS: Fact = Fact::counter(
 static UNREADABLE: Fact = Fact::counter(
     "agenthost.usage.unreadable",
     "agenthost_usage_unreadable_total",
-    "Result and trace rows that could not be read; they are missing in all other numbers.",
+    "Result and trace rows that could not be read; they are missing in all other numbers. Lower after a restart only \
+     if the host pruned rows.",
 )
 .unit("{row}")
 .of(&["group"]);

@@ -68,7 +68,7 @@ pub struct Channel {
 pub struct Group {
     /// Inbound messages after the agent's cursor; `None` for chats that the host does not process.
     pub unprocessed: Option<u64>,
-    /// There are more: `unprocessed` stopped counting.
+    /// There may be more: a count of them stops at 10000, and goes on only with what comes later.
     pub unprocessed_capped: bool,
     pub oldest_unprocessed_at: Option<Timestamp>,
     /// The same without the host's own system notices, which wait for the next message by design.
@@ -118,15 +118,15 @@ static SENT: Fact = Fact::counter(
 .of(&["group"]);
 
 static LAST_RECEIVED: Fact = Fact::gauge(
-    "agenthost.message_last_received_timestamp_seconds",
-    "agenthost_message_last_received_timestamp_seconds",
+    "agenthost.messages.last_received.timestamp_seconds",
+    "agenthost_messages_last_received_timestamp_seconds",
     "When the last message came in, by its own timestamp; one from the future is never the last.",
 )
 .of(&["group"]);
 
 static LAST_SENT: Fact = Fact::gauge(
-    "agenthost.message_last_sent_timestamp_seconds",
-    "agenthost_message_last_sent_timestamp_seconds",
+    "agenthost.messages.last_sent.timestamp_seconds",
+    "agenthost_messages_last_sent_timestamp_seconds",
     "When the last message went out, by the outbound ledger.",
 )
 .of(&["group"]);
@@ -165,7 +165,8 @@ static OLDEST_PENDING: Fact = Fact::gauge(
 static UNPROCESSED: Fact = Fact::gauge(
     "agenthost.inbound.unprocessed",
     "agenthost_inbound_unprocessed",
-    "Inbound messages after the agent's cursor, counted up to 10000. Chatter that is not for the agent stays here.",
+    "Inbound messages after the agent's cursor; at least so many when that is 10000 or more. Chatter that is not for the \
+     agent stays here.",
 )
 .unit("{message}")
 .of(&["group"]);

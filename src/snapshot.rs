@@ -176,6 +176,8 @@ fn millis(now: Now) -> u64 {
 pub struct River {
     health: Health,
     transitions: checks::Transitions,
+    /// Series of the river's own that were over the cap.
+    dropped: usize,
     /// Of the verdicts that are published.
     revision: u64,
     next: Snapshot,
@@ -198,7 +200,8 @@ impl River {
             own: Arc::default(),
         };
         let current = Current::fixed(next.clone());
-        let mut river = River { revision: health.revision(), health, transitions: Default::default(), next, current };
+        let mut river =
+            River { dropped: 0, revision: health.revision(), health, transitions: Default::default(), next, current };
         river.publish(now);
         river
     }
@@ -265,7 +268,7 @@ impl River {
         next.ready = self.health.ready();
         next.since = self.health.since().wall;
         self.transitions.count(&next.verdicts);
-        next.own = Arc::new(own(next, &self.transitions));
+        next.own = Arc::new(own(next, &self.transitions, &mut self.dropped));
         self.current.publish(next.clone());
     }
 
@@ -277,7 +280,8 @@ impl River {
     }
 }
 
-fn own(snapshot: &Snapshot, transitions: &checks::Transitions) -> Points {
+/// `dropped` counts the series that were over the cap, in all snapshots so far.
+fn own(snapshot: &Snapshot, transitions: &checks::Transitions, dropped: &mut usize) -> Points {
     let mut points = Points::default();
     points.put(&READY, [], f64::from(u8::from(snapshot.ready)));
     for state in Overall::ALL {
@@ -286,7 +290,8 @@ fn own(snapshot: &Snapshot, transitions: &checks::Transitions) -> Points {
     checks::put(&mut points, &snapshot.checks, &snapshot.verdicts, transitions);
     let sidecar = &snapshot.sidecar;
     points.put(&BUILD_INFO, [&sidecar.version.into(), &sidecar.arch.into()], 1.0);
-    points.cap(pulse::SERIES_CAP);
+    *dropped += points.cap(pulse::SERIES_CAP);
+    points.put(&pulse::SERIES_DROPPED, [&"river".into()], *dropped as f64);
     let series = snapshot.collectors.iter().flat_map(Seen::points).filter(|p| p.exported && p.value.is_some()).count();
     points.put(&SERIES, [], series as f64);
     points

@@ -18,8 +18,7 @@ const KEYS: [&str; 7] = ["name", "fact", "above", "below", "equals", "labels", "
 type ToBound = fn(f64) -> Bound;
 
 /// The bounds: how each is written, and what it makes of a number.
-const BOUNDS: [(&str, ToBound); 3] =
-    [("above", Bound::Above), ("below", Bound::Below), ("equals", Bound::Equals)];
+const BOUNDS: [(&str, ToBound); 3] = [("above", Bound::Above), ("below", Bound::Below), ("equals", Bound::Equals)];
 
 /// Reads all of them, in their order.
 pub fn read_all(value: Option<Value<'_>>) -> Result<Vec<CustomCheck>, Fault> {

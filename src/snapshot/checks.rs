@@ -1,5 +1,6 @@
 //! What the river says of checks: the facts that every verdict becomes.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ pub static FACTS: &[&Fact] = &[&FAILED, &BAD, &UNKNOWN, &BAD_SINCE, &TRANSITIONS
 /// Puts what all verdicts say.
 pub fn put(points: &mut Points, checks: &[Judged], verdicts: &[Verdict], transitions: &Transitions) {
     let severities = [Severity::Info, Severity::Warning, Severity::Critical].map(|severity| severity.name().into());
-    for verdict in verdicts {
+    for verdict in by_weight(verdicts) {
         let labels = [&verdict.check, &verdict.subject, &severities[verdict.severity as usize]];
         points.put(&FAILED, labels, failed(verdict));
         points.put(&BAD, labels, bad(verdict));
@@ -70,6 +71,13 @@ pub fn put(points: &mut Points, checks: &[Judged], verdicts: &[Verdict], transit
     for check in checks {
         points.put(&FAIL_FOR, [&check.check], check.fail_for.as_secs_f64());
     }
+}
+
+/// What is not ok first, then what is critical: over the cap, only what is well and of little weight is left out.
+fn by_weight(verdicts: &[Verdict]) -> Vec<&Verdict> {
+    let mut verdicts: Vec<&Verdict> = verdicts.iter().collect();
+    verdicts.sort_by_key(|verdict| (verdict.state == State::Ok, Reverse(verdict.severity)));
+    verdicts
 }
 
 fn failed(verdict: &Verdict) -> Option<f64> {

@@ -169,6 +169,27 @@ fn every_fact_is_rendered_under_its_literal_name_and_type() {
     assert_eq!(series, catalogue().len(), "a series that is in no catalogue, or a fact that was dropped");
 }
 
+/// What is counted from the rows that the host keeps begins with them at each start.
+#[test]
+fn counters_of_rows_say_when_a_restart_makes_them_fall() {
+    let of_rows = collect::ALL.iter().filter(|subsystem| ["messages", "usage", "tasks"].contains(&subsystem.name));
+    let counters = of_rows.flat_map(|subsystem| subsystem.facts).filter(|fact| fact.kind == Kind::Counter);
+    for fact in counters {
+        assert!(fact.help.ends_with(" Lower after a restart only if the host pruned rows."), "{}", fact.prometheus);
+    }
+}
+
+/// Prometheus names its targets by these, and would rename ours to `exported_…`; the last two are of its own types.
+#[test]
+fn no_label_is_one_of_prometheus_own() {
+    for (_, fact) in catalogue() {
+        for label in fact.labels {
+            let taken = ["job", "instance", "le", "quantile"].contains(label) || label.starts_with("__");
+            assert!(!taken, "{} has a label `{label}`", fact.prometheus);
+        }
+    }
+}
+
 #[test]
 fn names_of_facts_checks_and_collectors_are_unique() {
     let facts: BTreeSet<_> = catalogue().into_iter().map(|(_, fact)| fact.prometheus).collect();

@@ -111,8 +111,8 @@ static RECEIVED: Fact = Fact::counter(
 static SENT: Fact = Fact::counter(
     "agenthost.messages.sent",
     "agenthost_messages_sent_total",
-    "Outbound messages: the ledger's rows at the first reading, and every one that came since. Lower after a restart only \
-     if the host pruned rows.",
+    "Outbound messages: the ledger's rows at the first reading, and every one that came since. Lower after a restart \
+     only if the host pruned rows.",
 )
 .unit("{message}")
 .of(&["group"]);
@@ -165,8 +165,8 @@ static OLDEST_PENDING: Fact = Fact::gauge(
 static UNPROCESSED: Fact = Fact::gauge(
     "agenthost.inbound.unprocessed",
     "agenthost_inbound_unprocessed",
-    "Inbound messages after the agent's cursor; at least so many when that is 10000 or more. Chatter that is not for the \
-     agent stays here.",
+    "Inbound messages after the agent's cursor; at least so many when that is 10000 or more. Chatter that is not for \
+     the agent stays here.",
 )
 .unit("{message}")
 .of(&["group"]);
@@ -174,8 +174,8 @@ static UNPROCESSED: Fact = Fact::gauge(
 static OLDEST_UNANSWERED: Fact = Fact::gauge(
     "agenthost.inbound.oldest_unanswered",
     "agenthost_inbound_oldest_unanswered_seconds",
-    "Age of the oldest message that waits in a group whose agent normally answers; 0 when none waits there, absent when \
-     one waits whose time cannot be read.",
+    "Age of the oldest message that waits in a group whose agent normally answers; 0 when none waits there, absent \
+     when one waits whose time cannot be read.",
 )
 .unit("s")
 .of(&["group"]);

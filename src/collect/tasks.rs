@@ -131,16 +131,16 @@ static LAST_RUN: Fact = Fact::gauge(
 static RUNS: Fact = Fact::counter(
     "agenthost.task.runs",
     "agenthost_task_runs_total",
-    "Logged runs by outcome (task_run_logs), from the beginning of the log: success, error, other. Group `(unknown)` has \
-     those of tasks that are gone. Lower after a restart only if the host pruned rows.",
+    "Logged runs by outcome (task_run_logs), from the beginning of the log: success, error, other. Group `(unknown)` \
+     has those of tasks that are gone. Lower after a restart only if the host pruned rows.",
 )
 .unit("{run}")
 .of(&["group", "status"]);
 static RUN_DURATION: Fact = Fact::counter(
     "agenthost.task.run.duration",
     "agenthost_task_run_duration_seconds_total",
-    "Time that logged runs took (task_run_logs.duration_ms), from the beginning of the log. Lower after a restart only if \
-     the host pruned rows.",
+    "Time that logged runs took (task_run_logs.duration_ms), from the beginning of the log. Lower after a restart only \
+     if the host pruned rows.",
 )
 .unit("s")
 .of(&["group"]);

@@ -399,7 +399,8 @@ fn one_row_that_holds_no_text_hides_no_other() {
         assert_eq!((alpha.unprocessed, alpha.unanswered_undated), (Some(2), 1), "{blob}");
         scene.count_slowly();
         scene.sql(&format!(
-            "INSERT INTO messages (id, chat_jid, sender, timestamp, is_from_me) VALUES ({blob}, 'jid-a', 'U1', {blob}, 0)"
+            "INSERT INTO messages (id, chat_jid, sender, timestamp, is_from_me)
+             VALUES ({blob}, 'jid-a', 'U1', {blob}, 0)"
         ));
         assert_eq!(scene.look("12:00:15").groups["alpha"].unprocessed, Some(3), "{blob}");
     }

@@ -1,5 +1,5 @@
-//! Columns whatever they hold: SQLite keeps a BLOB in a TEXT column too, or bytes that are no UTF-8, and one such row must
-//! not hide all others.
+//! Columns whatever they hold: SQLite keeps a BLOB in a TEXT column too, or bytes that are no UTF-8, and one such row
+//! must not hide all others.
 
 use std::sync::Arc;
 

@@ -224,8 +224,8 @@ impl Recent {
     }
 }
 
-/// A hash of the types and values of the first columns. `None` if one is NULL: to SQLite no NULL is the same as another,
-/// so such a row replaces none.
+/// A hash of the types and values of the first columns. `None` if one is NULL: to SQLite no NULL is the same as
+/// another, so such a row replaces none.
 fn key(row: &Row<'_>, identity: usize) -> rusqlite::Result<Option<u64>> {
     let mut hasher = DefaultHasher::new();
     for column in 0..identity {

@@ -28,6 +28,8 @@ pub struct Config {
     pub web: serve::Config,
     pub checks: health::Settings,
     pub collectors: Vec<Planned>,
+    /// Where what is seen is recorded for a replay; by a flag only.
+    pub record: Option<PathBuf>,
 }
 
 /// A collector that is not switched off, at its pace.
@@ -77,6 +79,7 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
         web: read(take(&mut root, "web"))?,
         checks: read_checks(take(&mut root, "checks"), custom)?,
         collectors: plan_all(take(&mut root, "collect"))?,
+        record: None,
     };
     match root.iter().next() {
         None => Ok(config),

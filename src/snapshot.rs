@@ -18,6 +18,7 @@ use crate::fact::Fact;
 use crate::health::{Health, Judged, Overall, Verdict};
 use crate::pulse;
 use crate::sample::{Now, Point, Points, Reading};
+use crate::source::record::Recorder;
 
 static READY: Fact = Fact::gauge(
     "agenthost.ready",
@@ -182,6 +183,7 @@ pub struct River {
     revision: u64,
     next: Snapshot,
     current: Current,
+    recorder: Option<Recorder>,
 }
 
 impl River {
@@ -200,10 +202,22 @@ impl River {
             own: Arc::default(),
         };
         let current = Current::fixed(next.clone());
-        let mut river =
-            River { dropped: 0, revision: health.revision(), health, transitions: Default::default(), next, current };
+        let mut river = River {
+            dropped: 0,
+            revision: health.revision(),
+            health,
+            transitions: Default::default(),
+            next,
+            current,
+            recorder: None,
+        };
         river.publish(now);
         river
+    }
+
+    /// Hands every reading to a recorder too.
+    pub fn recording(self, recorder: Option<Recorder>) -> River {
+        River { recorder, ..self }
     }
 
     pub fn current(&self) -> Current {
@@ -229,6 +243,9 @@ impl River {
     pub fn take(&mut self, now: Now, reading: Reading) {
         self.health.observe(now, &reading);
         let reading = Arc::new(reading);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(now, &reading);
+        }
         if let Some(seen) = self.next.collectors.iter_mut().find(|seen| seen.name == reading.collector) {
             seen.take(reading);
         }
@@ -240,6 +257,9 @@ impl River {
     /// A second has passed.
     pub fn wake(&mut self, now: Now) {
         self.health.wake(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.beat(now);
+        }
         let changed =
             self.health.verdicts()[..] != self.next.verdicts[..] || self.health.overall() != self.next.overall;
         if self.forget(now) || changed {

@@ -89,6 +89,9 @@ pub struct Verdict {
     /// Where the streak of bad observations or the failure that stands began.
     #[serde(skip)]
     pub bad_since: Option<Now>,
+    /// Where what has failed it began, on the monotonic clock; flapping begins before its last streak.
+    #[serde(skip)]
+    pub trouble_since: Option<Duration>,
     /// How long it must be ok to recover; `None` if it has not failed, or the next answer is enough.
     #[serde(skip)]
     pub recovers_after: Option<Duration>,

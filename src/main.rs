@@ -149,6 +149,9 @@ fn wire(config: Config) -> Result<Current> {
     }
     let recorder = config.record.as_deref().map(|file| Recorder::start(file, header(now, &pulses)));
     let recorder = recorder.transpose().map_err(refused)?;
+    if let Some(file) = &config.record {
+        tracing::info!(file = %file.display(), "recording");
+    }
     let watched = pulses.iter().map(|(subsystem, pulse)| watched(subsystem.checks, pulse)).collect();
     let health = Health::new(now, watched, pulse::CHECKS, &config.checks);
     let seen =

@@ -498,6 +498,15 @@ impl Window {
         }
     }
 
+    /// Monotonic time of the first bad observation of what failed it: of the streak, or for flapping, of the window.
+    pub fn trouble_since(&self) -> Option<Duration> {
+        match (self.base, self.silence.failed) {
+            (Base::Failed(Failure { rule: Rule::FailRatio, .. }), _) => self.past.first(Seen::Bad),
+            (Base::Failed(failure), _) => Some(failure.since.mono),
+            (_, silenced) => silenced.map(|start| start.now.mono),
+        }
+    }
+
     /// How long it must be ok to get over its failure. `None` if none stands, or the next answer is enough.
     pub fn recovers_after(&self) -> Option<Duration> {
         matches!(self.base, Base::Failed(_) | Base::Recovering { .. }).then_some(self.recover_for)

@@ -284,6 +284,7 @@ impl Subject {
             unknown_cause: window.unknown_cause(),
             latest: window.shown(),
             bad_since: window.bad_since(),
+            trouble_since: window.trouble_since(),
             recovers_after: window.recovers_after(),
             unready: lost && down && self.is_critical(),
         }

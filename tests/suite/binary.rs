@@ -48,12 +48,17 @@ struct Sidecar {
 
 impl Sidecar {
     fn start(root: &Path, extra: &str) -> Sidecar {
+        Sidecar::start_with(root, extra, &[])
+    }
+
+    fn start_with(root: &Path, extra: &str, flags: &[String]) -> Sidecar {
         let config = root.join("exporter.toml");
         std::fs::write(&config, format!("{FAST}{extra}")).unwrap();
         let mut child = exporter()
             .args(["--web.listen-address=127.0.0.1:0", "--log.format=json"])
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--host.root={}", root.display()))
+            .args(flags)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -340,4 +345,43 @@ fn once_prints_one_status() {
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status["groups"]["total"], 3);
     assert_eq!(status["schema"], 1);
+}
+
+#[test]
+fn what_it_records_can_be_replayed() {
+    let root = Root::with_history(Timestamp::now());
+    let record = root.path().join("record");
+    let flag = format!("--state.record={}", record.display());
+    let sidecar = Sidecar::start_with(root.path(), "", &[flag.clone()]);
+    let lines = || std::fs::read_to_string(&record).unwrap().lines().count();
+    let begun = Instant::now();
+    while lines() < 20 {
+        assert!(begun.elapsed() < PATIENCE, "{} lines", lines());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(sidecar); // as hard as a kill
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(!text.contains("secret"), "a text of the host");
+    let replay = |files: &[&Path]| {
+        let config = format!("--config.file={}", root.path().join("exporter.toml").display());
+        exporter().arg(config).arg("replay").args(files).output().unwrap()
+    };
+    let played = replay(&[&record]);
+    let said = String::from_utf8(played.stdout.clone()).unwrap();
+    assert!(played.status.success(), "{}", String::from_utf8_lossy(&played.stderr));
+    assert!(said.contains("  task_failing research: bad since "), "{said}");
+    assert!(said.contains(" lines lost\n") && said.contains("\nfailures caught: "), "{said}");
+    assert_eq!(replay(&[&record]).stdout, played.stdout, "the same bytes");
+
+    std::fs::write(&record, text.clone() + "{\"line\":\n").unwrap();
+    let played = replay(&[&record]);
+    let said = String::from_utf8(played.stderr).unwrap();
+    assert_eq!(played.status.code(), Some(1), "{said}");
+    assert!(said.ends_with("1 lines of the record could not be read and were skipped\n"), "{said}");
+    std::fs::write(&record, text.replace("\"format\":1", "\"format\":2")).unwrap();
+    assert!(refused(exporter().arg("replay").arg(&record)).contains("recorded by a newer version, in format 2"));
+    assert!(refused(exporter().arg("replay").arg("/does/not/exist")).contains("/does/not/exist"));
+    let here =
+        refused(exporter().arg("--state.record=/does/not/exist").arg(format!("--host.root={}", root.path().display())));
+    assert!(here.contains("record to /does/not/exist"), "{here}");
 }

@@ -8,6 +8,7 @@ mod oracle;
 mod outputs;
 mod policy;
 mod probes;
+mod replay;
 mod shape;
 mod stage;
 mod verdicts;

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::{Method, Request, StatusCode};
 use serde_json::Value;
 
-use crate::stage::{Stage, Told};
+use crate::stage::{Dice, Stage, Told};
 
 const UP: Told<'static> = ("agenthost_service_up", &[], Some(1.0));
 const DOWN: Told<'static> = ("agenthost_service_up", &[], Some(0.0));
@@ -249,18 +249,6 @@ fn the_status_code_is_the_contract() {
     let text = answer(&stage, Method::GET, "/readyz").1;
     assert_eq!(answer(&stage, Method::HEAD, "/readyz"), (StatusCode::SERVICE_UNAVAILABLE, text.len().to_string()));
     assert_eq!(answer(&stage, Method::POST, "/readyz/service_up").0, StatusCode::METHOD_NOT_ALLOWED);
-}
-
-/// A small generator: the same numbers on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 fn facts_agree(stage: &Stage, context: &str) {

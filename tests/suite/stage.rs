@@ -137,3 +137,15 @@ impl Stage {
         snapshot.points().find(same).and_then(|point| point.value)
     }
 }
+
+/// A small generator: the same numbers on every machine.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}

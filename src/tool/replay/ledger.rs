@@ -104,7 +104,7 @@ impl Ledger {
         let failures: usize = bad.iter().map(|subject| subject.detected.len()).sum();
         let blips: u64 = bad.iter().map(|subject| subject.blips).sum();
         let fine = fine.len();
-        writeln!(out, "\n{failures} failures caught, {blips} blips suppressed; never bad: {fine} checks and subjects")
+        writeln!(out, "\nfailures caught: {failures}; blips suppressed: {blips}; checks and subjects never bad: {fine}")
     }
 }
 
@@ -136,7 +136,7 @@ impl Readiness {
         }
         let share = 100.0 * self.ready.as_secs_f64() / known.as_secs_f64();
         let (known, losses, unready) = (span(known), self.losses, span(self.unready));
-        writeln!(out, "ready     {share:.3} % of {known}; lost {losses} times, for {unready} in all")
+        writeln!(out, "ready     {share:.3} % of {known}; losses: {losses}, for {unready} in all")
     }
 }
 
@@ -177,7 +177,7 @@ impl Subject {
 
     fn fail(&mut self, now: Now, verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
         self.failed = Some(now.mono);
-        self.detected.push(now.mono.saturating_sub(verdict.since.mono));
+        self.detected.push(now.mono.saturating_sub(verdict.trouble_since.unwrap_or(now.mono)));
         let what = if verdict.recovers_after.is_some() { "bad" } else { "unanswered" };
         let Verdict { rule, since, .. } = verdict;
         event(out, now, "failed", &format!("{}: {what} since {}, {rule}", self.title, stamp(since.wall)))

@@ -15,11 +15,6 @@ use crate::snapshot::{self, catalogue};
 /// The keys beside those of the policy.
 const KEYS: [&str; 7] = ["name", "fact", "above", "below", "equals", "labels", "means"];
 
-type ToBound = fn(f64) -> Bound;
-
-/// The bounds: how each is written, and what it makes of a number.
-const BOUNDS: [(&str, ToBound); 3] = [("above", Bound::Above), ("below", Bound::Below), ("equals", Bound::Equals)];
-
 /// Reads all of them, in their order.
 pub fn read_all(value: Option<Value<'_>>) -> Result<Vec<CustomCheck>, Fault> {
     let Some(value) = value else { return Ok(Vec::new()) };
@@ -118,20 +113,32 @@ fn fact(value: Value<'_>) -> Result<(Option<&'static str>, &'static Fact), Fault
 
 fn bound(table: &mut DeTable<'_>, span: &std::ops::Range<usize>) -> Result<Bound, Fault> {
     let mut found = None;
-    for (key, make) in BOUNDS {
+    for key in ["above", "below", "equals"] {
         let Some(value) = take(table, key) else { continue };
-        let at = Some(value.span());
         if found.is_some() {
-            return Err(Fault { span: at, message: "one of `above`, `below`, `equals` is enough".into() });
+            return Err(Fault {
+                span: Some(value.span()),
+                message: "one of `above`, `below`, `equals` is enough".into(),
+            });
         }
-        match f64::deserialize(ValueDeserializer::from(value)) {
-            Ok(number) if number.is_finite() => found = Some(make(number)),
-            Ok(number) => return Err(Fault { span: at, message: format!("{number} is no bound") }),
-            Err(error) => return Err(Fault { span: at, message: error.message().to_owned() }),
-        }
+        let limit = number(value)?;
+        found = Some(match key {
+            "above" => Bound::Above(limit),
+            "below" => Bound::Below(limit),
+            _ => Bound::Equals(limit),
+        });
     }
     let none = "one of `above`, `below`, `equals` is missing: it says which values are bad";
     found.ok_or_else(|| Fault { span: Some(span.clone()), message: none.into() })
+}
+
+fn number(value: Value<'_>) -> Result<f64, Fault> {
+    let span = Some(value.span());
+    match f64::deserialize(ValueDeserializer::from(value)) {
+        Ok(number) if number.is_finite() => Ok(number),
+        Ok(number) => Err(Fault { span, message: format!("{number} is no bound") }),
+        Err(error) => Err(Fault { span, message: error.message().to_owned() }),
+    }
 }
 
 fn labels(value: Option<Value<'_>>, fact: &'static Fact) -> Result<Vec<(usize, Arc<str>)>, Fault> {

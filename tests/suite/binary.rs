@@ -352,7 +352,7 @@ fn what_it_records_can_be_replayed() {
     let root = Root::with_history(Timestamp::now());
     let record = root.path().join("record");
     let flag = format!("--state.record={}", record.display());
-    let sidecar = Sidecar::start_with(root.path(), "", &[flag.clone()]);
+    let sidecar = Sidecar::start_with(root.path(), "", &[flag]);
     let lines = || std::fs::read_to_string(&record).unwrap().lines().count();
     let begun = Instant::now();
     while lines() < 20 {

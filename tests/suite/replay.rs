@@ -97,7 +97,7 @@ fn week() -> String {
 fn service(tape: &mut Tape, dice: &mut Dice, seconds: u64) {
     let blip = dice.below(100) == 0;
     let gone = within(seconds, DAY, 8 * MINUTE) || within(seconds, 6 * DAY - 2 * MINUTE, 14 * MINUTE);
-    let hangs = within(seconds, 2 * DAY, 100) || (within(seconds, 4 * DAY, HOUR) && seconds / 90 % 2 == 0);
+    let hangs = within(seconds, 2 * DAY, 100) || (within(seconds, 4 * DAY, HOUR) && (seconds / 90).is_multiple_of(2));
     if within(seconds, 3 * DAY + HOUR, 20 * MINUTE) {
         return tape.look(seconds, "service", Err(Cause::Unanswered));
     }

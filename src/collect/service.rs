@@ -925,7 +925,7 @@ mod tests {
         let hung = TcpListener::bind("127.0.0.1:0").unwrap();
         let root = Root::new();
         let mut service = collector(&root, &format!("http://{}", hung.local_addr().unwrap()));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let sample = service.run(Now::read(), seconds(2), runtime.handle()).unwrap();
         assert!(sample.section.get().contains("\"status\":\"stalled\""), "{}", sample.section);
     }

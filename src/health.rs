@@ -517,7 +517,7 @@ mod tests {
         assert_eq!(lab.channels(165, &[("slack", BAD)]), Overall::Unhealthy);
         lab.channels(180, &[("slack", OK)]);
         assert_eq!(lab.all_failed(195, Cause::Unanswered), Overall::Unhealthy);
-        assert_eq!(lab.state("slack"), Some(State::Unknown), "recovering before");
+        assert_eq!(lab.state("slack"), Some(State::Recovering), "not over yet, whoever does not answer");
     }
 
     #[test]

@@ -267,3 +267,160 @@ fn timed_out(timeout: Duration) -> Failure {
 fn failure(error: impl Into<String>) -> Failure {
     Failure { cause: Cause::Unanswered, error: error.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc;
+
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::fact::Fact;
+    use crate::sample::Denied;
+
+    static LEVEL: Fact = Fact::gauge("test.level", "test_level", "A level.").of(&["tank"]);
+
+    /// How often it was built and run; what a run does.
+    #[derive(Default)]
+    struct Stage {
+        built: AtomicU32,
+        run: AtomicU32,
+    }
+
+    type Act = dyn Fn(u32) -> Result<usize> + Send + Sync;
+
+    struct Actor {
+        stage: Arc<Stage>,
+        act: Arc<Act>,
+    }
+
+    impl Collect for Actor {
+        fn run(&mut self, _now: Now, _timeout: Duration, _runtime: &Handle) -> Result<Sample> {
+            let series = (self.act)(self.stage.run.fetch_add(1, Ordering::SeqCst) + 1)?;
+            let mut points = Points::default();
+            for number in 0..series {
+                points.put(&LEVEL, [&format!("tank-{number}").into()], 1.0);
+            }
+            let section = RawValue::from_string(series.to_string()).unwrap().into();
+            Ok(Sample { section, details: Default::default(), points })
+        }
+    }
+
+    const PATIENT: Duration = Duration::from_secs(60);
+
+    /// A pulse whose nth run does what `act` says of n.
+    fn pulse(timeout: Duration, act: impl Fn(u32) -> Result<usize> + Send + Sync + 'static) -> (Pulse, Arc<Stage>) {
+        let (stage, act) = (Arc::new(Stage::default()), Arc::new(act));
+        let shared = stage.clone();
+        let build: Build = Arc::new(move |_, _| {
+            shared.built.fetch_add(1, Ordering::SeqCst);
+            Ok(Some(Box::new(Actor { stage: shared.clone(), act: act.clone() }) as Box<dyn Collect>))
+        });
+        let (host, sources) = (crate::host::pynchy::host(std::path::Path::new("/nowhere")), Sources::default());
+        let pulse = Pulse::new("actor", Duration::from_secs(1), timeout, build, &host, &sources);
+        (pulse.unwrap().unwrap(), stage)
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    }
+
+    fn own(reading: &Reading, fact: &'static Fact) -> Option<f64> {
+        reading.own.0.iter().find(|point| point.fact.is(fact)).and_then(|point| point.value)
+    }
+
+    fn error(reading: &Reading) -> &Failure {
+        reading.outcome.as_ref().expect_err("the run failed")
+    }
+
+    #[test]
+    fn a_panic_is_a_reading_and_the_next_run_is_of_a_new_collector() {
+        let (mut pulse, stage) = pulse(PATIENT, |run| match run {
+            1 => panic!("words of the host"),
+            _ => Ok(1),
+        });
+        runtime().block_on(async {
+            let reading = pulse.beat().await;
+            assert_eq!(error(&reading).cause, Cause::Unanswered);
+            assert!(error(&reading).error.contains("panicked"));
+            assert!(!error(&reading).error.contains("words"), "a panic's words may quote what was read");
+            assert_eq!(own(&reading, &UP), Some(0.0));
+            assert_eq!(own(&reading, &LAST_SUCCESS), None, "there was none");
+            let reading = pulse.beat().await;
+            assert!(reading.outcome.is_ok());
+            assert_eq!(own(&reading, &UP), Some(1.0));
+            assert_eq!(own(&reading, &LAST_SUCCESS), Some(seconds(reading.at.wall)));
+        });
+        assert_eq!(stage.built.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_thread_that_blocks_is_reported_each_time_and_run_once() {
+        let (release, blocked) = mpsc::channel::<()>();
+        let blocked = Mutex::new(blocked);
+        let (mut pulse, stage) = pulse(Duration::from_millis(50), move |run| match run {
+            1 => {
+                let _ = blocked.lock().unwrap().recv(); // until the test lets go
+                Ok(99)
+            }
+            _ => Ok(1),
+        });
+        runtime().block_on(async {
+            for _ in 0..3 {
+                let reading = pulse.beat().await;
+                assert_eq!(error(&reading).error, "timed out after 50ms");
+                assert_eq!(own(&reading, &TIMEOUTS), Some(1.0), "one a run, not one a look");
+            }
+            assert_eq!(stage.run.load(Ordering::SeqCst), 1, "no second run beside it");
+            drop(release);
+            let reading = loop {
+                let reading = pulse.beat().await;
+                if reading.outcome.is_ok() {
+                    break reading;
+                }
+            };
+            assert_eq!(reading.outcome.unwrap().points.0.len(), 1, "the late result is dropped, this is the second's");
+        });
+        assert_eq!(stage.built.load(Ordering::SeqCst), 1, "it did not panic, so it is the same one");
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_silence() {
+        let refusals: [fn() -> anyhow::Error; 2] = [
+            || Denied("owned by another".into()).into(),
+            || std::io::Error::from(std::io::ErrorKind::PermissionDenied).into(),
+        ];
+        for refusal in refusals {
+            let (mut pulse, _) = pulse(PATIENT, move |_| Err(refusal().context("read the file")));
+            let reading = runtime().block_on(pulse.beat());
+            assert_eq!(error(&reading).cause, Cause::Denied);
+            assert!(error(&reading).error.starts_with("read the file: "));
+        }
+        let (mut pulse, _) = pulse(PATIENT, |_| Err(std::io::Error::from(std::io::ErrorKind::NotFound).into()));
+        assert_eq!(error(&runtime().block_on(pulse.beat())).cause, Cause::Unanswered);
+    }
+
+    #[test]
+    fn series_past_the_cap_are_checked_but_not_exported() {
+        let (mut pulse, _) = pulse(PATIENT, |_| Ok(SERIES_CAP + 7));
+        runtime().block_on(async {
+            for looks in 1..3 {
+                let reading = pulse.beat().await;
+                assert_eq!(own(&reading, &SERIES_DROPPED), Some(7.0 * f64::from(looks)));
+                let points = reading.outcome.unwrap().points.0;
+                assert_eq!(points.len(), SERIES_CAP + 7);
+                assert_eq!(points.iter().filter(|point| point.exported).count(), SERIES_CAP);
+            }
+        });
+    }
+
+    #[test]
+    fn a_collector_that_does_not_apply_has_no_pulse() {
+        let build: Build = Arc::new(|_, _| Ok(None));
+        let (host, sources) = (crate::host::pynchy::host(std::path::Path::new("/nowhere")), Sources::default());
+        let second = Duration::from_secs(1);
+        assert!(Pulse::new("none", second, second, build, &host, &sources).unwrap().is_none());
+    }
+}

@@ -34,7 +34,7 @@ pub enum State {
     Failed,
     /// Ok again after a failure, but not yet for long enough.
     Recovering,
-    /// The latest look found nothing out, and the check has not failed.
+    /// The latest look found nothing out, and the check has not failed (or has recovered).
     Unknown,
 }
 
@@ -81,8 +81,13 @@ impl Rules<'_> {
     /// Whether unanswered observations are so frequent that an answer in between is no comfort.
     fn often_silent(self, tally: Tally) -> bool {
         let enough = u64::from(tally.total()) >= u64::from(self.policy.ratio_min) * 2;
-        let ratio = share(tally.of(Seen::Unanswered), tally.total());
-        enough && self.policy.fail_ratio.is_some_and(|limit| ratio >= limit)
+        enough && self.policy.fail_ratio.is_some_and(|limit| silent_share(tally) >= limit)
+    }
+
+    /// Whether that still holds after it has failed the check. Half as often is enough: a share that hovers about the
+    /// limit would else turn readiness on and off with every poll.
+    fn still_silent(self, tally: Tally) -> bool {
+        self.policy.fail_ratio.is_some_and(|limit| silent_share(tally) >= limit / 2.0)
     }
 
     /// The first rule, if any, by which a streak of bad observations has become a failure.
@@ -115,6 +120,10 @@ impl Rules<'_> {
             _ => format!("fail_for {}", Span(*fail_for)),
         }
     }
+}
+
+fn silent_share(tally: Tally) -> f64 {
+    share(tally.of(Seen::Unanswered), tally.total())
 }
 
 fn share(part: u32, whole: u32) -> f64 {
@@ -226,23 +235,25 @@ impl Window {
         }
     }
 
-    /// Takes one observation, made at the clock's moment.
+    /// Takes one observation, made at the clock's moment, for which it has been woken.
     pub fn observe(&mut self, rules: Rules<'_>, clock: &Clock, seen: Seen) {
-        self.wake(rules, clock);
         let at = clock.at();
         if seen != Seen::Unanswered {
-            self.break_silence(rules, at, seen);
+            self.break_silence(rules, at);
+        }
+        if seen.is_known() && !self.vouched {
+            self.past.clear(); // silence from before it was ever known says nothing of it
         }
         self.past.push(at.now.mono, seen, rules);
         (self.latest, self.latest_at, self.stale) = (Some(seen), at, false);
         match seen {
             Seen::Ok => {
                 self.ok(at.now);
-                self.known();
+                self.known(rules);
             }
             Seen::Bad => {
                 self.bad(rules, at.now);
-                self.known();
+                self.known(rules);
             }
             Seen::Unanswered => {
                 self.unknown(at.now);
@@ -265,7 +276,10 @@ impl Window {
             self.silence.unbroken.get_or_insert(began);
             self.unknown_since.get_or_insert(began.now);
         }
-        self.trip_silence(rules, at);
+        // One that the latest good reading does not list is about to be dropped: only a failed reading makes its silence news.
+        if self.absent_since.is_none() {
+            self.trip_silence(rules, at);
+        }
         before != (self.stale, self.is_silenced())
     }
 
@@ -344,22 +358,18 @@ impl Window {
         }
     }
 
-    /// Someone answers. After a long silence, or for the first time, what was unanswered before may not count as
-    /// intermittent from now on. An intermittent one lasts while it was one at the observation before: were this answer
-    /// counted, strict turns of an answer and none would lift it at every answer and trip it at the next silence.
-    fn break_silence(&mut self, rules: Rules<'_>, at: Moment, seen: Seen) {
-        let long = self.is_silenced() && has_lasted(self.silence.unbroken, at, rules.unknown_for());
-        let first = seen.is_known() && !self.vouched;
-        if long || first {
+    /// Someone answers after a long silence: what was unanswered then may not count as intermittent now.
+    fn break_silence(&mut self, rules: Rules<'_>, at: Moment) {
+        if self.is_silenced() && has_lasted(self.silence.unbroken, at, rules.unknown_for()) {
             self.past.clear();
             self.silence = Silence::default();
-        } else if !rules.often_silent(self.past.tally()) {
-            self.silence.failed = None;
         }
     }
 
-    fn known(&mut self) {
-        self.silence = Silence { failed: self.silence.failed, ..Silence::default() };
+    fn known(&mut self, rules: Rules<'_>) {
+        let stays = rules.still_silent(self.past.tally());
+        let failed = self.silence.failed.filter(|_| stays);
+        self.silence = Silence { unbroken: None, intermittent: None, failed };
         self.unknown_since = None;
         self.vouched = true;
     }
@@ -392,7 +402,8 @@ impl Window {
     /// The state that people see.
     pub fn state(&self) -> State {
         match self.underlying() {
-            State::Failed => State::Failed,
+            // Neither is over because somebody did not answer.
+            state @ (State::Failed | State::Recovering) => state,
             _ if self.is_unknown() => State::Unknown,
             state => state,
         }
@@ -419,7 +430,7 @@ impl Window {
         match (self.base, self.silence.failed, self.unknown_since) {
             (Base::Failed(failure), ..) => failure.since,
             (_, Some(start), _) => start.now,
-            (_, _, Some(since)) if self.is_unknown() => since,
+            (_, _, Some(since)) if self.state() == State::Unknown => since,
             (Base::Starting, ..) => self.created,
             (Base::Ok { since } | Base::Recovering { since, .. }, ..) => since,
             (Base::Failing(streak), ..) => streak.first,
@@ -715,8 +726,7 @@ mod tests {
             let mut lab = lab();
             lab.see_all(150, Seen::Bad);
             lab.see_all(210, Seen::Ok);
-            assert_eq!(lab.see(220, unknown), State::Unknown);
-            assert_eq!(lab.window.underlying(), State::Recovering);
+            assert_eq!(lab.see(220, unknown), State::Recovering);
             assert_eq!(lab.window.recovers_at(), None);
             assert_eq!(lab.see_all(270, Seen::Ok), State::Recovering, "the run began at 225");
             assert_eq!(lab.window.since(), lab.moment(165));
@@ -905,11 +915,11 @@ mod tests {
         assert_eq!(at * 15, 330);
         assert_eq!((lab.window.since(), lab.rule()), (lab.moment(30), "unknown_for 5m".into()));
         assert_eq!(lab.see(345, Seen::Unanswered), State::Failed);
-        assert_eq!(lab.see(360, Seen::Ok), State::Failed, "12 of 24 unanswered: it stays");
+        assert_eq!(lab.see_all(525, Seen::Ok), State::Failed, "12 of 35 unanswered: more than a quarter");
         assert_eq!(lab.window.unknown_cause(), Some(Cause::Unanswered));
-        assert_eq!(lab.see(375, Seen::Ok), State::Failed, "12 of 24 before this one");
-        assert_eq!(lab.see(390, Seen::Ok), State::Ok, "12 of 25: lifted");
-        assert_eq!(lab.tally().total(), 26, "and not emptied");
+        assert_eq!(lab.see_all(675, Seen::Ok), State::Failed, "10 of 40, the oldest two have left the window");
+        assert_eq!(lab.see(690, Seen::Ok), State::Ok, "9 of 40: lifted");
+        assert_eq!(lab.tally().total(), 40, "and not emptied");
     }
 
     #[test]
@@ -1098,6 +1108,6 @@ mod tests {
         lab.see_all(60, Seen::Bad);
         assert_eq!(lab.see_all(120, Seen::Ok), State::Recovering);
         assert_eq!(lab.window.recovers_at(), Some(Timestamp::MAX));
-        assert_eq!(lab.see_all(600, Seen::Unanswered), State::Unknown);
+        assert_eq!(lab.see_all(600, Seen::Unanswered), State::Recovering);
     }
 }

@@ -260,6 +260,13 @@ impl Past {
         self.policy.fail_ratio.is_some_and(|ratio| enough && unanswered as f64 / window.len() as f64 >= ratio)
     }
 
+    /// Whether, after that has failed it, at least half as many still go unanswered.
+    fn still_unanswered(&self, at: Duration) -> bool {
+        let window = self.window(at);
+        let unanswered = window.iter().filter(|(_, seen)| *seen == Seen::Unanswered).count();
+        self.policy.fail_ratio.is_some_and(|ratio| unanswered as f64 / window.len() as f64 >= ratio / 2.0)
+    }
+
     /// Since when it has been silent with breaks, if the unanswered observation just written down shows it.
     fn intermittent_since(&self, at: Duration) -> Option<Duration> {
         let window = self.window(at);
@@ -295,12 +302,9 @@ impl Past {
     }
 
     fn observe(&mut self, time: Time, seen: Seen) {
-        let ended = self.silenced && self.long_silent(time.watched) && seen != Seen::Unanswered;
-        let first = seen.is_known() && !self.was_known();
-        // Judged by the observation before this one.
-        let before = self.last().map(|(entry, _)| entry.at);
-        let stays = self.silenced && !ended && before.is_some_and(|at| self.mostly_unanswered(at));
-        if ended || first {
+        let lifted = self.silenced && self.long_silent(time.watched) && seen != Seen::Unanswered;
+        let first_known = seen.is_known() && !self.was_known();
+        if lifted || first_known {
             self.write(time, Event::Emptied);
         }
         self.write(time, Event::Seen(seen));
@@ -314,7 +318,7 @@ impl Past {
         match seen {
             Seen::Unanswered => self.notice(time.watched),
             Seen::Denied => self.silenced = false,
-            Seen::Ok | Seen::Bad => self.silenced = stays,
+            Seen::Ok | Seen::Bad => self.silenced &= !lifted && self.still_unanswered(time.mono),
         }
     }
 
@@ -360,6 +364,7 @@ impl Past {
         let unseen = |(_, seen): (&Entry, Seen)| !seen.is_known() || self.is_stale(watched);
         match self.underlying() {
             State::Failed => State::Failed,
+            State::Recovering => State::Recovering,
             _ if self.last().is_some_and(unseen) => State::Unknown,
             base => base,
         }
@@ -410,7 +415,9 @@ impl Oracle {
         };
         for polled in oracle.collectors.clone() {
             for rule in polled.checks.iter().filter(|rule| rule.enabled) {
-                rule.named().iter().for_each(|subject| drop(oracle.window(&polled, rule, subject)));
+                for subject in rule.named() {
+                    oracle.window(&polled, rule, &subject);
+                }
                 oracle.make_placeholder(&polled, rule);
             }
         }
@@ -436,7 +443,10 @@ impl Oracle {
         self.calls.push(time);
         for past in self.past.values_mut() {
             past.away(time, gap);
-            past.notice(time.watched);
+            // Time alone says nothing of one that the latest good reading did not list.
+            if past.absent_since.is_none() {
+                past.notice(time.watched);
+            }
         }
         self.conclude();
     }

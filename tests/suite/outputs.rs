@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use agenthost_exporter::collect::{self, Subsystem};
 use agenthost_exporter::fact::{Fact, Kind};
-use agenthost_exporter::health::{Health, Settings, Watched};
+use agenthost_exporter::health::{Health, Overall, Settings, Watched};
 use agenthost_exporter::host::Profile;
 use agenthost_exporter::pulse;
 use agenthost_exporter::sample::{Cause, Failure, Now, Point, Points, Reading, Sample};
-use agenthost_exporter::show::{metrics, status};
+use agenthost_exporter::show::{metrics, probes, status};
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot, catalogue};
 use agenthost_exporter::tool;
 use serde_json::value::RawValue;
@@ -290,5 +290,27 @@ fn the_readmes_table_is_the_catalogue() {
         fs::write(path("README.md"), format!("{before}{BEGIN}{now}{END}{after}")).unwrap();
     } else {
         assert_eq!(table, now, "UPDATE=1 cargo test writes it");
+    }
+}
+
+#[test]
+fn probes_say_so_when_the_river_has_stopped() {
+    let (current, second) = (Current::fixed((*fixed()).clone()), Duration::from_secs(1));
+    let (soon, late) = (now().plus(second * 10), now().plus(second * 10 + Duration::from_millis(1)));
+    assert!(probes::live(&current, soon).ok && probes::ready(&current, soon).ok);
+    assert!(!probes::live(&current, late).ok, "no beat for more than ten seconds");
+    assert!(!probes::ready(&current, late).ok, "whatever the last snapshot said");
+    assert!(probes::serving().ok);
+}
+
+#[test]
+fn probes_follow_the_verdict() {
+    let at = |overall, ready| Current::fixed(Snapshot { overall, ready, ..(*fixed()).clone() });
+    for (overall, ready) in
+        [(Overall::Starting, false), (Overall::Unhealthy, false), (Overall::Degraded, true), (Overall::Healthy, true)]
+    {
+        let current = at(overall, ready);
+        assert_eq!(probes::ready(&current, now()).ok, ready, "{overall:?}");
+        assert!(probes::live(&current, now()).ok, "{overall:?}: this process is not its host");
     }
 }

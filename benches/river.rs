@@ -144,6 +144,7 @@ fn database() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fill(folder.path(), 5_000_000);
     let writer = Connection::open(folder.path().join("data/messages.db")).expect("the database");
+    writer.execute_batch("PRAGMA foreign_keys = OFF").expect("a pragma"); // as the host does
     for name in ["messages", "usage"] {
         let subsystem = collect::ALL.iter().find(|one| one.name == name).expect("it is listed");
         let mut collector = build(subsystem, folder.path());
@@ -181,7 +182,7 @@ fn fill(root: &Path, messages: u32) {
     std::fs::write(root.join("config.toml"), "[server]\nport = 1\n").expect("a file");
     let database = Connection::open(root.join("data/messages.db")).expect("a database");
     database.execute_batch(include_str!("../src/tool/demo/pynchy.sql")).expect("the schema");
-    database.execute_batch("PRAGMA synchronous = OFF").expect("a pragma");
+    database.execute_batch("PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF").expect("a pragma");
     let groups = "INSERT INTO registered_groups (jid, name, folder, trigger_pattern, added_at)
         WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9)
         SELECT 'slack:C' || i, 'g', 'group-' || i, '@bot', '2026-01-01T00:00:00+00:00' FROM n";

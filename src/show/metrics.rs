@@ -3,6 +3,7 @@
 //! Observable ones only: they forget a series that is not observed, synchronous ones never do. One meter provider per
 //! reader: a callback feeds every reader of its provider, and a second one would see ghosts of the first.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +33,15 @@ type Pinned = Arc<ArcSwapOption<Snapshot>>;
 
 /// A provider that tells its one reader the facts of the current snapshot.
 ///
-/// A dead series holds its place in the SDK's map for one more collection, hence twice the cap.
+/// The SDK sets aside room for as many series as a fact may have, so one without labels gets room for one.
 pub fn provider(reader: impl MetricReader, resource: Resource, current: &Current) -> SdkMeterProvider {
-    let limit = |_: &Instrument| Stream::builder().with_cardinality_limit(2 * SERIES_CAP).build().ok();
+    let labelled: HashSet<&str> =
+        catalogue().into_iter().filter(|(_, fact)| !fact.labels.is_empty()).map(|(_, fact)| fact.name).collect();
+    let limit = move |instrument: &Instrument| {
+        let series = if labelled.contains(instrument.name()) { SERIES_CAP } else { 1 };
+        // A dead series holds its place for one more collection.
+        Stream::builder().with_cardinality_limit(2 * series).build().ok()
+    };
     let provider = SdkMeterProvider::builder().with_resource(resource).with_reader(reader).with_view(limit).build();
     let meter = provider.meter("agenthost-exporter");
     let pinned = Pinned::default();

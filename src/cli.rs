@@ -31,7 +31,7 @@ pub struct Flags {
     #[arg(long = "host.profile", env = "AGENTHOST_HOST_PROFILE", value_name = "PROFILE", global = true)]
     pub host_profile: Option<ProfileName>,
     /// The base of the host's HTTP API.
-    #[arg(long = "host.url", env = "AGENTHOST_HOST_URL", value_name = "URL", global = true)]
+    #[arg(long = "host.url", env = "AGENTHOST_HOST_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub host_url: Option<String>,
     /// An address to listen on; may be given more than once.
     #[arg(long = "web.listen-address", env = "AGENTHOST_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = address, global = true)]
@@ -93,7 +93,8 @@ pub enum Command {
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum ConfigAction {
-    /// Reads the file and says whether it could be run with: exit 0, or 2 and one line that says why not.
+    /// Reads the file and says whether it could be run with: exit 0, or 2 and one line that says why not. That the host's
+    /// folder is not on this machine is a warning only.
     Check,
 }
 

@@ -17,6 +17,8 @@ use crate::sample::{Details, Now, Points, Sample};
 use crate::source::Sources;
 
 pub mod service;
+pub mod deploy;
+pub mod repos;
 pub mod messages;
 pub mod usage;
 pub mod tasks;
@@ -32,6 +34,8 @@ mod fixture;
 /// Every collector there is; `/status` has their sections in this order.
 pub static ALL: &[Subsystem] = &[
     Subsystem::of::<service::Service>(),
+    Subsystem::of::<deploy::Deploy>(),
+    Subsystem::of::<repos::Repos>(),
     Subsystem::of::<messages::Messages>(),
     Subsystem::of::<usage::Usage>(),
     Subsystem::of::<tasks::Tasks>(),
@@ -58,6 +62,9 @@ pub trait Collector: Sized + Send + 'static {
     /// `None` only by profile or configuration; what should exist and does not is an error of `collect`.
     /// Also called after a panic, to begin anew.
     fn new(config: Self::Config, host: &Host, sources: &Sources) -> Result<Option<Self>>;
+
+    /// How long a run may take: told before each, to collectors whose questions must be answered in less.
+    fn within(&mut self, _timeout: Duration) {}
 
     /// Looks once. Runs on a thread of its own: it may block or await. `now` is the only clock it has.
     fn collect(&mut self, now: Now) -> impl Future<Output = Result<Self::Section>>;
@@ -120,6 +127,7 @@ pub trait Collect: Send {
 
 impl<C: Collector> Collect for C {
     fn run(&mut self, now: Now, timeout: Duration, runtime: &tokio::runtime::Handle) -> Result<Sample> {
+        self.within(timeout);
         let work = self.collect(now);
         let section = runtime
             .block_on(async { tokio::time::timeout(timeout, work).await })

@@ -57,7 +57,9 @@ impl Config {
     /// As `load`.
     pub fn parse(text: &str, file: &str) -> Result<Config> {
         let root = DeTable::parse(text).map_err(|error| explain(text, file, error))?;
-        cut(root.into_inner()).map_err(|error| explain(text, file, error))
+        let config = cut(root.into_inner()).map_err(|error| explain(text, file, error))?;
+        config.host.validate().with_context(|| file.to_owned())?;
+        Ok(config)
     }
 }
 

@@ -1,11 +1,12 @@
 //! What a profile is: where one kind of agent host keeps things, and how its installation is found.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::sample::Denied;
 use crate::source::http;
@@ -23,17 +24,56 @@ pub enum Profile {
 
 /// The `[host]` table. All of it can be discovered.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub profile: Option<Profile>,
     /// The folder it runs in.
     pub root: Option<PathBuf>,
     /// Base of its HTTP API; plain http.
+    #[serde(deserialize_with = "base_url")]
     pub url: Option<String>,
     /// The file that holds its pid, relative to the root.
     pub pid_file: Option<PathBuf>,
     /// A word of its command line, or the end of one behind a `/`.
+    #[serde(deserialize_with = "word")]
     pub process: Option<String>,
+}
+
+/// Refused where it is written, so that the message has its line.
+fn base_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let url = String::deserialize(deserializer)?;
+    http::base(&url).map(Some).map_err(de::Error::custom)
+}
+
+fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    check_word(&word).map(|()| Some(word)).map_err(de::Error::custom)
+}
+
+fn check_word(word: &str) -> Result<()> {
+    if word.trim().is_empty() {
+        bail!("empty, it would match nothing");
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Whether it can be meant at all, on whatever machine.
+    ///
+    /// # Errors
+    /// The URL is none or of a kind that is not taken; the process is told twice, or by nothing.
+    pub fn validate(&self) -> Result<()> {
+        if let Some(url) = &self.url {
+            http::base(url).context("[host] url")?;
+        }
+        process_rule(self, Path::new("")).map(drop)
+    }
+
+    /// What would keep it from starting on this machine now, though it may be right on another or later.
+    pub fn doubt(&self, cwd: &Path) -> Option<anyhow::Error> {
+        let root = self.root.as_ref()?;
+        enter(&cwd.join(root)).context("[host] root").err()
+    }
 }
 
 /// The watched host: what its profile, the configuration and discovery say of it.
@@ -42,8 +82,7 @@ pub struct Host {
     pub profile: Profile,
     /// The folder it runs in, without links; everything of it hangs off this.
     pub root: PathBuf,
-    /// Base of its HTTP API, without a trailing slash.
-    pub url: String,
+    pub url: Url,
     /// Its SQLite database; `None` where the profile has none.
     pub database: Option<PathBuf>,
     /// How its process is recognised.
@@ -52,6 +91,44 @@ pub struct Host {
     pub scheduler_poll: Duration,
     /// What its own configuration says beyond that.
     pub layout: pynchy::Layout,
+}
+
+/// Base of the host's HTTP API, without a trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Url {
+    /// By `[host] url`.
+    Given(String),
+    /// As the host's own configuration in this folder says. The host reads that at its start, so it may change.
+    Written { root: PathBuf },
+}
+
+impl Url {
+    /// The URL by now.
+    ///
+    /// # Errors
+    /// The host's configuration is there and does not tell: the default port would be a guess.
+    pub fn read(&self) -> Result<String> {
+        match self {
+            Url::Given(url) => Ok(url.clone()),
+            Url::Written { root } => pynchy::url(root).context("find the host's port (`url` in [host] would give it)"),
+        }
+    }
+}
+
+impl From<&str> for Url {
+    fn from(url: &str) -> Url {
+        Url::Given(url.to_owned())
+    }
+}
+
+/// Without looking.
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Url::Given(url) => f.write_str(url),
+            Url::Written { .. } => f.write_str("as its config.toml says"),
+        }
+    }
 }
 
 /// How the host's process is told from all others.
@@ -78,7 +155,7 @@ pub fn find(config: &Config, processes: &Processes, cwd: &Path) -> Result<Host> 
     };
     let mut host = pynchy::host(&root);
     if let Some(url) = &config.url {
-        host.url = http::base(url).context("[host] url")?;
+        host.url = Url::Given(http::base(url).context("[host] url")?);
     }
     if let Some(rule) = process_rule(config, &root)? {
         host.process = rule;
@@ -90,8 +167,10 @@ fn process_rule(config: &Config, root: &Path) -> Result<Option<ProcessRule>> {
     match (&config.pid_file, &config.process) {
         (Some(_), Some(_)) => bail!("[host] has both `pid_file` and `process`: keep the one that names its process"),
         (Some(file), None) => Ok(Some(ProcessRule::PidFile(root.join(file)))),
-        (None, Some(word)) if word.trim().is_empty() => bail!("[host] process: empty, it would match nothing"),
-        (None, Some(word)) => Ok(Some(ProcessRule::Command(word.clone()))),
+        (None, Some(word)) => {
+            check_word(word).context("[host] process")?;
+            Ok(Some(ProcessRule::Command(word.clone())))
+        }
         (None, None) => Ok(None),
     }
 }
@@ -187,7 +266,7 @@ mod tests {
         let (_folder, root) = root();
         let host = located(&at(&root), Path::new("/")).unwrap();
         assert_eq!(host.root, root);
-        assert_eq!(host.url, "http://127.0.0.1:8484");
+        assert_eq!(host.url.read().unwrap(), "http://127.0.0.1:8484");
         assert_eq!(host.database, Some(root.join("data/messages.db")));
         assert_eq!(host.process, ProcessRule::InRoot { program: "pynchy".to_owned() });
         assert_eq!(host.scheduler_poll, Duration::from_secs(60));
@@ -197,9 +276,9 @@ mod tests {
     fn the_configuration_wins_over_the_profile() {
         let (_folder, root) = root();
         std::fs::write(root.join("config.toml"), "[server]\nport = 9000\n").unwrap();
-        assert_eq!(located(&at(&root), Path::new("/")).unwrap().url, "http://127.0.0.1:9000");
+        assert_eq!(located(&at(&root), Path::new("/")).unwrap().url.read().unwrap(), "http://127.0.0.1:9000");
         let config = Config { url: Some("http://10.0.0.1:80/".to_owned()), ..at(&root) };
-        assert_eq!(located(&config, Path::new("/")).unwrap().url, "http://10.0.0.1:80");
+        assert_eq!(located(&config, Path::new("/")).unwrap().url, Url::Given("http://10.0.0.1:80".to_owned()));
         let config = Config { pid_file: Some("run/pid".into()), ..at(&root) };
         assert_eq!(located(&config, Path::new("/")).unwrap().process, ProcessRule::PidFile(root.join("run/pid")));
         let config = Config { process: Some("hostd".to_owned()), ..at(&root) };
@@ -236,6 +315,56 @@ mod tests {
         assert!(text(located(&config, &root)).contains("both `pid_file` and `process`"));
         let config = Config { process: Some(" ".to_owned()), ..at(&root) };
         assert!(text(located(&config, &root)).starts_with("[host] process: empty"));
+    }
+
+    #[test]
+    fn a_port_that_is_not_told_is_not_guessed() {
+        use crate::sample::{Cause, Failure};
+        let (_folder, root) = root();
+        let file = root.join("config.toml");
+        let port = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Url::Written { root: root.clone() }.read()
+        };
+        assert_eq!(port("[server]\nport = 9000\n").unwrap(), "http://127.0.0.1:9000");
+        assert_eq!(port("[scheduler]\npoll_interval = -1\n").unwrap(), "http://127.0.0.1:8484");
+        for (written, says) in [
+            ("[server]\nport = \"sk-secret", "not TOML (line 2)"),
+            ("[server]\nport = \"sk-secret\"", "server.port is not a port"),
+            ("server = \"sk-secret\"", "[server] is no table"),
+        ] {
+            let failure = Failure::from(port(written).unwrap_err());
+            assert_eq!(failure.cause, Cause::Unanswered);
+            let text = failure.error;
+            assert!(text.contains(&file.display().to_string()) && text.contains(says), "{text}");
+            assert!(text.contains("`url` in [host]") && !text.contains("secret"), "{text}");
+        }
+        let denied = stage::unprivileged(&root, || Url::Written { root: root.clone() }.read().unwrap_err());
+        let denied = Failure::from(denied);
+        assert_eq!(denied.cause, Cause::Denied);
+        assert!(denied.error.contains(&format!("read {}: Permission denied", file.display())), "{denied:?}");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(Url::Written { root: root.clone() }.read().unwrap(), "http://127.0.0.1:8484");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_told_without_a_host_and_what_is_not_there_is_a_doubt() {
+        let (_folder, root) = root();
+        for bad in [
+            Config { url: Some("http://user:s3cret@x".to_owned()), ..Config::default() },
+            Config { url: Some("https://x".to_owned()), ..Config::default() },
+            Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..Config::default() },
+            Config { process: Some(String::new()), ..Config::default() },
+        ] {
+            let said = text(bad.validate());
+            assert!(said.starts_with("[host] ") && !said.contains("s3cret"), "{said}");
+        }
+        let missing = at(&root.join("missing"));
+        missing.validate().unwrap();
+        let doubt = format!("{:#}", missing.doubt(Path::new("/")).unwrap());
+        assert!(doubt.starts_with("[host] root: enter ") && doubt.contains("missing: No such file"), "{doubt}");
+        assert!(at(Path::new("data")).doubt(&root).is_none());
+        assert!(Config::default().doubt(&root).is_none());
     }
 
     #[test]

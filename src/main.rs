@@ -16,7 +16,7 @@ use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
 use agenthost_exporter::source::Sources;
 use agenthost_exporter::tool::{self, demo};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use cli::{Cli, Command, ConfigAction, Flags};
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,7 +59,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::DemoHost { root, port }) => demo::host(root, *port),
         Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
         Some(Command::Demo) => with_demo(&cli.flags),
-        None => watch(configure(&cli.flags)?, cli.flags.once),
+        None => watch(configure(&cli.flags)?, cli.flags.once, ""),
     }
 }
 
@@ -72,11 +72,17 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn configure(flags: &Flags) -> Result<Config> {
-    Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)
+    let config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
+    config.host.validate().map_err(refused)?;
+    Ok(config)
 }
 
 fn check(flags: &Flags) -> Result<()> {
-    configure(flags)?;
+    let config = configure(flags)?;
+    let folder = std::env::current_dir().context("find the current folder")?;
+    if let Some(doubt) = config.host.doubt(&folder) {
+        eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
+    }
     print("the configuration is good\n")
 }
 
@@ -85,20 +91,27 @@ fn with_demo(flags: &Flags) -> Result<()> {
     let demo = demo::Demo::start(0)?;
     config.host.root = Some(demo.root().to_owned());
     config.host.url = Some(demo.url().to_owned());
-    print(&demo.story())?;
     let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
-    print(&format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or ")))?;
-    watch(config, flags.once)
+    let open = format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or "));
+    watch(config, flags.once, &(demo.story() + &open))
 }
 
-/// Runs until a signal. Threads that hang in a source are left behind: they must not keep the process.
-fn watch(config: Config, once: bool) -> Result<()> {
+/// Runs until a signal; prints `hello` once it listens. Threads that hang in a source are left behind: they must not keep
+/// the process.
+fn watch(config: Config, once: bool, hello: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let stop = signals()?;
         let listeners = if once { Vec::new() } else { listen(&config.web).await? };
         let current = wire(config)?;
-        if once { print_once(&current).await } else { serve_until(stop, listeners, &current).await }
+        if once {
+            return tokio::select! {
+                printed = print_once(&current) => printed,
+                () = stop => bail!("interrupted before every collector had looked"),
+            };
+        }
+        print(hello)?;
+        serve_until(stop, listeners, &current).await
     });
     runtime.shutdown_background();
     ended

@@ -8,7 +8,10 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 
+use percent_encoding::percent_decode_str;
+
 use crate::sample::Now;
+use crate::show::status::Detail;
 use crate::snapshot::Current;
 
 pub mod metrics;
@@ -89,7 +92,7 @@ impl Show {
         };
         let started = self.current.get().sidecar.started_at.as_millisecond();
         let tag = format!("\"{started:x}-{seq:x}\"");
-        if request.headers().get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+        if request.headers().get(IF_NONE_MATCH).is_some_and(|known| knows(known, &tag)) {
             return with(answer(StatusCode::NOT_MODIFIED, JSON, Bytes::new()), ETAG, &tag);
         }
         with(content(JSON, bytes), ETAG, &tag)
@@ -105,17 +108,29 @@ impl Show {
 
     fn detail(&self, path: &str) -> Answer {
         let snapshot = self.current.get();
-        let found = path.split_once('/').and_then(|(name, key)| status::detail(&snapshot, name, key));
-        match found {
-            Some(detail) => content(JSON, detail.to_owned()),
-            None => text(StatusCode::NOT_FOUND, "nothing of this name in the latest good reading\n"),
+        let Some((name, key)) = path.split_once('/') else { return missing() };
+        let key = percent_decode_str(key).decode_utf8_lossy();
+        match status::detail(&snapshot, name, &key) {
+            Detail::Found(detail) => content(JSON, detail.to_owned()),
+            Detail::Missing => missing(),
+            Detail::Unknown => text(StatusCode::SERVICE_UNAVAILABLE, "its collector sees nothing: /status says why\n"),
         }
     }
+}
+
+/// Whether a client's `If-None-Match` names this tag: one, a list, weak ones too, or any.
+fn knows(known: &HeaderValue, tag: &str) -> bool {
+    let tags = known.to_str().unwrap_or("").split(',').map(|known| known.trim().trim_start_matches("W/"));
+    tags.into_iter().any(|known| known == tag || known == "*")
 }
 
 /// The value of `section=` in a query. Names of sections need no decoding.
 fn section(query: Option<&str>) -> Option<&str> {
     query?.split('&').find_map(|pair| pair.strip_prefix("section="))
+}
+
+fn missing() -> Answer {
+    text(StatusCode::NOT_FOUND, "nothing of this name in the latest reading\n")
 }
 
 fn probe(probe: &probes::Probe) -> Answer {

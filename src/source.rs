@@ -1,5 +1,6 @@
 //! The outside world, read only. Nothing else in the program touches it, and no type of a source's crate leaves here.
 
+pub mod git;
 pub mod http;
 pub mod process;
 pub mod sqlite;

@@ -13,20 +13,17 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::running::{Chain, Seen, look};
-use crate::host::{Host, ProcessRule};
-use crate::sample::{Now, Points};
+use crate::host::{Host, ProcessRule, Url};
+use crate::sample::{Cause, Now, Points};
 use crate::source::Sources;
 use crate::source::http::{self, Http, Limits};
 use crate::source::process::{Identity, Processes};
 
 /// No host knows it, so any answer costs it next to nothing.
 const LIVENESS: &str = "/agenthost-exporter-liveness";
-const LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Costs pynchy three git processes on its event loop: asked less often.
 const HEALTH: &str = "/health";
 const HEALTH_EVERY: Duration = Duration::from_secs(60);
-/// With the other one it stays below the collector's.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long one that answered may refuse before its stop is called a stall; pynchy takes 12 s.
 const SHUTDOWN: Duration = Duration::from_secs(30);
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -58,6 +55,8 @@ pub struct Section {
     /// Of the process that serves.
     pub pid: Option<u32>,
     pub process: Sight,
+    /// Why the process is neither found nor absent.
+    pub process_error: Option<String>,
     pub api: Api,
     /// Null while the host does not answer.
     pub health: Option<Health>,
@@ -109,11 +108,30 @@ pub enum Sight {
     Absent,
     /// It may be one that we cannot see, or cannot tell apart.
     Unseen,
+    /// We may not read what would tell.
+    Denied,
+}
+
+impl Sight {
+    fn of(seen: &Seen) -> Sight {
+        match seen {
+            Seen::Running(_) => Sight::Found,
+            Seen::Absent => Sight::Absent,
+            Seen::Unseen(why) if why.cause == Cause::Denied => Sight::Denied,
+            Seen::Unseen(_) => Sight::Unseen,
+        }
+    }
+
+    fn is_sure(self) -> bool {
+        matches!(self, Sight::Found | Sight::Absent)
+    }
 }
 
 /// The liveness request.
 #[derive(Debug, Serialize)]
 pub struct Api {
+    /// The base that was asked; no credentials, as a URL with some is refused.
+    pub url: String,
     pub answered: bool,
     pub error: Option<String>,
     pub response_seconds: Option<f64>,
@@ -134,7 +152,7 @@ pub struct Health {
 static UP: Fact = Fact::gauge(
     "agenthost.service.up",
     "agenthost_service_up",
-    "1 if the host's process is alive or its API answers, 0 if neither.",
+    "1 if the host's process is alive or its API answers, 0 if neither; absent if nobody can tell.",
 );
 
 static RESPONDING: Fact = Fact::gauge(
@@ -204,14 +222,31 @@ static CHECKS: [Check; 3] = [
     },
 ];
 
+/// How long each request may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Patience {
+    liveness: Duration,
+    health: Duration,
+}
+
+impl Patience {
+    /// One after the other they end before the run must, or a hung host would make us silent instead of it.
+    fn within(run: Duration) -> Patience {
+        Patience { liveness: Duration::from_secs(5).min(run / 2), health: Duration::from_secs(4).min(run * 2 / 5) }
+    }
+}
+
 /// Remembers what one look cannot know: earlier starts, and whether this one has answered.
 pub struct Service {
     boot_grace: Duration,
-    url: String,
+    url: Url,
+    /// Where it answered last, as long as somebody listens there. Only a start takes a new port from its configuration.
+    known_url: Option<String>,
     root: PathBuf,
     rule: ProcessRule,
     processes: Processes,
     http: Http,
+    patience: Patience,
     starts: Starts,
     health: Option<Health>,
     /// On the monotonic clock.
@@ -230,14 +265,20 @@ impl Collector for Service {
         Ok(Some(Service {
             boot_grace: config.boot_grace.0,
             url: host.url.clone(),
+            known_url: None,
             root: host.root.clone(),
             rule: host.process.clone(),
             processes: sources.processes.clone(),
             http: sources.http.clone(),
+            patience: Patience::within(Service::TIMEOUT),
             starts: Starts::default(),
             health: None,
             next_health: Duration::ZERO,
         }))
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        self.patience = Patience::within(timeout);
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
@@ -245,15 +286,17 @@ impl Collector for Service {
         if let Seen::Running(chain) = &seen {
             self.starts.follow(chain, now.wall);
         }
-        let asked = self.http.probe(&format!("{}{LIVENESS}", self.url), LIVENESS_TIMEOUT).await;
-        self.ask_health(asked.is_ok(), now).await;
-        Ok(self.section(&seen, &asked, now))
+        let url = self.url()?;
+        let asked = self.http.probe(&format!("{url}{LIVENESS}"), self.patience.liveness).await;
+        self.learn(&url, Reply::of(&asked));
+        self.ask_health(&url, asked.is_ok(), now).await;
+        Ok(self.section(url, &believe(seen, &asked), &asked, now))
     }
 
     fn points(section: &Section, points: &mut Points) {
         let number = |yes: bool| f64::from(u8::from(yes));
         let answers = section.api.answered;
-        points.put(&UP, [], number(answers || section.process == Sight::Found));
+        points.put(&UP, [], is_up(section).map(number));
         points.put(&RESPONDING, [], number(answers || section.status == Status::Starting));
         for status in Status::ALL {
             points.put(&STATUS, [&status.name().into()], number(status == section.status));
@@ -265,8 +308,29 @@ impl Collector for Service {
         };
         put(&STARTED, section.started_at.map(|at| at.as_duration().as_secs_f64()));
         put(&STARTS, section.starts_total.map(|count| count as f64));
-        put(&RECENT_STARTS, section.starts_last_hour.map(|count| count as f64));
         put(&RESPONSE, section.api.response_seconds);
+        // Once seen it stays listed: a look at which it is out of sight must not end a streak.
+        if section.starts_total.is_some() {
+            points.put(&RECENT_STARTS, [], section.starts_last_hour.map(|count| count as f64));
+        }
+    }
+}
+
+/// `None`: something listens, or nobody could be asked, and the process may live where we do not see it.
+fn is_up(section: &Section) -> Option<bool> {
+    let lives = section.api.answered || section.process == Sight::Found;
+    let is_known = lives || section.process == Sight::Absent || section.status == Status::Down;
+    is_known.then_some(lives)
+}
+
+/// One that answers is not absent, however many processes we see.
+fn believe(seen: Seen, asked: &Asked) -> Seen {
+    match seen {
+        Seen::Absent if Reply::of(asked) == Reply::Answered => Seen::unseen(
+            "no process that we see is it, and yet its API answers: it runs elsewhere, or `pid_file` or `process` in \
+             [host] must say how to find it",
+        ),
+        seen => seen,
     }
 }
 
@@ -276,32 +340,48 @@ impl Service {
     fn look(&self) -> Seen {
         match self.processes.list() {
             Ok(table) => look(&table, &self.rule, &self.root, self.starts.members()),
-            Err(_) => Seen::Unseen,
+            Err(error) => Seen::Unseen(error.into()),
+        }
+    }
+
+    fn url(&self) -> Result<String> {
+        match &self.known_url {
+            Some(known) => Ok(known.clone()),
+            None => self.url.read(),
+        }
+    }
+
+    fn learn(&mut self, url: &str, reply: Reply) {
+        match reply {
+            Reply::Answered => self.known_url = Some(url.to_owned()),
+            Reply::Refused => self.known_url = None,
+            Reply::Silent | Reply::NotAsked => {}
         }
     }
 
     /// An old answer of a host that no longer answers is not kept; a new one is asked for at its return.
-    async fn ask_health(&mut self, answers: bool, now: Now) {
+    async fn ask_health(&mut self, url: &str, answers: bool, now: Now) {
         if !answers {
             self.health = None;
             self.next_health = now.mono;
         } else if now.mono >= self.next_health {
-            let answer = self.http.get(&format!("{}{HEALTH}", self.url), &[], Limits::within(HEALTH_TIMEOUT)).await;
+            let answer = self.http.get(&format!("{url}{HEALTH}"), &[], Limits::within(self.patience.health)).await;
             self.health = Some(Health::read(answer, now.wall));
             self.next_health = now.mono + HEALTH_EVERY;
         }
     }
 
-    fn section(&mut self, seen: &Seen, asked: &Asked, now: Now) -> Section {
-        let (sight, pid) = match seen {
-            Seen::Running(chain) => (Sight::Found, Some(chain.pid)),
-            Seen::Absent => (Sight::Absent, None),
-            Seen::Unseen => (Sight::Unseen, None),
+    fn section(&mut self, url: String, seen: &Seen, asked: &Asked, now: Now) -> Section {
+        let (pid, process_error) = match seen {
+            Seen::Running(chain) => (Some(chain.pid), None),
+            Seen::Absent => (None, None),
+            Seen::Unseen(why) => (None, Some(why.error.clone())),
         };
+        let sight = Sight::of(seen);
         let reply = Reply::of(asked);
         let run = self.starts.latest_mut().filter(|_| sight == Sight::Found);
         let life = run.map(|run| run.live(reply, now));
-        let sure = sight != Sight::Unseen;
+        let sure = sight.is_sure();
         Section {
             status: decide(sight, reply, life, self.boot_grace),
             started_at: life.map(|life| life.started),
@@ -310,7 +390,9 @@ impl Service {
             starts_total: (sure || self.starts.total > 0).then_some(self.starts.total),
             pid,
             process: sight,
+            process_error,
             api: Api {
+                url,
                 answered: asked.is_ok(),
                 error: asked.as_ref().err().map(http::Error::to_string),
                 response_seconds: asked.as_ref().ok().map(|head| head.took.as_secs_f64()),
@@ -477,7 +559,7 @@ impl HealthAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::running::stage::{Root, running};
+    use crate::host::running::stage::{Root, running, unprivileged};
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
@@ -511,6 +593,7 @@ mod tests {
             (Found, old_stopped, ["stalled", "stalled", "stalled"]),
             (Absent, None, ["down", "stalled", "down"]),
             (Unseen, None, ["down", "stalled", "unknown"]),
+            (Denied, None, ["down", "stalled", "unknown"]),
         ];
         for (sight, life, expected) in lives {
             assert_eq!(decide(sight, Answered, life, GRACE), Status::Ok);
@@ -546,7 +629,8 @@ mod tests {
             starts_total: None,
             pid: None,
             process,
-            api: Api { answered, error: None, response_seconds: None },
+            process_error: None,
+            api: Api { url: String::new(), answered, error: None, response_seconds: None },
             health: None,
         }
     }
@@ -557,29 +641,34 @@ mod tests {
         let declared = |point: &crate::sample::Point| Service::FACTS.iter().any(|fact| fact.is(point.fact));
         assert!(points.0.iter().all(declared));
         let name = |point: &crate::sample::Point| format!("{}{}", point.fact.prometheus, point.subject());
-        points.0.iter().map(|point| (name(point), point.value.unwrap())).collect()
+        points.0.iter().filter_map(|point| Some((name(point), point.value?))).collect()
     }
 
     #[test]
     fn up_and_responding_differ_where_they_must() {
         for (status, process, answered, up, responding) in [
-            (Status::Ok, Sight::Found, true, 1.0, 1.0),
-            (Status::Ok, Sight::Unseen, true, 1.0, 1.0),
-            (Status::Starting, Sight::Found, false, 1.0, 1.0),
-            (Status::Stalled, Sight::Found, false, 1.0, 0.0),
-            (Status::ShuttingDown, Sight::Found, false, 1.0, 0.0),
-            (Status::Stalled, Sight::Unseen, false, 0.0, 0.0),
-            (Status::Down, Sight::Absent, false, 0.0, 0.0),
+            (Status::Ok, Sight::Found, true, Some(1.0), 1.0),
+            (Status::Ok, Sight::Unseen, true, Some(1.0), 1.0),
+            (Status::Starting, Sight::Found, false, Some(1.0), 1.0),
+            (Status::Stalled, Sight::Found, false, Some(1.0), 0.0),
+            (Status::ShuttingDown, Sight::Found, false, Some(1.0), 0.0),
+            (Status::Stalled, Sight::Unseen, false, None, 0.0),
+            (Status::Stalled, Sight::Denied, false, None, 0.0),
+            (Status::Unknown, Sight::Unseen, false, None, 0.0),
+            (Status::Stalled, Sight::Absent, false, Some(0.0), 0.0),
+            (Status::Down, Sight::Unseen, false, Some(0.0), 0.0),
+            (Status::Down, Sight::Absent, false, Some(0.0), 0.0),
         ] {
             let values = values(&section(status, process, answered));
-            assert_eq!(values["agenthost_service_up"], up, "{status:?} {process:?}");
+            assert_eq!(values.get("agenthost_service_up").copied(), up, "{status:?} {process:?}");
             assert_eq!(values["agenthost_service_responding"], responding, "{status:?} {process:?}");
             let set: Vec<&str> = Status::ALL.iter().map(|one| one.name()).collect();
             for name in set {
                 let expected = f64::from(u8::from(name == status.name()));
                 assert_eq!(values[&format!("agenthost_service_status{name}")], expected, "{name}");
             }
-            assert_eq!(values.len(), 8, "what is not known has no value: {values:?}");
+            let known = 7 + usize::from(up.is_some());
+            assert_eq!(values.len(), known, "what is not known has no value: {values:?}");
         }
     }
 
@@ -593,6 +682,19 @@ mod tests {
         assert_eq!(values["agenthost_service_starts_total"], 7.0);
         assert_eq!(values["agenthost_service_recent_starts"], 2.0);
         assert_eq!(values["agenthost_service_response_duration_seconds"], 0.5);
+    }
+
+    #[test]
+    fn starts_out_of_sight_are_listed_without_value() {
+        let listed = |section: &Section| {
+            let mut points = Points::default();
+            Service::points(section, &mut points);
+            points.0.iter().find(|point| point.fact.is(&RECENT_STARTS)).map(|point| point.value)
+        };
+        let mut unseen = section(Status::Ok, Sight::Unseen, true);
+        assert_eq!(listed(&unseen), None, "never seen, so not measured here");
+        unseen.starts_total = Some(3);
+        assert_eq!(listed(&unseen), Some(None));
     }
 
     // -- starts
@@ -684,13 +786,18 @@ mod tests {
     }
 
     fn collector(root: &Root, url: &str) -> Service {
-        let host = Host { url: url.to_owned(), ..crate::host::pynchy::host(&root.path) };
+        let host = Host { url: url.into(), ..crate::host::pynchy::host(&root.path) };
         Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap()
     }
 
     fn collect(service: &mut Service, now: Now) -> Section {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(service.collect(now)).unwrap()
+    }
+
+    fn try_collect(service: &mut Service) -> Result<Section> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(service.collect(Now::read()))
     }
 
     #[test]
@@ -705,6 +812,7 @@ mod tests {
         let json = serde_json::to_value(&section).unwrap();
         assert_eq!((&json["status"], &json["process"]), (&"ok".into(), &"found".into()));
         let api = &json["api"];
+        assert_eq!(api["url"], stub.url);
         assert!(api["answered"] == true && api["error"].is_null() && api["response_seconds"].as_f64().unwrap() < 5.0);
         let at = now.wall.to_string();
         let health = serde_json::json!(
@@ -770,7 +878,7 @@ mod tests {
         let begin = Now::read();
         let at = |service: &mut Service, second: u64| collect(service, begin.plus(seconds(second)));
         assert_eq!(at(&mut service, 0).status, Status::Ok);
-        service.url = refusing();
+        (service.url, service.known_url) = (refusing().as_str().into(), None);
         assert_eq!(at(&mut service, 15).status, Status::ShuttingDown);
         assert_eq!(at(&mut service, 30).status, Status::ShuttingDown);
         // Young as it is, it has answered before.
@@ -781,8 +889,106 @@ mod tests {
         let section = at(&mut service, 75);
         assert_eq!((section.status, section.pid), (Status::Starting, Some(again.pid())));
         assert_eq!((section.starts_total, section.starts_last_hour), (Some(2), Some(2)));
-        service.url = stub.url;
+        service.url = stub.url.as_str().into();
         assert_eq!(at(&mut service, 90).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_host_that_answers_is_not_absent() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let mut service = collector(&root, &stub.url);
+        // Absent for sure: there is no pid file.
+        service.rule = ProcessRule::PidFile(root.path.join("pid"));
+        let section = collect(&mut service, Now::read());
+        assert_eq!((section.status, section.process), (Status::Ok, Sight::Unseen));
+        assert_eq!((section.starts_last_hour, section.starts_total), (None, None));
+        assert!(section.process_error.unwrap().contains("its API answers"));
+        stub.say(None);
+        let silent = collect(&mut service, Now::read());
+        assert_eq!((silent.process, silent.starts_last_hour), (Sight::Absent, Some(0)));
+    }
+
+    #[test]
+    fn requests_end_before_the_run_must() {
+        let told = Patience { liveness: seconds(5), health: seconds(4) };
+        for run in [Service::TIMEOUT, seconds(60)] {
+            assert_eq!(Patience::within(run), told);
+        }
+        let told = Patience { liveness: Duration::from_millis(1500), health: Duration::from_millis(1200) };
+        assert_eq!(Patience::within(seconds(3)), told);
+    }
+
+    #[test]
+    fn a_hung_host_is_seen_within_a_short_run() {
+        use crate::collect::Collect;
+        // Connected by the kernel, and never answered.
+        let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+        let root = Root::new();
+        let mut service = collector(&root, &format!("http://{}", hung.local_addr().unwrap()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sample = service.run(Now::read(), seconds(2), runtime.handle()).unwrap();
+        assert!(sample.section.get().contains("\"status\":\"stalled\""), "{}", sample.section);
+    }
+
+    #[test]
+    fn a_port_that_may_not_be_known_is_no_stall() {
+        let root = Root::new();
+        let _host = root.host();
+        let file = root.path.join("config.toml");
+        std::fs::write(&file, "[server]\nport = 1\n").unwrap();
+        let host = crate::host::pynchy::host(&root.path);
+        let mut service = Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap();
+        let failure = crate::sample::Failure::from(unprivileged(&root.path, || try_collect(&mut service).unwrap_err()));
+        assert_eq!(failure.cause, Cause::Denied);
+        assert!(failure.error.contains(&format!("read {}: Permission denied", file.display())), "{failure:?}");
+        std::fs::write(&file, "[server\n").unwrap();
+        let broken = try_collect(&mut service).unwrap_err();
+        assert!(format!("{broken:#}").contains("config.toml: not TOML (line 1)"), "{broken:#}");
+    }
+
+    #[test]
+    fn a_port_that_changes_is_asked_from_the_next_start_on() {
+        let (root, first, second) = (Root::new(), Stub::new(), Stub::new());
+        let write = |stub: &Stub| {
+            let port = stub.url.rsplit(':').next().unwrap();
+            std::fs::write(root.path.join("config.toml"), format!("[server]\nport = {port}\n")).unwrap();
+        };
+        write(&first);
+        let host = crate::host::pynchy::host(&root.path);
+        let mut service = Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap();
+        let answers = |service: &mut Service| try_collect(service).map(|section| section.api.answered).ok();
+        assert_eq!(answers(&mut service), Some(true));
+        // Written, and not yet read by the host: it answers where it did, or hangs there.
+        write(&second);
+        first.say(None);
+        assert_eq!(answers(&mut service), Some(false));
+        first.say(Some("{}"));
+        assert_eq!(answers(&mut service), Some(true));
+        std::fs::write(root.path.join("config.toml"), "[server\n").unwrap();
+        assert_eq!(answers(&mut service), Some(true), "a broken file is of the next start");
+        assert_eq!(second.asked_for(LIVENESS), 0);
+        // It stopped: nobody listens any more.
+        write(&second);
+        service.known_url = Some(refusing());
+        assert_eq!(answers(&mut service), Some(false));
+        assert_eq!(answers(&mut service), Some(true));
+        assert_eq!(second.asked_for(LIVENESS), 1);
+    }
+
+    #[test]
+    fn a_process_out_of_sight_has_its_reason() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let file = root.path.join("pid");
+        let mut service = collector(&root, &stub.url);
+        service.rule = ProcessRule::PidFile(file.clone());
+        std::fs::write(&file, "garbage").unwrap();
+        let section = collect(&mut service, Now::read());
+        assert_eq!((section.process, section.pid, section.starts_last_hour), (Sight::Unseen, None, None));
+        assert!(section.process_error.unwrap().starts_with(&format!("read {}: no pid in it", file.display())));
+        let denied = unprivileged(&root.path, || collect(&mut service, Now::read()));
+        assert_eq!((denied.process, denied.starts_total), (Sight::Denied, None));
+        let text = denied.process_error.unwrap();
+        assert!(text.starts_with(&format!("read {}: Permission denied", file.display())), "{text}");
     }
 
     #[test]

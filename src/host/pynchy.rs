@@ -4,13 +4,15 @@
 //! `.env` override is not seen; `[host] url` corrects it.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context, Result, anyhow, bail};
 use toml::{Table, Value};
 use tracing::warn;
 
-use super::{Host, ProcessRule, Profile};
+use super::{Host, ProcessRule, Profile, Url};
 
 /// What a running pynchy is called.
 pub const PROGRAM: &str = "pynchy";
@@ -50,7 +52,7 @@ pub fn host(root: &Path) -> Host {
     Host {
         profile: Profile::Pynchy,
         root: root.to_owned(),
-        url: format!("http://127.0.0.1:{}", layout.port.unwrap_or(PORT)),
+        url: Url::Written { root: root.to_owned() },
         database: Some(root.join("data/messages.db")),
         process: ProcessRule::InRoot { program: PROGRAM.to_owned() },
         scheduler_poll: layout.poll_interval.unwrap_or(SCHEDULER_POLL),
@@ -58,31 +60,61 @@ pub fn host(root: &Path) -> Host {
     }
 }
 
+/// Base of its HTTP API if it started now.
+///
+/// # Errors
+/// Its configuration is there and cannot be read, or says a port that is none.
+pub fn url(root: &Path) -> Result<String> {
+    let config = load(root)?.unwrap_or_default();
+    let mut keys = Keys { config: &config, doubts: Vec::new() };
+    let port = keys.port();
+    if let Some(doubt) = keys.doubts.first() {
+        bail!("read {}: {doubt}", file(root).display());
+    }
+    Ok(format!("http://127.0.0.1:{}", port.unwrap_or(PORT)))
+}
+
 /// Whether a folder is a pynchy installation, and not a stranger's.
 pub fn is_root(folder: &Path) -> bool {
     let own_tables = ["sandbox", "repos", "gateway", "server"];
-    let configured = || load(folder).is_ok_and(|config| own_tables.iter().any(|&name| config.contains_key(name)));
+    let configured = || {
+        load(folder)
+            .is_ok_and(|config| config.is_some_and(|config| own_tables.iter().any(|&name| config.contains_key(name))))
+    };
     folder.join("data/messages.db").is_file() || (folder.join("data").is_dir() && configured())
 }
 
 fn read(root: &Path) -> Layout {
-    let (layout, doubts) = match load(root) {
-        Ok(config) => Layout::of(root, &config),
-        Err(doubt) => (Layout::of(root, &Table::new()).0, vec![doubt]),
-    };
-    for doubt in doubts {
-        warn!("{}: {doubt}", root.join("config.toml").display());
+    let nothing = || Layout::of(root, &Table::new()).0;
+    match load(root) {
+        Ok(Some(config)) => {
+            let (layout, doubts) = Layout::of(root, &config);
+            doubts.iter().for_each(|doubt| warn!("{}: {doubt}", file(root).display()));
+            layout
+        }
+        Ok(None) => nothing(),
+        Err(error) => {
+            warn!("{error:#}; what it sets is not known");
+            nothing()
+        }
     }
-    layout
 }
 
-/// Reads `config.toml`; the error is for people and quotes nothing, as a line of it may hold a key.
-fn load(root: &Path) -> Result<Table, String> {
-    let text = std::fs::read_to_string(root.join("config.toml"))
-        .map_err(|error| format!("not read ({error}), so the defaults of pynchy are taken"))?;
-    text.parse::<Table>().map_err(|error| {
+fn file(root: &Path) -> PathBuf {
+    root.join("config.toml")
+}
+
+/// Reads `config.toml`; `None` if there is none. The error quotes nothing, as a line of it may hold a key.
+fn load(root: &Path) -> Result<Option<Table>> {
+    let naming = || format!("read {}", file(root).display());
+    let text = match std::fs::read_to_string(file(root)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(naming),
+    };
+    text.parse().map(Some).map_err(|error: toml::de::Error| {
         let line = error.span().map_or(String::new(), |at| format!(" (line {})", line_of(&text, at.start)));
-        format!("not TOML{line}, so the defaults of pynchy are taken")
+        anyhow!("{}: not TOML{line}", naming())
     })
 }
 
@@ -95,7 +127,7 @@ impl Layout {
     fn of(root: &Path, config: &Table) -> (Layout, Vec<String>) {
         let mut keys = Keys { config, doubts: Vec::new() };
         let layout = Layout {
-            port: keys.get("server", "port", "a port", port),
+            port: keys.port(),
             max_concurrent: keys
                 .get("container", "max_concurrent", "a number", |value| value.as_integer()?.try_into().ok()),
             poll_interval: keys.get("scheduler", "poll_interval", "seconds", seconds),
@@ -135,6 +167,10 @@ impl<'a> Keys<'a> {
             self.doubt(format!("{table}.{key} is not {wanted}, so it is not known"));
         }
         read
+    }
+
+    fn port(&mut self) -> Option<u16> {
+        self.get("server", "port", "a port", port)
     }
 
     /// A repo without a path of its own lies under `data/repos`.
@@ -259,10 +295,13 @@ mod tests {
 
     #[test]
     fn a_missing_or_broken_file_leaves_the_defaults() {
-        assert_eq!(host(folder(None, &[]).path()).url, "http://127.0.0.1:8484");
+        let missing = folder(None, &[]);
+        assert_eq!(load(missing.path()).unwrap(), None);
+        assert_eq!(host(missing.path()).scheduler_poll, SCHEDULER_POLL);
         let broken = folder(Some("[server]\nport = 1\n[gateway]\nmaster_key = \"sk-secret\n"), &[]);
-        assert_eq!(host(broken.path()).url, "http://127.0.0.1:8484");
-        assert_eq!(load(broken.path()).unwrap_err(), "not TOML (line 4), so the defaults of pynchy are taken");
+        assert_eq!(host(broken.path()).scheduler_poll, SCHEDULER_POLL);
+        let text = load(broken.path()).unwrap_err().to_string();
+        assert_eq!(text, format!("read {}: not TOML (line 4)", broken.path().join("config.toml").display()));
     }
 
     #[test]

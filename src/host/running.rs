@@ -6,6 +6,7 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 
 use super::ProcessRule;
+use crate::sample::{Cause, Failure};
 use crate::source::process::{Cwd, Identity, PidFile, Process, Table};
 
 /// The host's process, as the rule finds it.
@@ -14,8 +15,24 @@ pub enum Seen {
     Running(Chain),
     /// We see all processes, and it is none of them.
     Absent,
-    /// It may be one that we cannot see, or cannot tell apart.
-    Unseen,
+    /// It may be one that we cannot see, or cannot tell apart: why that is.
+    Unseen(Failure),
+}
+
+impl Seen {
+    /// Nobody refused us anything, and still we cannot tell.
+    pub fn unseen(why: &str) -> Seen {
+        Seen::Unseen(Failure { cause: Cause::Unanswered, error: why.to_owned() })
+    }
+
+    fn folder_denied(chain: &Chain) -> Seen {
+        let error = format!(
+            "process {} could be it, but its working folder is not ours to see: run as its user, or set `pid_file` in \
+             [host]",
+            chain.pid
+        );
+        Seen::Unseen(Failure { cause: Cause::Denied, error })
+    }
 }
 
 /// Processes of one start: `uv run pynchy` is the parent of the python that serves.
@@ -28,17 +45,32 @@ pub struct Chain {
     pub started: Timestamp,
 }
 
+impl Chain {
+    /// Whether a command line of it names a path in the root.
+    fn is_tied(&self, table: &Table, root: &Path) -> bool {
+        let mut members = self.members.iter().filter_map(|member| table.get(member.pid));
+        members.any(|process| process.names_a_path_in(root))
+    }
+}
+
 /// Looks for the host's process; `known` are those it had at the last look.
 pub fn look(table: &Table, rule: &ProcessRule, root: &Path, known: Option<&BTreeSet<Identity>>) -> Seen {
-    let unmatched = if table.is_complete() { Seen::Absent } else { Seen::Unseen };
-    match rule {
-        ProcessRule::PidFile(path) => by_pid_file(table, path).unwrap_or(unmatched),
+    let seen = match rule {
+        ProcessRule::PidFile(path) => by_pid_file(table, path),
         ProcessRule::Command(word) => {
             let matched = chains(table, |process| process.mentions(word) && !process.runs(env!("CARGO_PKG_NAME")));
-            choose(matched, known).map_or(unmatched, Seen::Running)
+            choose(matched, known).map(Seen::Running)
         }
-        ProcessRule::InRoot { program } => in_root(table, program, root, known).unwrap_or(unmatched),
+        ProcessRule::InRoot { program } => in_root(table, program, root, known),
+    };
+    seen.unwrap_or_else(|| unmatched(table))
+}
+
+fn unmatched(table: &Table) -> Seen {
+    if table.is_complete() {
+        return Seen::Absent;
     }
+    Seen::unseen("it is none of the processes that we see, and we do not see all of the machine")
 }
 
 /// `None`: no process has this pid, or it is a corpse.
@@ -46,7 +78,7 @@ fn by_pid_file(table: &Table, path: &Path) -> Option<Seen> {
     let file = match PidFile::read(path) {
         Ok(Some(file)) => file,
         Ok(None) => return Some(Seen::Absent),
-        Err(_) => return Some(Seen::Unseen),
+        Err(error) => return Some(Seen::Unseen(error.into())),
     };
     let process = table.get(file.pid)?;
     // One that began after the file was written has inherited the pid only. Boot time is in whole seconds.
@@ -61,13 +93,10 @@ fn in_root(table: &Table, program: &str, root: &Path, known: Option<&BTreeSet<Id
     if let Some(chain) = choose(sure, known) {
         return Some(Seen::Running(chain));
     }
-    // Of another user we see no folder: the command line decides if it leaves one choice.
-    let mut possible = chains(table, |process| process.runs(program) && process.cwd == Cwd::Denied);
-    match possible.len() {
-        0 => None,
-        1 => possible.pop().map(Seen::Running),
-        _ => Some(Seen::Unseen),
-    }
+    // Of another user we see no folder. That it is the only one does not make it ours; a path in its command line does.
+    let hidden = chains(table, |process| process.runs(program) && process.cwd == Cwd::Denied);
+    let (ours, strange): (Vec<Chain>, Vec<Chain>) = hidden.into_iter().partition(|chain| chain.is_tied(table, root));
+    choose(ours, known).map(Seen::Running).or_else(|| strange.last().map(Seen::folder_denied))
 }
 
 /// Of several the one we know, so that a second start in passing (a one-shot command) does not take its place; else
@@ -137,8 +166,9 @@ pub(crate) mod stage {
             command.args(words).current_dir(&self.path).stdin(Stdio::piped()).stderr(Stdio::null());
             // Right after the copy another test's fork may still hold it open for writing.
             let started = std::iter::repeat_with(|| command.spawn())
+                .take(100_000)
                 .find(|child| !matches!(child, Err(error) if error.kind() == ErrorKind::ExecutableFileBusy));
-            Running(started.unwrap().unwrap())
+            Running(started.expect("the copy stays busy").unwrap())
         }
 
         pub fn host(&self) -> Running {
@@ -172,7 +202,9 @@ pub(crate) mod stage {
         /// Leaves a zombie.
         pub fn kill(&mut self) {
             self.0.kill().unwrap();
-            while Processes::default().list().unwrap().alive().any(|process| process.pid() == self.pid()) {}
+            let is_there = |table: Table| table.alive().any(|process| process.pid() == self.pid());
+            let mut looks = std::iter::repeat_with(|| Processes::default().list().unwrap()).take(1000);
+            assert!(looks.any(|table| !is_there(table)), "it lives on after SIGKILL");
         }
     }
 
@@ -206,17 +238,44 @@ pub(crate) mod stage {
         }
     }
 
+    /// Does something as a user who may not enter the folder.
+    pub fn unprivileged<T: Send>(folder: &Path, act: impl FnOnce() -> T + Send) -> T {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |mode| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o000);
+        let done = std::thread::scope(|threads| {
+            let thread = threads.spawn(|| {
+                if rustix::process::geteuid().is_root() {
+                    // Of this thread only, which ends with it.
+                    let nobody = rustix::thread::Uid::from_raw(65534);
+                    rustix::thread::set_thread_res_uid(None, nobody, None).unwrap();
+                }
+                act()
+            });
+            thread.join().unwrap()
+        });
+        mode(0o700);
+        done
+    }
+
     /// Whether this machine lets us say that a process does not exist.
     pub fn gone() -> Seen {
-        if Processes::default().list().unwrap().is_complete() { Seen::Absent } else { Seen::Unseen }
+        unmatched(&Processes::default().list().unwrap())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::stage::{Root, gone, running};
+    use super::stage::{Root, gone, running, unprivileged};
     use super::*;
     use crate::source::process::Processes;
+
+    fn why(seen: Seen) -> Failure {
+        match seen {
+            Seen::Unseen(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
 
     #[test]
     fn a_host_is_found_in_its_root_only_and_not_as_a_corpse() {
@@ -247,7 +306,8 @@ mod tests {
         let root = Root::new();
         // The shell forks for the parenthesis, and waits for it.
         let host = root.spawn("uv/pynchy", &["-c", "(read x; true); true"]);
-        let chain = std::iter::repeat_with(|| running(root.look(None))).find(|chain| chain.members.len() == 2).unwrap();
+        let mut looks = std::iter::repeat_with(|| running(root.look(None))).take(1000);
+        let chain = looks.find(|chain| chain.members.len() == 2).expect("the shell forks");
         assert_eq!(chain.pid, host.pid());
     }
 
@@ -280,14 +340,30 @@ mod tests {
         let init = (1, 0, "init", &Cwd::Denied);
         assert_eq!(seen(&[init]), Err(Seen::Absent));
         assert_eq!(seen(&[init, (7, 1, "pynchy", &away)]), Err(Seen::Absent));
-        assert_eq!(seen(&[(7, 1, "pynchy", &away)]), Err(Seen::Unseen), "without the first process more may be hidden");
-        // The command line decides if it can.
-        let (launcher, child) = ((7, 1, "uv run pynchy", &Cwd::Denied), (8, 7, "python /p/bin/pynchy", &Cwd::Denied));
-        assert_eq!(seen(&[init, launcher]), Ok(7));
-        assert_eq!(seen(&[init, launcher, child]), Ok(8));
-        assert_eq!(seen(&[init, launcher, child, (9, 1, "pynchy", &Cwd::Denied)]), Err(Seen::Unseen));
+        let part = why(seen(&[(7, 1, "pynchy", &away)]).unwrap_err());
+        assert!(part.error.contains("we do not see all"), "without the first process more may be hidden: {part:?}");
+        let launcher = (7, 1, "uv run pynchy", &Cwd::Denied);
         assert_eq!(seen(&[init, launcher, (9, 1, "pynchy", &here)]), Ok(9));
         assert_eq!(seen(&[init, (9, 1, "pynchy", &Cwd::Gone)]), Err(Seen::Absent));
+    }
+
+    #[test]
+    fn of_hidden_folders_only_a_path_in_the_root_tells() {
+        let init = (1, 0, "init", &Cwd::Denied);
+        let launcher = (7, 1, "uv run pynchy", &Cwd::Denied);
+        for strangers in [
+            &[launcher][..],
+            &[launcher, (8, 7, "python /srv/q/bin/pynchy", &Cwd::Denied)],
+            &[(8, 1, "python /srv/p2/bin/pynchy", &Cwd::Denied)],
+            &[launcher, (9, 1, "pynchy", &Cwd::Denied)],
+        ] {
+            let denied = why(seen(&[&[init], strangers].concat()).unwrap_err());
+            assert_eq!(denied.cause, Cause::Denied);
+            assert!(denied.error.contains("`pid_file`"), "{denied:?}");
+        }
+        let child = (8, 7, "python /srv/p/.venv/bin/pynchy", &Cwd::Denied);
+        assert_eq!(seen(&[init, launcher, child]), Ok(8));
+        assert_eq!(seen(&[init, launcher, child, (9, 1, "pynchy", &Cwd::Denied)]), Ok(8));
     }
 
     #[test]
@@ -305,7 +381,9 @@ mod tests {
         let rule = ProcessRule::PidFile(file.clone());
         assert_eq!(root.look_by(&rule, None), Seen::Absent);
         std::fs::write(&file, "no pid").unwrap();
-        assert_eq!(root.look_by(&rule, None), Seen::Unseen);
+        let garbage = why(root.look_by(&rule, None));
+        assert_eq!(garbage.cause, Cause::Unanswered);
+        assert!(garbage.error.starts_with(&format!("read {}: no pid in it", file.display())), "{}", garbage.error);
         let mut host = root.spawn("pynchy", &["60"]);
         std::fs::write(&file, host.pid().to_string()).unwrap();
         assert_eq!(running(root.look_by(&rule, None)).pid, host.pid());
@@ -316,6 +394,17 @@ mod tests {
         std::fs::write(&file, host.pid().to_string()).unwrap();
         host.kill();
         assert_eq!(root.look_by(&rule, None), Seen::Absent);
+    }
+
+    #[test]
+    fn a_pid_file_that_may_not_be_read_is_denied() {
+        let root = Root::new();
+        let file = root.path.join("pid");
+        std::fs::write(&file, "1").unwrap();
+        let rule = ProcessRule::PidFile(file.clone());
+        let denied = why(unprivileged(&root.path, || look(&Table::default(), &rule, &root.path, None)));
+        assert_eq!(denied.cause, Cause::Denied);
+        assert!(denied.error.starts_with(&format!("read {}: Permission denied", file.display())), "{}", denied.error);
     }
 
     #[test]

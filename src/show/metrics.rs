@@ -16,7 +16,7 @@ use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::fact::{Fact, Kind};
 use crate::pulse::SERIES_CAP;
@@ -93,8 +93,8 @@ pub struct Page {
     registry: prometheus::Registry,
     current: Current,
     rendered: ArcSwap<Rendered>,
-    /// Held by the one who renders.
-    flight: Mutex<()>,
+    /// Held while somebody renders, by the thread that does.
+    flight: Arc<Mutex<()>>,
     _provider: SdkMeterProvider,
 }
 
@@ -117,7 +117,7 @@ impl Page {
             .context("build the Prometheus exporter")?;
         let provider = provider(reader, Resource::builder_empty().build(), current);
         let rendered = ArcSwap::from_pointee(Rendered { of: None, text: Bytes::new() });
-        Ok(Arc::new(Page { registry, current: current.clone(), rendered, flight: Mutex::new(()), _provider: provider }))
+        Ok(Arc::new(Page { registry, current: current.clone(), rendered, flight: Arc::default(), _provider: provider }))
     }
 
     /// The page of the current snapshot; while another request renders it, the previous one if that is recent.
@@ -129,16 +129,27 @@ impl Page {
         if let Some(text) = self.standing(&now) {
             return Ok(text);
         }
-        let _flight = match self.flight.try_lock() {
+        let flight = match self.flight.clone().try_lock_owned() {
             Ok(flight) => flight,
             Err(_) if self.previous_serves(&now) => return Ok(self.rendered.load().text.clone()),
-            Err(_) => self.flight.lock().await,
+            Err(_) => self.flight.clone().lock_owned().await,
         };
         if let Some(text) = self.standing(&now) {
             return Ok(text);
         }
+        self.fly(flight).await
+    }
+
+    /// Renders on a thread that may block. The flight goes along: a client that leaves drops the waiting, not the work,
+    /// and the next one must not begin the same work beside it.
+    async fn fly(self: &Arc<Page>, flight: OwnedMutexGuard<()>) -> Result<Bytes> {
         let page = self.clone();
-        tokio::task::spawn_blocking(move || page.render()).await.context("render the metrics")?
+        let rendering = tokio::task::spawn_blocking(move || {
+            let rendered = page.render();
+            drop(flight);
+            rendered
+        });
+        rendering.await.context("render the metrics")?
     }
 
     fn standing(&self, now: &Snapshot) -> Option<Bytes> {
@@ -161,5 +172,51 @@ impl Page {
         let text = Bytes::from(text);
         self.rendered.store(Arc::new(Rendered { of: Some(of), text: text.clone() }));
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Health, Settings};
+    use crate::host::Profile;
+    use crate::pulse;
+    use crate::sample::{Now, Points};
+    use crate::snapshot::{River, Sidecar};
+
+    /// Enough series that rendering takes a while.
+    fn heavy() -> Current {
+        let now = Now::read();
+        let sidecar =
+            Sidecar { version: "", arch: "", profile: Profile::Pynchy, root: String::new(), started_at: now.wall };
+        let river = River::new(now, sidecar, Vec::new(), Health::new(now, Vec::new(), &[], &Settings::default()));
+        let mut points = Points::default();
+        for number in 0..SERIES_CAP {
+            for fact in pulse::FACTS {
+                points.put(fact, [&format!("collector-{number}").into()], 1.0);
+            }
+        }
+        Current::fixed(Snapshot { own: points.into(), ..(*river.current().get()).clone() })
+    }
+
+    #[test]
+    fn a_client_that_leaves_does_not_let_the_next_one_render_beside() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let page = Page::new(&heavy()).unwrap();
+        runtime.block_on(async {
+            let asked = page.clone();
+            let client = tokio::spawn(async move { asked.get().await });
+            while page.flight.try_lock().is_ok() {
+                tokio::task::yield_now().await;
+            }
+            client.abort();
+            drop(client.await);
+            let rendered = page.standing(&page.current.get()).is_some();
+            assert!(rendered || page.flight.try_lock().is_err(), "the rendering goes on, and nobody else may begin");
+            let text = page.get().await.unwrap();
+            assert!(text.len() > 100_000);
+            assert!(page.flight.try_lock().is_ok());
+            assert!(Arc::ptr_eq(page.rendered.load().of.as_ref().unwrap(), &page.current.get()));
+        });
     }
 }

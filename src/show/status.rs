@@ -53,11 +53,23 @@ pub fn part(snapshot: &Snapshot, name: &str) -> Result<Option<Vec<u8>>, serde_js
     Ok(Some(bytes))
 }
 
-/// One detail of a section (`/status/<section>/<key>`).
-pub fn detail<'a>(snapshot: &'a Snapshot, name: &str, key: &str) -> Option<&'a str> {
-    let good = snapshot.collectors.iter().find(|seen| seen.name == name)?.good.as_ref()?;
-    let detail = good.outcome.as_ref().ok()?.details.get(key)?;
-    Some(detail.get())
+/// What there is of one detail of a section (`/status/<section>/<key>`).
+pub enum Detail<'a> {
+    Found(&'a str),
+    /// A good reading has no such key, or there is no such section.
+    Missing,
+    /// There is no fresh good reading, so nobody knows.
+    Unknown,
+}
+
+pub fn detail<'a>(snapshot: &'a Snapshot, name: &str, key: &str) -> Detail<'a> {
+    let Some(seen) = snapshot.collectors.iter().find(|seen| seen.name == name) else { return Detail::Missing };
+    let sample = seen.good.as_ref().and_then(|good| good.outcome.as_ref().ok());
+    match sample.map(|sample| sample.details.get(key)) {
+        Some(Some(detail)) => Detail::Found(detail.get()),
+        Some(None) => Detail::Missing,
+        None => Detail::Unknown,
+    }
 }
 
 /// What was last seen, while it is fresh; else null.

@@ -61,9 +61,13 @@ impl fmt::Debug for Words {
     }
 }
 
-/// All processes but our own, by pid.
+/// All processes but our own.
 #[derive(Debug, Clone, Default)]
-pub struct Table(BTreeMap<u32, Process>);
+pub struct Table {
+    by_pid: BTreeMap<u32, Process>,
+    /// Seen from the namespace that holds all pids of the machine.
+    from_initial_namespace: bool,
+}
 
 /// What this process uses. What cannot be read is `None`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,7 +94,8 @@ impl Processes {
         let kind = ProcessRefreshKind::nothing().without_tasks().with_cmd(UpdateKind::Always);
         system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
         let seen = system.processes().values().filter(|seen| seen.pid().as_u32() != std::process::id());
-        Ok(seen.filter_map(|seen| Process::complete(seen, boot)).collect())
+        let processes = seen.filter_map(|seen| Process::complete(seen, boot));
+        Ok(Table::new(processes, is_initial_namespace()))
     }
 
     /// What this process itself uses.
@@ -146,6 +151,11 @@ impl Process {
         self.words.0.iter().any(|seen| is_called(seen, word))
     }
 
+    /// Whether a word of its command line is a path in this folder.
+    pub fn names_a_path_in(&self, folder: &Path) -> bool {
+        self.words.0.iter().any(|word| Path::new(word).starts_with(folder))
+    }
+
     /// Whether it is a fork of the other: a helper that has not (yet) become another program.
     pub fn is_fork_of(&self, other: &Process) -> bool {
         self.parent == Some(other.pid()) && self.words == other.words
@@ -178,20 +188,34 @@ impl Cwd {
     }
 }
 
+/// As a machine without containers would list them.
+#[cfg(test)]
 impl FromIterator<Process> for Table {
     fn from_iter<I: IntoIterator<Item = Process>>(processes: I) -> Table {
-        Table(processes.into_iter().map(|process| (process.pid(), process)).collect())
+        Table::new(processes, true)
     }
 }
 
+/// The inode of the first pid namespace, which the kernel fixes (`PROC_PID_INIT_INO`).
+const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
+
+fn is_initial_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace == Path::new(INITIAL_NAMESPACE))
+}
+
 impl Table {
+    pub(crate) fn new(processes: impl IntoIterator<Item = Process>, from_initial_namespace: bool) -> Table {
+        let by_pid = processes.into_iter().map(|process| (process.pid(), process)).collect();
+        Table { by_pid, from_initial_namespace }
+    }
+
     pub fn get(&self, pid: u32) -> Option<&Process> {
-        self.0.get(&pid)
+        self.by_pid.get(&pid)
     }
 
     /// Those that are more than a corpse.
     pub fn alive(&self) -> impl Iterator<Item = &Process> {
-        self.0.values().filter(|process| process.alive)
+        self.by_pid.values().filter(|process| process.alive)
     }
 
     /// Its parent, its parent's parent and so on.
@@ -201,10 +225,10 @@ impl Table {
         std::iter::successors(Some(process), parent).skip(1).take(1000)
     }
 
-    /// Whether one that is not listed does not exist. Without the first process we see only a part of the machine:
-    /// `hidepid`, or a container of our own.
+    /// Whether one that is not listed does not exist. In another namespace than the initial one we see a container of our
+    /// own or a pod, which has a first process too; without the first process `hidepid` keeps others from us.
     pub fn is_complete(&self) -> bool {
-        self.0.contains_key(&1)
+        self.from_initial_namespace && self.by_pid.contains_key(&1)
     }
 }
 
@@ -406,13 +430,32 @@ mod tests {
         child.0.kill().unwrap();
         // Not reaped: it stays in the table until the wait below. The kill itself takes a moment.
         let seen = std::iter::repeat_with(|| Processes::default().list().unwrap())
+            .take(1000)
             .find(|table| table.alive().all(|process| process.pid() != pid))
-            .unwrap();
+            .expect("it lives on after SIGKILL");
         let zombie = seen.get(pid).unwrap();
         assert!(!zombie.alive);
         assert_eq!(zombie.cwd, Cwd::Gone);
         child.0.wait().unwrap();
         assert!(Processes::default().list().unwrap().get(pid).is_none());
+    }
+
+    #[test]
+    fn only_a_whole_machine_is_complete() {
+        let one = |pid| Process::imagined(pid, 0, "init", Cwd::Denied);
+        assert!(Table::new([one(1)], true).is_complete());
+        assert!(!Table::new([one(1)], false).is_complete(), "a container has a first process too");
+        assert!(!Table::new([one(2)], true).is_complete(), "hidden from us");
+    }
+
+    /// Needs the right to make one; where it is missing nothing is proven.
+    #[test]
+    fn a_namespace_of_its_own_is_not_the_initial_one() {
+        let line = "readlink /proc/self/ns/pid";
+        let inside = Command::new("unshare").args(["-pf", "--mount-proc", "sh", "-c", line]).output();
+        let Some(inside) = inside.ok().filter(|output| output.status.success()) else { return };
+        let link = String::from_utf8(inside.stdout).unwrap();
+        assert!(link.starts_with("pid:[") && link.trim() != INITIAL_NAMESPACE, "{link}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Stamp {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct FileStamp {
+pub(super) struct FileStamp {
     device: u64,
     inode: u64,
     /// Tells a new file from an old one whose inode it was given; not every file system knows it.
@@ -79,7 +79,7 @@ impl Stamp {
 }
 
 impl FileStamp {
-    fn is_settled(&self, wall: Timestamp) -> bool {
+    pub(super) fn is_settled(&self, wall: Timestamp) -> bool {
         let modified = i128::from(self.modified.0) * 1_000_000_000 + i128::from(self.modified.1);
         wall.as_nanosecond() - modified > RACY.as_nanos() as i128
     }

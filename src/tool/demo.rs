@@ -92,8 +92,10 @@ impl Demo {
         let span = |span: jiff::SignedDuration| Span(span.unsigned_abs());
         let git = if self.has_git {
             format!(
-                "Repositories: {} in data/repos; agents work on them in data/worktrees.",
-                repos::REPOS.join(" and ")
+                "Repositories: {} in data/repos; in data/worktrees agents leave conflicts, unfinished rebases and worse, \
+                 and clean up again. {} is configured and not cloned.",
+                repos::REPOS.join(" and "),
+                repos::NOT_CLONED
             )
         } else {
             "No git repositories: the command `git` is not installed.".to_owned()
@@ -171,8 +173,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// The host's `config.toml`. A repository that could not be made is not configured either.
 fn config(port: u16, has_git: bool) -> String {
-    let repos =
-        if has_git { repos::REPOS.map(|slug| format!("\n[repos.\"{slug}\"]\n")).concat() } else { String::new() };
+    let slugs = repos::REPOS.iter().chain([&repos::NOT_CLONED]).filter(|_| has_git);
+    let repos: String = slugs.map(|slug| format!("\n[repos.\"{slug}\"]\n")).collect();
     format!(
         "# A demo host: nothing here is real.\n\n[server]\nport = {port}\n\n\
          [container]\nmax_concurrent = {}\n\n\

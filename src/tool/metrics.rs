@@ -55,7 +55,8 @@ fn kind(row: &Row) -> &'static str {
 fn text(rows: &[Row]) -> String {
     rows.iter().fold(String::new(), |mut text, row| {
         let labels = row.labels.join(",");
-        let _ = writeln!(text, "{}{{{labels}}} {} {:?}\n    {}", row.name, kind(row), row.unit, row.help);
+        let unit = if row.unit.is_empty() { String::new() } else { format!(", in {}", row.unit) };
+        let _ = writeln!(text, "{}{{{labels}}} {}{unit}\n    {}", row.name, kind(row), row.help);
         text
     })
 }

@@ -16,6 +16,10 @@ use crate::fixture::Root;
 const FAST: &str = "
 [collect.service]
 interval = \"1s\"
+[collect.deploy]
+interval = \"1s\"
+[collect.repos]
+interval = \"1s\"
 [collect.messages]
 interval = \"1s\"
 [collect.usage]
@@ -296,6 +300,18 @@ fn it_refuses_to_start_with_one_line_that_says_why() {
     let said = refused(exporter().arg("--host.root=/does/not/exist"));
     assert!(said.contains("/does/not/exist"), "{said}");
     refused(exporter().arg("--no.such.flag"));
+}
+
+#[test]
+fn config_check_refuses_what_cannot_be_meant_and_warns_of_a_missing_root() {
+    let check = |argument: &str| exporter().args(["config", "check", argument]).output().unwrap();
+    let refused = check("--host.url=http://user:s3cret@x");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("[host] url") && !said.contains("s3cret"), "{said}");
+    let missing = check("--host.root=/nope");
+    let said = String::from_utf8(missing.stderr).unwrap();
+    assert!(missing.status.success() && said.contains("warning") && said.contains("/nope"), "{said}");
 }
 
 #[test]

@@ -40,6 +40,16 @@ fn each_mistake_has_its_message() {
             "[checks.service_up]\nseverity = \"fatal\"\n",
             "config.toml:2: severity: unknown variant `fatal`, expected one of `info`, `warning`, `critical`",
         ),
+        (
+            "[host]\nurl = \"http://user:s3cret@x\"\n",
+            "config.toml:2: url: a URL with user and password is not taken: it would be shown",
+        ),
+        ("[host]\n\nurl = \"https://x\"\n", "config.toml:3: url: `https://x`: https is not spoken yet, only http"),
+        ("[host]\nprocess = \"\"\n", "config.toml:2: process: empty, it would match nothing"),
+        (
+            "[host]\npid_file = \"a\"\nprocess = \"b\"\n",
+            "config.toml: [host] has both `pid_file` and `process`: keep the one that names its process",
+        ),
         ("[host\n", "config.toml:1: [host: unclosed table, expected `]`"),
     ];
     for (text, message) in table {

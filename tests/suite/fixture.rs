@@ -13,6 +13,22 @@ use rusqlite::Connection;
 const SCHEMA: &str = include_str!("../../src/tool/demo/pynchy.sql");
 const ROWS: &str = include_str!("../fixtures/history.sql");
 
+const REPOS: &str = r#"
+git init -q -b main .; printf '/data\n/exporter*\n' > .gitignore; git add .; git commit -qm 'Begin the host'
+git init -q --bare -b main data/origin.git
+git init -q -b main data/repos/acme/web; cd data/repos/acme/web
+echo one > a.txt; git add .; git commit -qm base
+git remote add origin "$PWD/../../../origin.git"; git push -q origin main; git remote set-head origin main
+git fetch -q; touch -d 2026-11-21T19:00:00Z .git/FETCH_HEAD
+git worktree add -q --no-track -b worktree/admin-1 ../../../worktrees/acme/web/admin-1
+git worktree add -q --no-track -b worktree/family ../../../worktrees/acme/web/family
+echo main > a.txt; git commit -qam main
+cd ../../../worktrees/acme/web
+mkdir research
+cd admin-1; echo more > b.txt; git add .; git commit -qm more; echo new > c.txt
+cd ../family; echo mine > a.txt; git commit -qam mine; git merge -q main >/dev/null 2>&1 || true
+"#;
+
 /// The folder; it goes when this is dropped.
 pub struct Root {
     folder: tempfile::TempDir,
@@ -28,6 +44,28 @@ impl Root {
         database.execute_batch(SCHEMA).unwrap();
         database.execute_batch(&stamped(ROWS, now)).unwrap();
         root
+    }
+
+    /// Makes it a checkout, with one repository and three worktrees: ahead and dirty, in conflict, broken. Their
+    /// commits are the same each time.
+    pub fn with_repos(self) -> Root {
+        std::fs::write(self.path().join("config.toml"), "[server]\nport = 1\n[repos.\"acme/web\"]\n").unwrap();
+        let mut git = std::process::Command::new("sh");
+        for (key, value) in [
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_AUTHOR_NAME", "Test"),
+            ("GIT_AUTHOR_EMAIL", "test@example.com"),
+            ("GIT_AUTHOR_DATE", "2026-11-20T12:00:00Z"),
+            ("GIT_COMMITTER_NAME", "Test"),
+            ("GIT_COMMITTER_EMAIL", "test@example.com"),
+            ("GIT_COMMITTER_DATE", "2026-11-20T12:00:00Z"),
+        ] {
+            git.env(key, value);
+        }
+        let made = git.args(["-euc", REPOS]).current_dir(self.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self
     }
 
     pub fn path(&self) -> &Path {

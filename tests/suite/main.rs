@@ -3,6 +3,7 @@
 mod binary;
 mod config;
 mod fixture;
+mod git;
 mod oracle;
 mod outputs;
 mod shape;

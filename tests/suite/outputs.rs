@@ -93,7 +93,7 @@ fn river(at: Now) -> River {
 
 /// The collectors that read the database see a real one; one label needs every escape; one collector is denied.
 fn fixed() -> Arc<Snapshot> {
-    let host = fixture::Root::with_history(now().wall);
+    let host = fixture::Root::with_history(now().wall).with_repos();
     let mut river = river(now());
     for subsystem in collect::ALL {
         let outcome = match subsystem.name {
@@ -190,7 +190,7 @@ fn names_of_facts_checks_and_collectors_are_unique() {
 /// A fact that a collector puts but does not declare would vanish from metrics without a word.
 #[test]
 fn every_fact_put_is_declared() {
-    let host = fixture::Root::with_history(now().wall);
+    let host = fixture::Root::with_history(now().wall).with_repos();
     for subsystem in collect::ALL {
         let sample = host.run(subsystem, now()).unwrap_or_else(|error| panic!("{}: {error:#}", subsystem.name));
         for point in &sample.points.0 {

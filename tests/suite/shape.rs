@@ -28,7 +28,7 @@ fn gather(folder: &Path, files: &mut BTreeMap<String, String>) {
 
 /// A file's code without its unit tests, which may look anywhere.
 fn code(text: &str) -> &str {
-    text.split("\n#[cfg(test)]").next().unwrap()
+    text.split("\n#[cfg(test)]\nmod tests").next().unwrap()
 }
 
 /// The room of a file: `collect/usage.rs` is of `collect`.
@@ -48,12 +48,9 @@ fn imports_point_only_upstream() {
     for (file, text) in sources() {
         let Some(own) = place(room(&file)) else { continue };
         for imported in code(&text).split("crate::").skip(1) {
-            let name: String = imported.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
             let names = match imported.strip_prefix('{') {
-                Some(list) => {
-                    list.split('}').next().unwrap().split(',').map(|name| first_segment(name.trim())).collect()
-                }
-                None => vec![name],
+                Some(list) => outermost(list).iter().map(|path| first_segment(path)).collect(),
+                None => vec![first_segment(imported)],
             };
             for name in names.iter().filter(|name| !name.is_empty()) {
                 let target = place(name)
@@ -62,6 +59,22 @@ fn imports_point_only_upstream() {
             }
         }
     }
+}
+
+/// The paths of a use list, up to its closing brace: `a::{b, c}, d}` is `a::{b, c}` and `d`.
+fn outermost(list: &str) -> Vec<String> {
+    let (mut depth, mut paths) = (0, vec![String::new()]);
+    for letter in list.chars() {
+        match letter {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => paths.push(String::new()),
+            letter => {
+                depth += i32::from(letter == '{') - i32::from(letter == '}');
+                paths.last_mut().unwrap().push(letter);
+            }
+        }
+    }
+    paths.into_iter().map(|path| path.trim().to_owned()).collect()
 }
 
 fn first_segment(path: &str) -> String {

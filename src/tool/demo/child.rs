@@ -45,11 +45,19 @@ pub fn host(root: &Path, port: u16) -> Result<()> {
     let queue = Arc::new(Mutex::new(life.queue()));
     let api = Api { database, started, head, queue: queue.clone() };
     let (stop, stopped) = mpsc::channel();
+    let (rest, rested) = mpsc::channel();
+    let agents = repos::Agents::new(root);
+    let has_git = api.head.is_some();
     let writer = std::thread::spawn(move || keep_writing(life, db, &queue, &stopped));
+    let worker = std::thread::spawn(move || {
+        if has_git {
+            keep_working(agents, &rested)
+        }
+    });
     let end = serve(port, api);
-    drop(stop);
-    if writer.join().is_err() {
-        bail!("the writer panicked");
+    drop((stop, rest));
+    if writer.join().is_err() || worker.join().is_err() {
+        bail!("the writer or an agent panicked");
     }
     if end? == End::LetGo && root.join(MARKER).is_file() {
         // The parent was killed and cleans nothing up.
@@ -76,6 +84,15 @@ fn keep_writing(mut life: Life, mut db: Connection, queue: &Mutex<Queue>, stoppe
             eprintln!("write the database: {error:#}");
         }
         *queue.lock().unwrap_or_else(PoisonError::into_inner) = life.queue();
+    }
+}
+
+/// Lets the agents work in their worktrees until `rested` is hung up.
+fn keep_working(mut agents: repos::Agents, rested: &mpsc::Receiver<()>) {
+    while rested.recv_timeout(repos::Agents::PACE) == Err(RecvTimeoutError::Timeout) {
+        if let Err(error) = agents.work() {
+            eprintln!("work in a worktree: {error:#}");
+        }
     }
 }
 

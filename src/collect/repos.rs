@@ -1,0 +1,445 @@
+//! Repositories and the worktrees in which agents work: right in every state that git can be in, and silent where it is not known.
+//!
+//! What is cheap (HEAD, ahead and behind, conflicts, operations) is read at each tick; whether a tree is dirty costs what
+//! `git status` costs and is asked as rarely as that demands. Each repository is asked on a thread of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::collect::Collector;
+use crate::fact::{Bound, Check, Fact, Severity, Span};
+use crate::host::Host;
+use crate::sample::{Denied, Now, Points};
+use crate::source::Sources;
+use crate::source::git::{Mark, Place, Pool, Reason, Sha, Unreadable};
+
+pub mod look;
+pub mod statuses;
+pub mod tree;
+
+use look::{Found, Home, Memory, RepoSeen, WorktreeSeen};
+use statuses::{Key, Statuses};
+use tree::Tree;
+
+/// How long a reading waits for repositories that do not answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// `[collect.repos]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How often it is asked whether a tree is dirty; a large one is asked less often.
+    pub status_interval: Span,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { status_interval: Span(Duration::from_secs(60)) }
+    }
+}
+
+/// `/status.repos`: by `owner/repo`, as configured.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Section {
+    repos: BTreeMap<Arc<str>, Repo>,
+}
+
+/// A repository: its own working tree, and its worktrees.
+#[derive(Debug, Default, Serialize)]
+struct Repo {
+    head_sha: Option<Sha>,
+    #[serde(flatten)]
+    tree: Tree,
+    /// It has no working tree, so nothing in it can be dirty.
+    bare: Option<bool>,
+    /// The branch that the worktrees are compared with.
+    main_branch: Option<Arc<str>>,
+    main_sha: Option<Sha>,
+    /// Commits of HEAD that origin's main branch lacked when it was last fetched.
+    unpushed_commits: Option<usize>,
+    /// And the other way round.
+    behind: Option<usize>,
+    stashes: Option<u32>,
+    /// Null if there is no trace of a fetch.
+    last_fetch_at: Option<Timestamp>,
+    worktrees: BTreeMap<Arc<str>, Worktree>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Worktree {
+    sha: Option<Sha>,
+    #[serde(flatten)]
+    tree: Tree,
+    /// Commits that only its HEAD has, and that only the local main branch has.
+    ahead: Option<usize>,
+    behind: Option<usize>,
+    /// By `git worktree lock`.
+    locked: Option<bool>,
+}
+
+static DIRTY: Fact = Fact::gauge(
+    "agenthost.repo.dirty",
+    "agenthost_repo_dirty",
+    "Whether anything is staged, changed, or new and not ignored in the repository's own working tree.",
+)
+.of(&["repo"]);
+static UNPUSHED: Fact = Fact::gauge(
+    "agenthost.repo.unpushed_commits",
+    "agenthost_repo_unpushed_commits",
+    "Commits of HEAD that origin's main branch did not have when it was last fetched.",
+)
+.unit("{commit}")
+.of(&["repo"]);
+static REPO_BEHIND: Fact = Fact::gauge(
+    "agenthost.repo.behind_commits",
+    "agenthost_repo_behind_commits",
+    "Commits of origin's main branch, as last fetched, that HEAD does not have.",
+)
+.unit("{commit}")
+.of(&["repo"]);
+static STASHES: Fact =
+    Fact::gauge("agenthost.repo.stashes", "agenthost_repo_stashes", "Stashes of the repository and all its worktrees.")
+        .unit("{stash}")
+        .of(&["repo"]);
+static LAST_FETCH: Fact = Fact::gauge(
+    "agenthost.repo.last_fetch_timestamp_seconds",
+    "agenthost_repo_last_fetch_timestamp_seconds",
+    "When the repository or one of its worktrees last fetched (FETCH_HEAD); no series if that left no trace.",
+)
+.of(&["repo"]);
+static REPO_BROKEN: Fact = Fact::gauge(
+    "agenthost.repo.broken",
+    "agenthost_repo_broken",
+    "Whether the configured repository is missing or cannot be read.",
+)
+.of(&["repo"]);
+static AHEAD: Fact = Fact::gauge(
+    "agenthost.worktree.ahead_commits",
+    "agenthost_worktree_ahead_commits",
+    "Commits of the worktree's HEAD that the repository's local main branch does not have.",
+)
+.unit("{commit}")
+.of(&["repo", "worktree"]);
+static BEHIND: Fact = Fact::gauge(
+    "agenthost.worktree.behind_commits",
+    "agenthost_worktree_behind_commits",
+    "Commits of the repository's local main branch that the worktree's HEAD does not have.",
+)
+.unit("{commit}")
+.of(&["repo", "worktree"]);
+static WORKTREE_DIRTY: Fact = Fact::gauge(
+    "agenthost.worktree.dirty",
+    "agenthost_worktree_dirty",
+    "Whether anything is staged, changed, or new and not ignored in the worktree.",
+)
+.of(&["repo", "worktree"]);
+static CONFLICT: Fact = Fact::gauge(
+    "agenthost.worktree.conflict",
+    "agenthost_worktree_conflict",
+    "Whether the worktree's index has unmerged entries, whatever caused them.",
+)
+.of(&["repo", "worktree"]);
+static UNMERGED: Fact = Fact::gauge(
+    "agenthost.worktree.unmerged_entries",
+    "agenthost_worktree_unmerged_entries",
+    "Paths that wait for a merge in the worktree's index.",
+)
+.unit("{path}")
+.of(&["repo", "worktree"]);
+static UNFINISHED: Fact = Fact::gauge(
+    "agenthost.worktree.unfinished",
+    "agenthost_worktree_unfinished",
+    "Whether a merge, rebase, am, cherry-pick, revert or bisect was begun in the worktree and not ended.",
+)
+.of(&["repo", "worktree"]);
+static BROKEN: Fact = Fact::gauge(
+    "agenthost.worktree.broken",
+    "agenthost_worktree_broken",
+    "Whether the folder is no worktree of its repository, or one that cannot be read.",
+)
+.of(&["repo", "worktree"]);
+static DIVERGED: Fact = Fact::gauge(
+    "agenthost.worktree.diverged",
+    "agenthost_worktree_diverged",
+    "Whether the worktree is both ahead of and behind the repository's local main branch.",
+)
+.of(&["repo", "worktree"]);
+static LOCK_AGE: Fact = Fact::gauge(
+    "agenthost.worktree.lock_age",
+    "agenthost_worktree_lock_age_seconds",
+    "Age of the worktree's index.lock; 0 when there is none.",
+)
+.unit("s")
+.of(&["repo", "worktree"]);
+
+static CHECKS: [Check; 5] = [
+    Check {
+        name: "worktree_conflict",
+        fact: &CONFLICT,
+        bad: Bound::Above(0.0),
+        severity: Severity::Warning,
+        fail_for: Duration::from_secs(30 * 60),
+        means: "A conflict has waited half an hour in this worktree: its agent has left it, or cannot solve it.",
+    },
+    Check {
+        name: "worktree_unfinished",
+        fact: &UNFINISHED,
+        bad: Bound::Above(0.0),
+        severity: Severity::Warning,
+        fail_for: Duration::from_secs(2 * 60 * 60),
+        means: "A merge, rebase, am, cherry-pick, revert or bisect has stood in this worktree for two hours: somebody \
+                began it and nobody ends it.",
+    },
+    Check {
+        name: "worktree_broken",
+        fact: &BROKEN,
+        bad: Bound::Above(0.0),
+        severity: Severity::Warning,
+        fail_for: Duration::from_secs(10 * 60),
+        means: "This worktree cannot be read: `error` in /status says why. No agent can work in it.",
+    },
+    Check {
+        name: "worktree_diverged",
+        fact: &DIVERGED,
+        bad: Bound::Above(0.0),
+        severity: Severity::Info,
+        fail_for: Duration::from_secs(60 * 60),
+        means: "This worktree and the main branch have both gone on: it needs a rebase or a merge before it can land.",
+    },
+    Check {
+        name: "repo_dirty",
+        fact: &DIRTY,
+        bad: Bound::Above(0.0),
+        severity: Severity::Info,
+        fail_for: Duration::from_secs(60 * 60),
+        means: "Uncommitted changes stand in the repository's own working tree, where nobody should work.",
+    },
+];
+
+/// Looks after the configured repositories.
+pub struct Repos {
+    homes: BTreeMap<Arc<str>, Home>,
+    looks: Pool<Arc<str>, Found>,
+    statuses: Statuses,
+    /// What the last good look at each told.
+    memories: BTreeMap<Arc<str>, Memory>,
+    /// A fetch that is under way, or failed, has wiped the trace of the one before.
+    last_fetches: BTreeMap<Arc<str>, Timestamp>,
+}
+
+impl Collector for Repos {
+    const NAME: &'static str = "repos";
+    const EVERY: Duration = Duration::from_secs(30);
+    const FACTS: &'static [&'static Fact] = &[
+        &DIRTY,
+        &UNPUSHED,
+        &REPO_BEHIND,
+        &STASHES,
+        &LAST_FETCH,
+        &REPO_BROKEN,
+        &AHEAD,
+        &BEHIND,
+        &WORKTREE_DIRTY,
+        &CONFLICT,
+        &UNMERGED,
+        &UNFINISHED,
+        &BROKEN,
+        &DIVERGED,
+        &LOCK_AGE,
+    ];
+    const CHECKS: &'static [Check] = &CHECKS;
+    type Config = Config;
+    type Section = Section;
+
+    fn new(config: Config, host: &Host, _sources: &Sources) -> Result<Option<Repos>> {
+        let homes = host.layout.repos.iter().map(|(slug, folder)| (slug.as_str().into(), home(host, slug, folder)));
+        Ok(Some(Repos {
+            homes: homes.collect(),
+            looks: Pool::default(),
+            statuses: Statuses::new(config.status_interval.0),
+            memories: BTreeMap::new(),
+            last_fetches: BTreeMap::new(),
+        }))
+    }
+
+    async fn collect(&mut self, now: Now) -> Result<Section> {
+        let found = self.look(now);
+        refuse_denied(&found)?;
+        self.statuses.refresh(now, trees(&found, &self.homes));
+        for (slug, found) in &found {
+            self.remember(slug, found);
+        }
+        let repos = self.homes.keys().map(|slug| (slug.clone(), self.repo(slug, found.get(slug), now)));
+        Ok(Section { repos: repos.collect() })
+    }
+
+    fn points(section: &Section, points: &mut Points) {
+        for (slug, repo) in &section.repos {
+            repo.put(slug, points);
+            for (name, worktree) in &repo.worktrees {
+                worktree.put(slug, name, points);
+            }
+        }
+    }
+}
+
+fn home(host: &Host, slug: &str, folder: &Path) -> Home {
+    // A name that leads elsewhere has no folder of worktrees.
+    let plain = Path::new(slug).components().all(|part| matches!(part, Component::Normal(_)));
+    let worktrees: Option<PathBuf> = plain.then(|| host.root.join("data/worktrees").join(slug));
+    Home { repo: Place { folder: folder.to_owned(), common: None }, worktrees }
+}
+
+/// That we may not look at any repository is a refusal, and no state of theirs.
+fn refuse_denied(found: &BTreeMap<Arc<str>, Found>) -> Result<()> {
+    let error = |found: &Found| found.repo.as_ref().err().cloned().filter(|error| error.reason == Reason::Denied);
+    let denied: Vec<_> = found.iter().filter_map(|(slug, found)| Some((slug, error(found)?))).collect();
+    match denied.first() {
+        Some((slug, error)) if denied.len() == found.len() => Err(Denied(format!("{slug}: {error}")).into()),
+        _ => Ok(()),
+    }
+}
+
+/// The working trees that there are.
+fn trees(found: &BTreeMap<Arc<str>, Found>, homes: &BTreeMap<Arc<str>, Home>) -> Vec<(Key, Place, Mark)> {
+    let mut trees = Vec::new();
+    for (slug, found) in found {
+        if let Ok(repo) = &found.repo
+            && !repo.bare
+        {
+            trees.push(((slug.clone(), None), homes[slug].repo.clone(), repo.look.mark.clone()));
+        }
+        for (name, worktree) in found.worktrees.iter().flatten() {
+            if let (Some(place), Ok(seen)) = (&worktree.place, &worktree.seen) {
+                trees.push(((slug.clone(), Some(name.clone())), place.clone(), seen.look.mark.clone()));
+            }
+        }
+    }
+    trees
+}
+
+impl Repos {
+    /// Looks at all of them, each on a thread of its own. One that does not answer is missing.
+    fn look(&mut self, now: Now) -> BTreeMap<Arc<str>, Found> {
+        let questions = self.homes.iter().map(|(slug, home)| {
+            let (home, memory) = (home.clone(), self.memories.get(slug).cloned().unwrap_or_default());
+            (slug.clone(), move || home.look(now, &memory))
+        });
+        let answers = self.looks.ask(questions.collect::<Vec<_>>(), PATIENCE);
+        let fresh = answers.into_iter().filter_map(|(slug, found)| Some((slug, found?)));
+        fresh.filter(|(_, found)| found.at == now).collect()
+    }
+
+    fn remember(&mut self, slug: &Arc<str>, found: &Found) {
+        self.memories.insert(slug.clone(), found.memory());
+        if let Ok(RepoSeen { last_fetch: Ok(Some(at)), .. }) = &found.repo {
+            self.last_fetches.insert(slug.clone(), *at);
+        }
+    }
+
+    fn repo(&self, slug: &Arc<str>, found: Option<&Found>, now: Now) -> Repo {
+        let Some(found) = found else { return self.unanswered(slug) };
+        let key = |name: &Arc<str>| (slug.clone(), Some(name.clone()));
+        let mut repo = match &found.repo {
+            Ok(seen) => Repo::of(seen, self.statuses.get(&(slug.clone(), None)), now),
+            Err(error) => Repo { tree: Tree::unreadable(error), ..Repo::default() },
+        };
+        repo.last_fetch_at = repo.last_fetch_at.or_else(|| self.last_fetches.get(slug).copied());
+        match &found.worktrees {
+            Ok(worktrees) => {
+                let seen = |(name, seen): (&Arc<str>, &WorktreeSeen)| {
+                    (name.clone(), Worktree::of(seen, self.statuses.get(&key(name)), now))
+                };
+                repo.worktrees = worktrees.iter().map(seen).collect();
+            }
+            Err(error) => repo.tree.note(error),
+        }
+        repo
+    }
+
+    /// Known worktrees stay listed: that nobody answers does not mean that they are gone.
+    fn unanswered(&self, slug: &Arc<str>) -> Repo {
+        let error = Unreadable { reason: Reason::Moving, text: format!("not read within {}", Span(PATIENCE)) };
+        let names = self.memories.get(slug).into_iter().flat_map(|memory| memory.keys().flatten());
+        let worktree = || Worktree { tree: Tree::unreadable(&error), ..Worktree::default() };
+        Repo {
+            tree: Tree::unreadable(&error),
+            worktrees: names.map(|name| (name.clone(), worktree())).collect(),
+            ..Repo::default()
+        }
+    }
+}
+
+impl Repo {
+    fn of(seen: &RepoSeen, status: Option<tree::Status<'_>>, now: Now) -> Repo {
+        let mut tree = Tree::of(&seen.look, status, now);
+        let compared = tree.or_note(seen.unpushed.as_ref());
+        Repo {
+            head_sha: seen.look.mark.head.sha,
+            bare: Some(seen.bare),
+            main_branch: seen.main.as_ref().map(|main| main.name.clone()),
+            main_sha: seen.main.as_ref().and_then(|main| main.here),
+            unpushed_commits: compared.map(|compared| compared.ahead),
+            behind: compared.map(|compared| compared.behind),
+            stashes: tree.or_note(Some(&seen.stashes)).copied(),
+            last_fetch_at: tree.or_note(Some(&seen.last_fetch)).copied().flatten(),
+            worktrees: BTreeMap::new(),
+            tree,
+        }
+    }
+
+    fn put(&self, slug: &Arc<str>, points: &mut Points) {
+        let number = |count: Option<usize>| count.map(|count| count as f64);
+        points.put(&DIRTY, [slug], tree::flag(self.tree.dirty));
+        points.put(&UNPUSHED, [slug], number(self.unpushed_commits));
+        points.put(&REPO_BEHIND, [slug], number(self.behind));
+        points.put(&STASHES, [slug], self.stashes.map(f64::from));
+        points.put(&LAST_FETCH, [slug], self.last_fetch_at.map(|at| at.as_duration().as_secs_f64()));
+        points.put(&REPO_BROKEN, [slug], tree::flag(self.tree.is_broken()));
+    }
+}
+
+impl Worktree {
+    fn of(worktree: &WorktreeSeen, status: Option<tree::Status<'_>>, now: Now) -> Worktree {
+        let locked = worktree.locked;
+        match &worktree.seen {
+            Err(error) => Worktree { tree: Tree::unreadable(error), locked, ..Worktree::default() },
+            Ok(seen) => {
+                let mut tree = Tree::of(&seen.look, status, now);
+                let compared = tree.or_note(seen.compared.as_ref());
+                Worktree {
+                    sha: seen.look.mark.head.sha,
+                    ahead: compared.map(|compared| compared.ahead),
+                    behind: compared.map(|compared| compared.behind),
+                    locked,
+                    tree,
+                }
+            }
+        }
+    }
+
+    fn put(&self, slug: &Arc<str>, name: &Arc<str>, points: &mut Points) {
+        let number = |count: Option<usize>| count.map(|count| count as f64);
+        let of = [slug, name];
+        points.put(&AHEAD, of, number(self.ahead));
+        points.put(&BEHIND, of, number(self.behind));
+        points.put(&WORKTREE_DIRTY, of, tree::flag(self.tree.dirty));
+        points.put(&CONFLICT, of, tree::flag(self.tree.conflict));
+        points.put(&UNMERGED, of, self.tree.unmerged.map(f64::from));
+        points.put(&UNFINISHED, of, tree::flag(self.tree.is_unfinished()));
+        points.put(&BROKEN, of, tree::flag(self.tree.is_broken()));
+        let diverged = self.ahead.zip(self.behind).map(|(ahead, behind)| ahead > 0 && behind > 0);
+        points.put(&DIVERGED, of, tree::flag(diverged));
+        points.put(&LOCK_AGE, of, self.tree.lock_age());
+    }
+}
+
+#[cfg(test)]
+mod tests;

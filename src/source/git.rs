@@ -1,0 +1,714 @@
+//! Git, read only: no lock, no refreshed index, no hook, no filter, no child process, nothing opened over a reading's end.
+//!
+//! A folder is opened as what it is and never as a part of a repository above it. Reflogs are read as files, since
+//! libgit2 makes one that is missing.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
+use std::time::{Duration, Instant, SystemTime};
+
+use git2::{AttrCheckFlags, ConfigLevel, ErrorCode, Oid, Repository, RepositoryOpenFlags, StatusOptions};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::sqlite::FileStamp;
+
+mod pool;
+
+pub use pool::Pool;
+
+/// How often a tree is read anew that moved while it was read, and how long it is left alone in between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whoever holds an index lock for longer has died, or waits for a person.
+const STALE_LOCK: Duration = Duration::from_secs(60);
+
+/// Why something of a repository cannot be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub reason: Reason,
+    /// For people. Paths at most, nothing of what files hold.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// We may not look.
+    Denied,
+    /// It changed as often as it was looked at: the next reading will tell.
+    Moving,
+    Broken,
+}
+
+impl Unreadable {
+    pub fn broken(text: impl Into<String>) -> Unreadable {
+        Unreadable { reason: Reason::Broken, text: text.into() }
+    }
+
+    /// A folder that could not be listed.
+    pub fn list(folder: &Path, error: &std::io::Error) -> Unreadable {
+        Unreadable::io(&format!("list {}", folder.display()), error)
+    }
+
+    fn io(what: &str, error: &std::io::Error) -> Unreadable {
+        let denied = error.kind() == ErrorKind::PermissionDenied;
+        Unreadable { reason: if denied { Reason::Denied } else { Reason::Broken }, text: format!("{what}: {error}") }
+    }
+
+    /// libgit2 does not tell a refusal of the system from other errors but by its words.
+    fn git(what: &str, error: &git2::Error) -> Unreadable {
+        let denied = error.code() == ErrorCode::Owner || error.message().contains("Permission denied");
+        let reason = if denied { Reason::Denied } else { Reason::Broken };
+        Unreadable { reason, text: format!("{what}: {}", error.message()) }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+type Result<T> = std::result::Result<T, Unreadable>;
+
+/// Names what is done when libgit2 fails at it.
+trait Naming<T> {
+    fn naming(self, what: &str) -> Result<T>;
+}
+
+impl<T> Naming<T> for std::result::Result<T, git2::Error> {
+    fn naming(self, what: &str) -> Result<T> {
+        self.map_err(|error| Unreadable::git(what, &error))
+    }
+}
+
+impl<T> Naming<T> for std::io::Result<T> {
+    fn naming(self, what: &str) -> Result<T> {
+        self.map_err(|error| Unreadable::io(what, &error))
+    }
+}
+
+/// The name of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha(Oid);
+
+#[cfg(test)]
+impl Sha {
+    pub fn parse(text: &str) -> Option<Sha> {
+        Oid::from_str(text).ok().map(Sha)
+    }
+}
+
+impl fmt::Display for Sha {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for Sha {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What is checked out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// `None` while its branch has no commit, or was deleted.
+    pub sha: Option<Sha>,
+    /// `None` if it is detached.
+    pub branch: Option<Arc<str>>,
+}
+
+/// What git says it is in the middle of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    Merge,
+    Rebase,
+    Am,
+    CherryPick,
+    Revert,
+    Bisect,
+}
+
+/// What changes when somebody works in a tree: equal before and after a look, the look saw one state and no half.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub head: Head,
+    pub operation: Option<Operation>,
+    index: Option<FileStamp>,
+}
+
+#[cfg(test)]
+impl Mark {
+    /// One of a tree that has nothing but a HEAD.
+    pub fn of(head: Head) -> Mark {
+        Mark { head, operation: None, index: None }
+    }
+}
+
+/// Unmerged paths of an index, and how the file looked.
+#[derive(Debug, Clone)]
+pub struct Unmerged {
+    pub paths: u32,
+    index: Option<FileStamp>,
+    /// An index that looks the same later is the same.
+    settled: bool,
+}
+
+/// How far two commits are apart: what only the first has, and what only the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compared {
+    ours: Sha,
+    theirs: Sha,
+    pub ahead: usize,
+    pub behind: usize,
+}
+
+/// One working tree at one moment.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub mark: Mark,
+    /// An index that cannot be read leaves the rest readable.
+    pub unmerged: Result<Unmerged>,
+    /// When `index.lock` was made, if there is one.
+    pub locked_at: Option<Timestamp>,
+}
+
+/// The answer to what `git status` answers.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// `None` if only a filter program could tell, or a file cannot be read.
+    pub dirty: Option<bool>,
+    pub mark: Mark,
+}
+
+/// Where a working tree should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub folder: PathBuf,
+    /// The common folder of the repository that it is a linked worktree of.
+    pub common: Option<PathBuf>,
+}
+
+impl Place {
+    /// # Errors
+    /// It cannot be opened, or is not what it should be.
+    pub fn open(&self) -> Result<Checkout> {
+        match &self.common {
+            Some(common) => Checkout::open_worktree(&self.folder, common),
+            None => Checkout::open(&self.folder),
+        }
+    }
+}
+
+/// A worktree that a repository knows of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    pub folder: PathBuf,
+    pub locked: bool,
+}
+
+/// An open repository, or worktree of one. Keep it within one reading.
+pub struct Checkout {
+    repo: Repository,
+    folder: PathBuf,
+}
+
+impl Checkout {
+    /// Opens what is in this very folder.
+    ///
+    /// # Errors
+    /// Says what is wrong with it: missing, a plain folder, a `.git` that points nowhere, or what libgit2 says.
+    fn open(folder: &Path) -> Result<Checkout> {
+        prepare();
+        let none: [&Path; 0] = [];
+        match Repository::open_ext(folder, RepositoryOpenFlags::NO_SEARCH, none) {
+            Ok(repo) => Ok(Checkout { repo, folder: folder.to_owned() }),
+            Err(error) => Err(why_not(folder).unwrap_or_else(|| Unreadable::git("open it", &error))),
+        }
+    }
+
+    /// Opens a worktree of the repository whose common folder is `common`, and nothing else.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is another's: showing its values would be a lie about this one.
+    fn open_worktree(folder: &Path, common: &Path) -> Result<Checkout> {
+        let checkout = Checkout::open(folder)?;
+        let own = checkout.repo.commondir().canonicalize().naming("find its repository")?;
+        if own != common.canonicalize().naming("find its repository")? {
+            return Err(Unreadable::broken("it belongs to another repository"));
+        }
+        if !checkout.repo.is_worktree() {
+            return Err(Unreadable::broken("it is the repository itself, not a worktree of it"));
+        }
+        checkout.refuse_copy()?;
+        // libgit2 believes the folder that was registered, which a moved worktree has left; nothing is written by this.
+        checkout.repo.set_workdir(folder, false).naming("open it")?;
+        Ok(checkout)
+    }
+
+    /// A worktree that was copied with its `.git` shows the state of the one that it was copied from.
+    fn refuse_copy(&self) -> Result<()> {
+        let Some(registered) = self.registered_as() else { return Ok(()) };
+        match (registered.join(".git").canonicalize(), self.folder.join(".git").canonicalize()) {
+            (Ok(theirs), Ok(ours)) if theirs != ours => {
+                Err(Unreadable::broken(format!("its .git is that of the worktree {}", registered.display())))
+            }
+            // A worktree that was moved: the folder it was registered for is gone, and git goes on as here.
+            _ => Ok(()),
+        }
+    }
+
+    /// What all worktrees of the repository share.
+    pub fn common(&self) -> &Path {
+        self.repo.commondir()
+    }
+
+    /// Without a working tree.
+    pub fn is_bare(&self) -> bool {
+        self.repo.is_bare()
+    }
+
+    pub fn head(&self) -> Result<Head> {
+        let head = self.repo.find_reference("HEAD").naming("read HEAD")?;
+        let (sha, branch) = match head.symbolic_target().naming("read HEAD")? {
+            Some(target) => (self.tip(target)?, Some(target.strip_prefix("refs/heads/").unwrap_or(target).into())),
+            None => (head.target().map(Sha), None),
+        };
+        if let Some(sha) = sha {
+            self.repo.find_commit(sha.0).naming("read the commit that HEAD names")?;
+        }
+        Ok(Head { sha, branch })
+    }
+
+    /// The first line of a commit's message.
+    pub fn subject(&self, sha: Sha) -> Result<String> {
+        let commit = self.repo.find_commit(sha.0).naming("read a commit")?;
+        Ok(String::from_utf8_lossy(commit.summary_bytes().unwrap_or_default()).into_owned())
+    }
+
+    /// What a reference names; `None` if there is none of this name.
+    pub fn tip(&self, reference: &str) -> Result<Option<Sha>> {
+        let naming = || format!("read {reference}");
+        match self.repo.refname_to_id(reference) {
+            Ok(oid) => Ok(Some(Sha(oid))),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(Unreadable::git(&naming(), &error)),
+        }
+    }
+
+    /// The whole name of origin's main branch (`release/2.0`), as far as the repository was told it.
+    pub fn origin_main(&self) -> Result<Option<String>> {
+        match self.repo.find_reference("refs/remotes/origin/HEAD") {
+            Ok(head) => {
+                let target = head.symbolic_target().naming("read origin/HEAD")?;
+                Ok(target.and_then(|target| target.strip_prefix("refs/remotes/origin/")).map(str::to_owned))
+            }
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(Unreadable::git("read origin/HEAD", &error)),
+        }
+    }
+
+    /// Compares histories, unless `known` is the answer: the history of a commit never changes, unless it is cut off.
+    pub fn compare(&self, ours: Sha, theirs: Sha, known: Option<Compared>) -> Result<Compared> {
+        let boundary = self.shallow()?;
+        if let Some(known) = known.filter(|known| known.ours == ours && known.theirs == theirs)
+            && boundary.is_empty()
+        {
+            return Ok(known);
+        }
+        let (ahead, behind) = match () {
+            () if ours == theirs => (0, 0),
+            () if boundary.is_empty() => self.repo.graph_ahead_behind(ours.0, theirs.0).naming("compare commits")?,
+            () => self.compare_cut(ours, theirs, &boundary)?,
+        };
+        Ok(Compared { ours, theirs, ahead, behind })
+    }
+
+    /// In a shallow clone libgit2 walks beyond the commits that it ends at, and finds nothing.
+    fn compare_cut(&self, ours: Sha, theirs: Sha, boundary: &HashSet<Oid>) -> Result<(usize, usize)> {
+        let (ours, theirs) = (self.history(ours, boundary)?, self.history(theirs, boundary)?);
+        Ok((ours.difference(&theirs).count(), theirs.difference(&ours).count()))
+    }
+
+    /// The commits whose parents were left out of a shallow clone.
+    fn shallow(&self) -> Result<HashSet<Oid>> {
+        let text = text_of(&self.common().join("shallow"))?.unwrap_or_default();
+        text.lines().map(|line| Oid::from_str(line).naming("read the shallow commits")).collect()
+    }
+
+    fn history(&self, tip: Sha, boundary: &HashSet<Oid>) -> Result<HashSet<Oid>> {
+        let (mut seen, mut next) = (HashSet::new(), vec![tip.0]);
+        while let Some(oid) = next.pop() {
+            if seen.insert(oid) && !boundary.contains(&oid) {
+                next.extend(self.repo.find_commit(oid).naming("compare commits")?.parent_ids());
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Stashes; worktrees share them.
+    pub fn stashes(&self) -> Result<u32> {
+        let log = self.common().join("logs/refs/stash");
+        let bytes = absent_or(std::fs::read(log)).naming("read the stashes")?.unwrap_or_default();
+        Ok(u32::try_from(bytes.iter().filter(|&&byte| byte == b'\n').count()).unwrap_or(u32::MAX))
+    }
+
+    /// When origin was last fetched here or in a worktree; `None` if that left no trace. A fetch that fails leaves
+    /// an empty file.
+    pub fn last_fetch(&self) -> Result<Option<Timestamp>> {
+        let mut folders = vec![self.common().to_owned()];
+        folders.extend(admin_folders(self.common())?);
+        let mut last = None;
+        for folder in folders {
+            let found = absent_or(std::fs::metadata(folder.join("FETCH_HEAD"))).naming("look at FETCH_HEAD")?;
+            last = last.max(found.filter(|file| file.len() > 0).and_then(|file| modified(&file)));
+        }
+        Ok(last)
+    }
+
+    /// The worktrees that it knows of, those whose folder is gone among them.
+    pub fn linked(&self) -> Result<Vec<Linked>> {
+        let linked =
+            |admin: PathBuf| Some(Linked { folder: registered_folder(&admin)?, locked: admin.join("locked").exists() });
+        Ok(admin_folders(self.common())?.into_iter().filter_map(linked).collect())
+    }
+
+    /// The folder that the repository knows this worktree by; another one if it was moved.
+    pub fn registered_as(&self) -> Option<PathBuf> {
+        registered_folder(self.repo.path())
+    }
+
+    pub fn is_locked_worktree(&self) -> bool {
+        self.repo.path().join("locked").exists()
+    }
+
+    /// Judged by the markers by which `git status` does; one inside a rebase is the rebase.
+    fn operation(&self) -> Result<Option<Operation>> {
+        let has = |name: &str| -> Result<bool> {
+            let found = absent_or(std::fs::metadata(self.repo.path().join(name)));
+            Ok(found.naming("look at the markers of operations")?.is_some())
+        };
+        if has("rebase-apply/applying")? {
+            return Ok(Some(Operation::Am));
+        }
+        for (marker, operation) in [
+            ("rebase-apply", Operation::Rebase),
+            ("rebase-merge", Operation::Rebase),
+            ("MERGE_HEAD", Operation::Merge),
+            ("CHERRY_PICK_HEAD", Operation::CherryPick),
+            ("REVERT_HEAD", Operation::Revert),
+        ] {
+            if has(marker)? {
+                return Ok(Some(operation));
+            }
+        }
+        match self.sequence()? {
+            Some(operation) => Ok(Some(operation)),
+            None => Ok(has("BISECT_LOG")?.then_some(Operation::Bisect)),
+        }
+    }
+
+    /// A row of picks or reverts whose current one was committed by hand: what is to do next tells.
+    fn sequence(&self) -> Result<Option<Operation>> {
+        let text = text_of(&self.repo.path().join("sequencer/todo"))?.unwrap_or_default();
+        Ok(match text.split_whitespace().next() {
+            Some("pick" | "p") => Some(Operation::CherryPick),
+            Some("revert") => Some(Operation::Revert),
+            _ => None,
+        })
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        let index = absent_or(std::fs::metadata(self.repo.path().join("index"))).naming("look at the index")?;
+        Ok(Mark { head: self.head()?, operation: self.operation()?, index: index.as_ref().map(FileStamp::from) })
+    }
+
+    fn locked_at(&self) -> Result<Option<Timestamp>> {
+        let lock = absent_or(std::fs::metadata(self.repo.path().join("index.lock"))).naming("look at index.lock")?;
+        Ok(lock.as_ref().and_then(modified))
+    }
+
+    /// Counts the paths of the index that wait for a merge; reads it only if it may have changed.
+    fn unmerged(&self, mark: &Mark, known: Option<&Unmerged>, wall: Timestamp) -> Result<Unmerged> {
+        match known {
+            Some(known) if known.settled && known.index == mark.index => Ok(known.clone()),
+            _ => Ok(Unmerged {
+                paths: self.count_unmerged()?,
+                index: mark.index.clone(),
+                settled: mark.index.as_ref().is_none_or(|index| index.is_settled(wall)),
+            }),
+        }
+    }
+
+    fn count_unmerged(&self) -> Result<u32> {
+        let index = self.repo.index().naming("read the index")?;
+        if !index.has_conflicts() {
+            return Ok(0);
+        }
+        let stage = |flags: u16| flags >> 12 & 3;
+        let paths: BTreeSet<_> = index.iter().filter(|entry| stage(entry.flags) > 0).map(|entry| entry.path).collect();
+        Ok(u32::try_from(paths.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether anything is staged, changed, or new and not ignored.
+    fn is_dirty(&self) -> Result<Option<bool>> {
+        let mut options = StatusOptions::new();
+        options.include_untracked(true).include_ignored(true).include_unreadable(true).update_index(false);
+        let statuses = self.repo.statuses(Some(&mut options)).naming("compare the files")?;
+        let index = self.repo.index().naming("read the index")?;
+        let mut certain = true;
+        for entry in statuses.iter() {
+            let path = entry.path_bytes();
+            match self.is_change(entry.status(), path, &index) {
+                Some(true) => return Ok(Some(true)),
+                Some(false) => {}
+                None => certain = false,
+            }
+        }
+        Ok((certain && !self.has_strays(&index)?).then_some(false))
+    }
+
+    /// Whether git would call it one too; `None` if that needs what we do not do.
+    fn is_change(&self, status: git2::Status, path: &[u8], index: &git2::Index) -> Option<bool> {
+        use git2::Status as S;
+        if status == S::WT_DELETED {
+            // Left out of a sparse checkout. libgit2 knows nothing of those.
+            return if is_skipped(index, path) { Some(false) } else { self.is_gone(path) };
+        }
+        if status == S::IGNORED {
+            return self.hides_something(path);
+        }
+        if status == S::WT_MODIFIED && self.has_foreign_filter(path) {
+            return None;
+        }
+        let unreadable = S::from_bits_retain(1 << 12);
+        (!status.intersects(unreadable)).then_some(true)
+    }
+
+    /// What lies in a folder that may not be entered is not known to be gone.
+    fn is_gone(&self, path: &[u8]) -> Option<bool> {
+        absent_or(self.folder.join(path_of(path)).symlink_metadata()).is_ok().then_some(true)
+    }
+
+    /// What libgit2 calls ignored and git need not: a folder that seems empty, but is a new repository without a file
+    /// yet (untracked to git), or may not be entered.
+    fn hides_something(&self, path: &[u8]) -> Option<bool> {
+        let folder = self.folder.join(path_of(path));
+        let denied = std::fs::read_dir(&folder).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+        let is_repo = folder.join(".git").is_dir();
+        if !(denied || is_repo) || self.repo.is_path_ignored(path_of(path)).unwrap_or(false) {
+            return Some(false);
+        }
+        is_repo.then_some(true)
+    }
+
+    /// Filters of git itself are known here; those that are programs (LFS) are never run.
+    fn has_foreign_filter(&self, path: &[u8]) -> bool {
+        let path = path_of(path);
+        match self.repo.get_attr_bytes(path, "filter", AttrCheckFlags::default()) {
+            Ok(Some(filter)) => self.has_filter_program(filter),
+            Ok(None) => false,
+            Err(_) => true, // Whether it has one cannot be known.
+        }
+    }
+
+    fn has_filter_program(&self, filter: &[u8]) -> bool {
+        let (Ok(config), Ok(filter)) = (self.repo.config(), str::from_utf8(filter)) else { return true };
+        ["clean", "process"].iter().any(|key| config.get_entry(&format!("filter.{filter}.{key}")).is_ok())
+    }
+
+    /// Files that a sparse checkout leaves out, and which are there: git compares them, libgit2 does not.
+    fn has_strays(&self, index: &git2::Index) -> Result<bool> {
+        let config = self.repo.config().naming("read the configuration")?;
+        if !config.get_bool("core.sparseCheckout").unwrap_or(false) {
+            return Ok(false);
+        }
+        let there = |path: &[u8]| self.folder.join(path_of(path)).symlink_metadata().is_ok();
+        Ok(index.iter().any(|entry| entry.flags_extended & SKIP_WORKTREE != 0 && there(&entry.path)))
+    }
+}
+
+/// Extended flag of an index entry.
+const SKIP_WORKTREE: u16 = 1 << 14;
+
+fn is_skipped(index: &git2::Index, path: &[u8]) -> bool {
+    index.get_path(path_of(path), 0).is_some_and(|entry| entry.flags_extended & SKIP_WORKTREE != 0)
+}
+
+fn path_of(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}
+
+/// Opens a tree and looks at all that is cheap. One that moves meanwhile, or fails while somebody works in it, is looked
+/// at again; `read` may take more from the same state.
+///
+/// # Errors
+/// It cannot be read, or moved each time.
+pub fn look<T>(
+    place: &Place,
+    known: Option<&Unmerged>,
+    wall: Timestamp,
+    read: impl Fn(&Checkout, &Look) -> Result<T>,
+) -> Result<(Look, T)> {
+    steady(TRIES, || {
+        let checkout = place.open()?;
+        let mark = checkout.mark()?;
+        let unmerged = checkout.unmerged(&mark, known, wall);
+        let look = Look { unmerged, locked_at: checkout.locked_at()?, mark };
+        let more = read(&checkout, &look)?;
+        Ok((checkout.mark()? == look.mark).then_some((look, more)))
+    })
+}
+
+/// What `git status` would say, without its lock, and how long that took: as long as the tree is large.
+pub fn status(place: &Place, wall: Timestamp) -> (Result<Status>, Duration) {
+    let begun = Instant::now();
+    let attempt = || {
+        let checkout = place.open()?;
+        let mark = checkout.mark()?;
+        let dirty = checkout.is_dirty()?;
+        let quiet = checkout.mark()? == mark && !is_young(checkout.locked_at()?, wall);
+        Ok(quiet.then_some(Status { dirty, mark }))
+    };
+    let mut outcome = steady(1, attempt);
+    if outcome.is_err() && begun.elapsed() < PAUSE * TRIES {
+        std::thread::sleep(PAUSE);
+        outcome = steady(TRIES, attempt);
+    }
+    (outcome, begun.elapsed())
+}
+
+/// Whether somebody holds the index right now: what the tree shows then is half of something.
+fn is_young(locked_at: Option<Timestamp>, wall: Timestamp) -> bool {
+    locked_at.is_some_and(|at| wall.duration_since(at) < jiff::SignedDuration::try_from(STALE_LOCK).unwrap_or_default())
+}
+
+/// Tries until one state was seen whole. What fails is tried once more: a file may have gone while we read.
+fn steady<T>(tries: u32, attempt: impl Fn() -> Result<Option<T>>) -> Result<T> {
+    let mut failed = false;
+    for turn in 1..=tries {
+        match attempt() {
+            Ok(Some(seen)) => return Ok(seen),
+            Err(error) if failed || turn == tries || error.reason == Reason::Denied => return Err(error),
+            outcome => failed = outcome.is_err(),
+        }
+        if turn < tries {
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Err(Unreadable { reason: Reason::Moving, text: "it changed each time that it was looked at".to_owned() })
+}
+
+/// What is wrong with a folder that is no repository, as far as plain looking tells.
+fn why_not(folder: &Path) -> Option<Unreadable> {
+    match std::fs::metadata(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let link = folder.symlink_metadata().is_ok();
+            return Some(Unreadable::broken(if link { "it is a link that leads nowhere" } else { "it is not there" }));
+        }
+        Err(error) => return Some(Unreadable::io("look at it", &error)),
+        Ok(found) if !found.is_dir() => return Some(Unreadable::broken("it is not a folder")),
+        Ok(_) => {}
+    }
+    let git = folder.join(".git");
+    match std::fs::read_to_string(&git) {
+        Ok(text) => points_nowhere(folder, &text),
+        Err(error) if error.kind() == ErrorKind::NotFound && git.symlink_metadata().is_err() => {
+            Some(Unreadable::broken("it has no .git: a plain folder"))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(Unreadable::broken("its .git points nowhere")),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(Unreadable::io("read its .git", &error)),
+        Err(_) => None,
+    }
+}
+
+fn points_nowhere(folder: &Path, text: &str) -> Option<Unreadable> {
+    let Some(target) = text.strip_prefix("gitdir:") else {
+        return Some(Unreadable::broken("its .git is a file that says nothing"));
+    };
+    let target = folder.join(target.trim());
+    let gone = std::fs::metadata(&target).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    gone.then(|| Unreadable::broken(format!("its .git points nowhere: {} is not there", target.display())))
+}
+
+/// What git keeps of each linked worktree.
+fn admin_folders(common: &Path) -> Result<Vec<PathBuf>> {
+    let Some(entries) = absent_or(std::fs::read_dir(common.join("worktrees"))).naming("list its worktrees")? else {
+        return Ok(Vec::new());
+    };
+    let folders = entries.map(|entry| entry.map(|entry| entry.path()).naming("list its worktrees"));
+    folders.collect()
+}
+
+/// The folder for which a worktree was registered. `None` while it is being made or removed.
+fn registered_folder(admin: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(admin.join("gitdir")).ok()?;
+    Some(admin.join(text.trim_end_matches('\n')).parent()?.to_owned())
+}
+
+fn text_of(path: &Path) -> Result<Option<String>> {
+    absent_or(std::fs::read_to_string(path)).naming("read git's own files")
+}
+
+/// Only *not there* is absent; whatever else hinders is an error.
+fn absent_or<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn modified(file: &std::fs::Metadata) -> Option<Timestamp> {
+    let since = file.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Timestamp::from_second(i64::try_from(since.as_secs()).ok()?).ok()
+}
+
+/// Sets what libgit2 keeps for the whole process, before anything else of it is used.
+#[allow(unsafe_code)]
+fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: these write globals of libgit2 without a lock. Every use of libgit2 begins at `Checkout::open`, which
+        // comes through here first, and `Once` lets nobody pass before this has ended.
+        let done = unsafe {
+            // We run as another user than the host by design, and neither write nor run anything that a repository names.
+            git2::opts::set_verify_owner_validation(false)
+                // Nothing is fetched here, so a partial clone is read like any other.
+                .and_then(|()| git2::opts::set_extensions(&["partialclone"]))
+        };
+        if let Err(error) = done {
+            tracing::warn!("prepare libgit2: {}", error.message());
+        }
+        forget_unreadable_settings();
+    });
+}
+
+/// Another user's `~/.gitconfig`, inherited with `HOME`, must not make every repository unreadable.
+#[allow(unsafe_code)]
+fn forget_unreadable_settings() {
+    for (level, name) in
+        [(ConfigLevel::System, "gitconfig"), (ConfigLevel::Global, ".gitconfig"), (ConfigLevel::XDG, "config")]
+    {
+        // SAFETY: as in `prepare`, the only caller.
+        let Ok(folders) = (unsafe { git2::opts::get_search_path(level) }) else { continue };
+        let folders = path_of(folders.as_bytes()).to_owned();
+        let refused = |folder: PathBuf| {
+            std::fs::File::open(folder.join(name)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+        };
+        if std::env::split_paths(&folders).any(refused) {
+            // SAFETY: as above.
+            drop(unsafe { git2::opts::set_search_path(level, "") });
+        }
+    }
+}

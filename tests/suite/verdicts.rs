@@ -1247,7 +1247,7 @@ fn engine_and_oracle_agree_after_every_call() {
     let rng_seed = if long { RngSeed::Random } else { RngSeed::Fixed(1) };
     let rng_algorithm = RngAlgorithm::XorShift;
     let config = Config { cases, rng_seed, rng_algorithm, failure_persistence: None, ..Config::default() };
-    let scripts = (world(), prop::collection::vec(stretch(), 1..16));
+    let scripts = (world(), prop::collection::vec(stretch(), 1..12));
     let run = |(world, script): (World, Vec<Stretch>)| Pair::new(&world).play(&world, &script);
     match TestRunner::new(config).run(&scripts, run) {
         Ok(()) => {}

@@ -36,6 +36,9 @@ pub struct Flags {
     /// An address to listen on; may be given more than once.
     #[arg(long = "web.listen-address", env = "AGENTHOST_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = address, global = true)]
     pub web_listen_address: Vec<SocketAddr>,
+    /// A file to which everything seen is appended, for `replay`; a full one (64 MiB) is kept once, as FILE.1.
+    #[arg(long = "state.record", env = "AGENTHOST_STATE_RECORD", value_name = "FILE", global = true)]
+    pub state_record: Option<PathBuf>,
     /// What to log.
     #[arg(
         long = "log.level",
@@ -68,6 +71,7 @@ impl Flags {
         if !self.web_listen_address.is_empty() {
             config.web.listen = self.web_listen_address.clone();
         }
+        config.record = self.state_record.clone();
         config
     }
 }
@@ -85,6 +89,12 @@ pub enum Command {
     Config {
         #[command(subcommand)]
         action: ConfigAction,
+    },
+    /// Says when checks and readiness would have changed, had a recorded time been judged by this configuration.
+    Replay {
+        /// What --state.record has written, the oldest first: FILE.1 FILE.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
     /// The demo's host itself.
     #[command(hide = true)]

@@ -26,6 +26,7 @@ pub mod host_jobs;
 pub mod groups;
 pub mod exporter;
 
+mod amount;
 mod registered;
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Nobody imports this room but main: it knows everyone.
 
+mod custom;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub struct Config {
     pub web: serve::Config,
     pub checks: health::Settings,
     pub collectors: Vec<Planned>,
+    /// Where what is seen is recorded for a replay; by a flag only.
+    pub record: Option<PathBuf>,
 }
 
 /// A collector that is not switched off, at its pace.
@@ -69,15 +73,17 @@ fn checks() -> impl Iterator<Item = &'static Check> {
 }
 
 fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
+    let custom = custom::read_all(take(&mut root, "custom_check"))?;
     let config = Config {
         host: read(take(&mut root, "host"))?,
         web: read(take(&mut root, "web"))?,
-        checks: read_checks(take(&mut root, "checks"))?,
+        checks: read_checks(take(&mut root, "checks"), custom)?,
         collectors: plan_all(take(&mut root, "collect"))?,
+        record: None,
     };
     match root.iter().next() {
         None => Ok(config),
-        Some((key, _)) => Err(Fault::unknown("table", key, ["host", "web", "collect", "checks"])),
+        Some((key, _)) => Err(Fault::unknown("table", key, ["host", "web", "collect", "checks", "custom_check"])),
     }
 }
 
@@ -95,12 +101,16 @@ fn read<T: for<'de> Deserialize<'de> + Default>(value: Option<Value<'_>>) -> Res
     }
 }
 
-fn read_checks(value: Option<Value<'_>>) -> Result<health::Settings, Fault> {
+fn read_checks(value: Option<Value<'_>>, custom: Vec<health::CustomCheck>) -> Result<health::Settings, Fault> {
     let names: Vec<&str> = checks().map(|check| check.name).collect();
     let mut keys = value.iter().filter_map(|value| value.get_ref().as_table()).flat_map(DeTable::keys);
     match keys.find(|key| !names.contains(&&**key.get_ref())) {
+        Some(key) if custom.iter().any(|check| *check.name == **key.get_ref()) => {
+            let message = format!("the policy of `{}` stands in its own `[[custom_check]]`", key.get_ref());
+            Err(Fault { span: Some(key.span()), message })
+        }
         Some(key) => Err(Fault::unknown("check", key, names)),
-        None => read(value),
+        None => Ok(health::Settings { custom, ..read(value)? }),
     }
 }
 

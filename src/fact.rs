@@ -49,6 +49,16 @@ impl Fact {
         Fact { labels, ..self }
     }
 
+    /// Whether it is a moment (Unix time). It stands still while time goes on: how old it is, it does not say.
+    pub fn is_moment(&self) -> bool {
+        self.prometheus.ends_with("_timestamp_seconds") || self.prometheus.ends_with("_start_time_seconds")
+    }
+
+    /// Whether a fixed bound can say what is bad of it now.
+    pub fn can_be_judged(&self) -> bool {
+        self.kind == Kind::Gauge && !self.is_moment()
+    }
+
     /// Facts are statics: two are the same iff they stand at the same place.
     pub fn is(&self, other: &Fact) -> bool {
         std::ptr::eq(self, other)
@@ -72,6 +82,7 @@ pub struct Check {
 pub enum Bound {
     Above(f64),
     Below(f64),
+    Equals(f64),
 }
 
 impl Bound {
@@ -79,6 +90,17 @@ impl Bound {
         match self {
             Bound::Above(limit) => value > limit,
             Bound::Below(limit) => value < limit,
+            Bound::Equals(limit) => value == limit,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bound::Above(limit) => write!(f, "above {limit}"),
+            Bound::Below(limit) => write!(f, "below {limit}"),
+            Bound::Equals(limit) => write!(f, "equal to {limit}"),
         }
     }
 }
@@ -219,6 +241,28 @@ impl<'de> Deserialize<'de> for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_does_not_take_in_its_limit_unless_it_is_equality() {
+        for (bound, bad) in
+            [(Bound::Above(1.0), [2.0, 1.5]), (Bound::Below(1.0), [0.0, 0.5]), (Bound::Equals(1.0), [1.0, 1.0])]
+        {
+            assert!(bad.into_iter().all(|value| bound.is_bad(value)), "{bound}");
+            assert_eq!(bound.is_bad(1.0), bound == Bound::Equals(1.0), "{bound}");
+            assert!(!bound.is_bad(f64::NAN), "{bound}");
+        }
+        assert_eq!(Bound::Equals(-0.5).to_string(), "equal to -0.5");
+        assert!(!Bound::Equals(1.0).is_bad(1.5));
+    }
+
+    #[test]
+    fn what_only_rises_and_what_is_a_moment_cannot_be_judged() {
+        assert!(Fact::gauge("a", "a_seconds", "").can_be_judged());
+        for name in ["a_last_run_timestamp_seconds", "process_start_time_seconds"] {
+            assert!(!Fact::gauge("a", name, "").can_be_judged(), "{name}");
+        }
+        assert!(!Fact::counter("a", "a_total", "").can_be_judged());
+    }
 
     #[test]
     fn spans_read_as_people_write_them_and_print_the_same() {

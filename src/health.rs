@@ -6,6 +6,7 @@
 //! Kept across restarts later: what must be kept is `Window`, one per check and subject, and nothing beside it.
 
 mod board;
+mod custom;
 mod settings;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::window::{Clock, Pace, Rules, Seen};
 use board::{Board, Subject};
 
 pub use crate::window::State;
+pub use custom::CustomCheck;
 pub use settings::{CheckConfig, FailCount, FailRatio, RatioMin, Settings, SubjectConfig};
 
 /// One collector that runs, as health knows it.
@@ -61,14 +63,14 @@ impl Overall {
 /// What one check says of one subject, and why.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
-    pub check: &'static str,
+    pub check: Arc<str>,
     pub subject: Arc<str>,
     pub severity: Severity,
     pub state: State,
     /// The first observation of what made the state (shown by the wall clock).
     #[serde(serialize_with = "wall")]
     pub since: Now,
-    pub means: &'static str,
+    pub means: Arc<str>,
     /// Observations in the window, of any kind.
     pub observed: u32,
     /// Bad ones among them.
@@ -81,6 +83,35 @@ pub struct Verdict {
     pub recovers_at: Option<Timestamp>,
     /// Why nothing is known, if nothing is.
     pub unknown_cause: Option<Cause>,
+    /// What the latest look found, unanswered if that is too long ago; `None` before the first.
+    #[serde(skip)]
+    pub latest: Option<Seen>,
+    /// Where the streak of bad observations or the failure that stands began.
+    #[serde(skip)]
+    pub bad_since: Option<Now>,
+    /// How long it must be ok to recover; `None` if it has not failed, or the next answer is enough.
+    #[serde(skip)]
+    pub recovers_after: Option<Duration>,
+    /// It is one of those by which the host is not ready.
+    #[serde(skip)]
+    pub unready: bool,
+}
+
+/// A check that is judged, with its own policy; a subject may have another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    pub check: Arc<str>,
+    pub severity: Severity,
+    pub fail_for: Duration,
+}
+
+impl Verdict {
+    /// Check and subject in one line, whatever the subject is called.
+    pub fn title(&self) -> String {
+        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let subject: String = self.subject.chars().map(escape).collect();
+        if subject.is_empty() { self.check.to_string() } else { format!("{} {subject}", self.check) }
+    }
 }
 
 fn wall<S: Serializer>(now: &Now, serializer: S) -> Result<S::Ok, S::Error> {
@@ -121,8 +152,12 @@ impl Health {
         for (feed, collector) in watched.iter().enumerate() {
             let checks = collector.checks.iter();
             boards.extend(checks.filter_map(|check| Board::new(check, Some(feed), settings)));
+            let custom = settings.custom.iter().filter(|check| check.collector == Some(collector.name));
+            boards.extend(custom.filter_map(|check| Board::custom(check, Some(feed))));
         }
         boards.extend(own_checks.iter().filter_map(|check| Board::new(check, None, settings)));
+        let custom = settings.custom.iter().filter(|check| check.collector.is_none());
+        boards.extend(custom.filter_map(|check| Board::custom(check, None)));
         let feeds: Vec<Feed> = watched.iter().enumerate().map(|(i, one)| Feed::new(i, one, &boards)).collect();
         let clock = Clock::new(now, longest_span(&boards, &feeds));
         for board in &mut boards {
@@ -177,6 +212,11 @@ impl Health {
     /// Every check and subject, the ok ones too; by order of the checks, then by subject.
     pub fn verdicts(&self) -> Vec<Verdict> {
         self.boards.iter().flat_map(|board| board.verdicts(&self.clock)).collect()
+    }
+
+    /// Every check that is not switched off, in the order of `verdicts`.
+    pub fn checks(&self) -> Vec<Judged> {
+        self.boards.iter().map(Board::judged).collect()
     }
 
     pub fn overall(&self) -> Overall {
@@ -381,13 +421,13 @@ mod tests {
 
         fn states(&self, check: &str) -> Vec<(String, State)> {
             let verdicts = self.health.verdicts();
-            let of = verdicts.iter().filter(|verdict| verdict.check == check);
+            let of = verdicts.iter().filter(|verdict| &*verdict.check == check);
             of.map(|verdict| (verdict.subject.to_string(), verdict.state)).collect()
         }
 
         fn verdict(&self, check: &str, subject: &str) -> Verdict {
             let mut verdicts = self.health.verdicts().into_iter();
-            verdicts.find(|verdict| verdict.check == check && &*verdict.subject == subject).unwrap()
+            verdicts.find(|verdict| &*verdict.check == check && &*verdict.subject == subject).unwrap()
         }
 
         fn state(&self, subject: &str) -> Option<State> {

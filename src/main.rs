@@ -4,8 +4,10 @@ mod cli;
 
 use std::future::Future;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use agenthost_exporter::collect::Subsystem;
 use agenthost_exporter::config::{Config, Planned};
 use agenthost_exporter::health::{Health, Watched};
 use agenthost_exporter::host::{self, Host};
@@ -15,8 +17,9 @@ use agenthost_exporter::serve;
 use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
 use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::record::{self, Recorder};
 use agenthost_exporter::tool::{self, demo};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use cli::{Cli, Command, ConfigAction, Flags};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +61,7 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
         Some(Command::DemoHost { root, port }) => demo::host(root, *port),
         Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
+        Some(Command::Replay { files }) => replay(&cli.flags, files),
         Some(Command::Demo) => with_demo(&cli.flags),
         None => watch(configure(&cli.flags)?, cli.flags.once, ""),
     }
@@ -84,6 +88,14 @@ fn check(flags: &Flags) -> Result<()> {
         eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
     }
     print("the configuration is good\n")
+}
+
+fn replay(flags: &Flags, files: &[PathBuf]) -> Result<()> {
+    let config = configure(flags)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let broken = tool::replay::run(&config.checks, files, &mut out, &mut std::io::stderr()).map_err(refused)?;
+    ensure!(broken == 0, "{broken} lines of the record could not be read and were skipped");
+    Ok(())
 }
 
 fn with_demo(flags: &Flags) -> Result<()> {
@@ -135,11 +147,14 @@ fn wire(config: Config) -> Result<Current> {
         let pulse = Pulse::new(subsystem.name, interval, timeout, build, &host, &sources).map_err(refused)?;
         pulses.extend(pulse.map(|pulse| (subsystem, pulse)));
     }
+    let recorder = config.record.as_deref().map(|file| Recorder::start(file, header(now, &pulses)));
+    let recorder = recorder.transpose().map_err(refused)?;
     let watched = pulses.iter().map(|(subsystem, pulse)| watched(subsystem.checks, pulse)).collect();
     let health = Health::new(now, watched, pulse::CHECKS, &config.checks);
     let seen =
         pulses.iter().map(|(_, pulse)| Seen::nothing(pulse.name(), pulse.interval, health.fresh_for(pulse.name())));
     let river = River::new(now, sidecar(now, &host), seen.collect(), health);
+    let river = river.recording(recorder);
     let current = river.current();
     let (sender, readings) = mpsc::channel(64);
     for (_, pulse) in pulses {
@@ -148,6 +163,11 @@ fn wire(config: Config) -> Result<Current> {
     tokio::spawn(river.flow(readings));
     tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
     Ok(current)
+}
+
+fn header(now: Now, pulses: &[(&Subsystem, Pulse)]) -> record::Header {
+    let paces = pulses.iter().map(|(_, pulse)| (pulse.name(), pulse.interval, pulse.timeout));
+    record::Header::new(now, env!("CARGO_PKG_VERSION"), paces)
 }
 
 fn watched(checks: &'static [agenthost_exporter::fact::Check], pulse: &Pulse) -> Watched {

@@ -13,6 +13,7 @@ use percent_encoding::percent_decode_str;
 use crate::sample::Now;
 use crate::show::status::Detail;
 use crate::snapshot::Current;
+use probes::{Asked, Reasons};
 
 pub mod metrics;
 pub mod page;
@@ -42,7 +43,7 @@ impl Show {
         Ok(Show { current: current.clone(), metrics, status })
     }
 
-    /// Answers one request. `now` is for the heartbeat only.
+    /// Answers one request. `now` is for the heartbeat, and for how long ago something began.
     pub async fn answer<B>(&self, request: &Request<B>, now: Now) -> Answer {
         if !self.knows(request.uri().path()) {
             return text(StatusCode::NOT_FOUND, "not found: see / for what there is\n");
@@ -56,19 +57,30 @@ impl Show {
 
     fn knows(&self, path: &str) -> bool {
         let fixed = ["/", "/metrics", "/status", "/livez", "/readyz", "/-/healthy", "/-/ready"];
-        fixed.contains(&path) || path.starts_with("/status/")
+        let below = ["/status/", "/livez/", "/readyz/"];
+        fixed.contains(&path) || below.iter().any(|folder| path.starts_with(folder))
     }
 
     async fn get<B>(&self, request: &Request<B>, now: Now) -> Answer {
+        let asked = Asked::of(request.uri().query());
         match request.uri().path() {
             "/" => content(HTML, page::render(&self.current.get())),
             "/metrics" => self.metrics().await,
-            "/livez" | "/-/healthy" => probe(&probes::live(&self.current, now)),
-            "/readyz" => probe(&probes::ready(&self.current, now)),
-            "/-/ready" => probe(&probes::serving()),
+            "/livez" | "/-/healthy" => probe(probes::live(&self.current, now, &asked)),
+            "/readyz" => self.ready(now, &asked),
+            "/-/ready" => probe(Some(probes::serving())),
             "/status" => self.status(request),
-            path => self.detail(path.trim_start_matches("/status/")),
+            path => match (path.strip_prefix("/livez/"), path.strip_prefix("/readyz/")) {
+                (Some(check), _) => probe(probes::live(&self.current, now, &asked.only(check))),
+                (_, Some(check)) => self.ready(now, &asked.only(check)),
+                _ => self.detail(path.trim_start_matches("/status/")),
+            },
         }
+    }
+
+    /// Everything else is open to whoever can reach it, so the reasons are too.
+    fn ready(&self, now: Now, asked: &Asked<'_>) -> Answer {
+        probe(probes::ready(&self.current, now, asked, Reasons::Shown))
     }
 
     async fn metrics(&self) -> Answer {
@@ -133,8 +145,12 @@ fn missing() -> Answer {
     text(StatusCode::NOT_FOUND, "nothing of this name in the latest reading\n")
 }
 
-fn probe(probe: &probes::Probe) -> Answer {
-    text(if probe.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, probe.text)
+fn probe(probe: Option<probes::Probe>) -> Answer {
+    match probe {
+        Some(probe) if probe.ok => answer(StatusCode::OK, TEXT, probe.text),
+        Some(probe) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, probe.text),
+        None => text(StatusCode::NOT_FOUND, "no such check: ?verbose lists them\n"),
+    }
 }
 
 fn text(status: StatusCode, text: &'static str) -> Answer {

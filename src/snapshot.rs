@@ -2,6 +2,8 @@
 //!
 //! A snapshot carries moments, never ages, so it stays true while it stands. Nothing after this room computes.
 
+mod checks;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,10 +14,11 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use crate::collect;
-use crate::fact::{Fact, Severity};
-use crate::health::{Health, Overall, State, Verdict};
+use crate::fact::Fact;
+use crate::health::{Health, Judged, Overall, Verdict};
 use crate::pulse;
 use crate::sample::{Now, Point, Points, Reading};
+use crate::source::record::Recorder;
 
 static READY: Fact = Fact::gauge(
     "agenthost.ready",
@@ -30,13 +33,6 @@ static HEALTH_STATE: Fact = Fact::gauge(
 )
 .of(&["state"]);
 
-static CHECK_FAILED: Fact = Fact::gauge(
-    "agenthost.check.failed",
-    "agenthost_check_failed",
-    "1 while the check has failed on the subject: a sustained failure, not a blip; recovering still counts.",
-)
-.of(&["check", "subject", "severity"]);
-
 static BUILD_INFO: Fact =
     Fact::gauge("agenthost.build_info", "agenthost_build_info", "1; the labels say which build this is.")
         .of(&["version", "arch"]);
@@ -44,15 +40,21 @@ static BUILD_INFO: Fact =
 static SERIES: Fact =
     Fact::gauge("agenthost.series", "agenthost_series", "Series that collectors put into this page.").unit("{series}");
 
-static FACTS: &[&Fact] = &[&READY, &HEALTH_STATE, &CHECK_FAILED, &BUILD_INFO, &SERIES];
+static FACTS: &[&Fact] = &[&READY, &HEALTH_STATE, &BUILD_INFO, &SERIES];
 
 /// The river's heart is taken for stopped when its last beat is older.
 const HEART_STOPS: Duration = Duration::from_secs(10);
 
+/// The room of the facts that the river itself states: what it makes of all others.
+pub const RIVER: &str = "river";
+
+/// The room of the facts that a loop states of its collector.
+pub const LOOP: &str = "loop";
+
 /// Every fact that the program can emit, with the room that measures it, in the order of declaration.
 pub fn catalogue() -> Vec<(&'static str, &'static Fact)> {
-    let mut facts: Vec<_> = FACTS.iter().map(|fact| ("river", *fact)).collect();
-    facts.extend(pulse::FACTS.iter().map(|fact| ("loop", *fact)));
+    let mut facts: Vec<_> = FACTS.iter().chain(checks::FACTS).map(|fact| (RIVER, *fact)).collect();
+    facts.extend(pulse::FACTS.iter().map(|fact| (LOOP, *fact)));
     facts.extend(collect::ALL.iter().flat_map(|subsystem| subsystem.facts.iter().map(|fact| (subsystem.name, *fact))));
     facts
 }
@@ -90,6 +92,8 @@ pub struct Snapshot {
     pub sidecar: Arc<Sidecar>,
     pub collectors: Vec<Seen>,
     pub verdicts: Arc<[Verdict]>,
+    /// Every check that is judged, whether or not it has a subject now.
+    pub checks: Arc<[Judged]>,
     pub overall: Overall,
     pub ready: bool,
     pub since: Timestamp,
@@ -172,10 +176,14 @@ fn millis(now: Now) -> u64 {
 /// Owns windows, verdicts and the next snapshot.
 pub struct River {
     health: Health,
+    transitions: checks::Transitions,
+    /// Series of the river's own that were over the cap.
+    dropped: usize,
     /// Of the verdicts that are published.
     revision: u64,
     next: Snapshot,
     current: Current,
+    recorder: Option<Recorder>,
 }
 
 impl River {
@@ -187,15 +195,29 @@ impl River {
             sidecar: sidecar.into(),
             collectors,
             verdicts: health.verdicts().into(),
+            checks: health.checks().into(),
             overall: health.overall(),
             ready: health.ready(),
             since: health.since().wall,
             own: Arc::default(),
         };
         let current = Current::fixed(next.clone());
-        let mut river = River { revision: health.revision(), health, next, current };
+        let mut river = River {
+            dropped: 0,
+            revision: health.revision(),
+            health,
+            transitions: Default::default(),
+            next,
+            current,
+            recorder: None,
+        };
         river.publish(now);
         river
+    }
+
+    /// Hands every reading to a recorder too.
+    pub fn recording(self, recorder: Option<Recorder>) -> River {
+        River { recorder, ..self }
     }
 
     pub fn current(&self) -> Current {
@@ -221,6 +243,9 @@ impl River {
     pub fn take(&mut self, now: Now, reading: Reading) {
         self.health.observe(now, &reading);
         let reading = Arc::new(reading);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(now, &reading);
+        }
         if let Some(seen) = self.next.collectors.iter_mut().find(|seen| seen.name == reading.collector) {
             seen.take(reading);
         }
@@ -232,6 +257,9 @@ impl River {
     /// A second has passed.
     pub fn wake(&mut self, now: Now) {
         self.health.wake(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.beat(now);
+        }
         let changed =
             self.health.verdicts()[..] != self.next.verdicts[..] || self.health.overall() != self.next.overall;
         if self.forget(now) || changed {
@@ -259,7 +287,8 @@ impl River {
         next.overall = self.health.overall();
         next.ready = self.health.ready();
         next.since = self.health.since().wall;
-        next.own = Arc::new(own(next));
+        self.transitions.count(&next.verdicts);
+        next.own = Arc::new(own(next, &self.transitions, &mut self.dropped));
         self.current.publish(next.clone());
     }
 
@@ -271,35 +300,19 @@ impl River {
     }
 }
 
-fn own(snapshot: &Snapshot) -> Points {
+/// `dropped` counts the series that were over the cap, in all snapshots so far.
+fn own(snapshot: &Snapshot, transitions: &checks::Transitions, dropped: &mut usize) -> Points {
     let mut points = Points::default();
     points.put(&READY, [], f64::from(u8::from(snapshot.ready)));
     for state in Overall::ALL {
         points.put(&HEALTH_STATE, [&state.name().into()], f64::from(u8::from(state == snapshot.overall)));
     }
-    for verdict in snapshot.verdicts.iter() {
-        points.put(
-            &CHECK_FAILED,
-            [&verdict.check.into(), &verdict.subject, &severity(verdict.severity)],
-            failed(verdict),
-        );
-    }
+    checks::put(&mut points, &snapshot.checks, &snapshot.verdicts, transitions);
     let sidecar = &snapshot.sidecar;
     points.put(&BUILD_INFO, [&sidecar.version.into(), &sidecar.arch.into()], 1.0);
-    points.cap(pulse::SERIES_CAP);
+    *dropped += points.cap(pulse::SERIES_CAP);
+    points.put(&pulse::SERIES_DROPPED, [&"river".into()], *dropped as f64);
     let series = snapshot.collectors.iter().flat_map(Seen::points).filter(|p| p.exported && p.value.is_some()).count();
     points.put(&SERIES, [], series as f64);
     points
-}
-
-fn failed(verdict: &Verdict) -> Option<f64> {
-    match verdict.state {
-        State::Starting => None,
-        State::Failed | State::Recovering => Some(1.0),
-        State::Ok | State::Failing | State::Unknown => Some(0.0),
-    }
-}
-
-fn severity(severity: Severity) -> Arc<str> {
-    severity.name().into()
 }

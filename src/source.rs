@@ -3,6 +3,7 @@
 pub mod git;
 pub mod http;
 pub mod process;
+pub mod record;
 pub mod sqlite;
 
 /// The ways out that collectors share. The seam for tests is a path or a URL in the host, never a trait.

@@ -38,6 +38,19 @@ pub enum State {
     Unknown,
 }
 
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Ok => "ok",
+            State::Failing => "failing",
+            State::Failed => "failed",
+            State::Recovering => "recovering",
+            State::Unknown => "unknown",
+        }
+    }
+}
+
 /// How often a collector looks, and how long it waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
@@ -465,6 +478,29 @@ impl Window {
             (State::Recovering, Base::Recovering { run, .. }) => Some(run?.first.plus(self.recover_for).wall),
             _ => None,
         }
+    }
+
+    /// The latest observation as people see it: unanswered when it is too long ago. `None`: there was none.
+    pub fn shown(&self) -> Option<Seen> {
+        match self.latest {
+            None => self.is_silenced().then_some(Seen::Unanswered),
+            Some(_) if self.stale => Some(Seen::Unanswered),
+            latest => latest,
+        }
+    }
+
+    /// Where the streak of bad observations began, or the failure that stands (recovering, it still does).
+    pub fn bad_since(&self) -> Option<Now> {
+        match (self.base, self.silence.failed) {
+            (Base::Failing(streak), None) => Some(streak.first),
+            (Base::Failed(failure) | Base::Recovering { failure, .. }, _) => Some(failure.since),
+            (_, silenced) => silenced.map(|start| start.now),
+        }
+    }
+
+    /// How long it must be ok to get over its failure. `None` if none stands, or the next answer is enough.
+    pub fn recovers_after(&self) -> Option<Duration> {
+        matches!(self.base, Base::Failed(_) | Base::Recovering { .. }).then_some(self.recover_for)
     }
 
     /// Why nothing is known now; unanswered if silence has failed it.

@@ -54,6 +54,21 @@ impl Fixture {
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(self.writes.get())).unwrap();
     }
 
+    /// Asserts that an unchanged file is opened again while it may yet be written without a trace, and then no more. A
+    /// lock, which leaves no trace either, makes every opening fail.
+    pub fn is_read_again_until_it_settled<C: Collector>(&self, collector: &mut C) {
+        let written = Timestamp::UNIX_EPOCH + Duration::from_secs(self.writes.get());
+        let soon = Now { mono: Duration::from_secs(1), wall: written + Duration::from_secs(1) };
+        look(collector, soon).unwrap();
+        let host = open(&self.folder.path().join("messages.db"));
+        host.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        assert!(look(collector, soon.plus(Duration::from_secs(10))).is_err(), "not opened again");
+        host.execute_batch("COMMIT").unwrap();
+        look(collector, soon.plus(Duration::from_secs(10))).unwrap();
+        host.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        assert!(look(collector, soon.plus(Duration::from_secs(20))).is_ok(), "opened again though nothing can be new");
+    }
+
     /// Puts another database in the place of this one, as a restored backup would.
     pub fn replace(&self, other: &Fixture) {
         std::fs::rename(other.folder.path().join("messages.db"), self.folder.path().join("messages.db")).unwrap();

@@ -10,14 +10,14 @@ use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Reader, Stamp};
+use crate::source::sqlite::{Database, Followed, Reader};
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {}
 
 /// `/status.groups`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Section {
     /// Rows of `registered_groups`.
     total: u32,
@@ -37,8 +37,8 @@ static ACTIVE_SESSIONS: Fact = Fact::gauge(
 
 /// Counts the groups of the host's database.
 pub struct Groups {
-    database: Database,
-    seen: Option<(Stamp, Section)>,
+    followed: Followed,
+    counted: Section,
 }
 
 impl Collector for Groups {
@@ -50,15 +50,18 @@ impl Collector for Groups {
     type Section = Section;
 
     fn new(_config: Config, host: &Host, _sources: &Sources) -> Result<Option<Groups>> {
-        Ok(host.database.as_ref().map(|path| Groups { database: Database::new(path), seen: None }))
+        Ok(host
+            .database
+            .as_ref()
+            .map(|path| Groups { followed: Followed::new(Database::new(path)), counted: Section::default() }))
     }
 
-    async fn collect(&mut self, _now: Now) -> Result<Section> {
-        let stamp = self.database.stamp()?;
-        match self.seen.take() {
-            Some(seen) if seen.0 == stamp => Ok(self.seen.insert(seen).1),
-            _ => Ok(self.seen.insert((stamp, read(&self.database.open()?)?)).1),
+    async fn collect(&mut self, now: Now) -> Result<Section> {
+        if let Some(stamp) = self.followed.news()? {
+            self.counted = read(&self.followed.open(&stamp, TABLES)?)?;
+            self.followed.was_read(stamp, now);
         }
+        Ok(self.counted)
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -67,9 +70,10 @@ impl Collector for Groups {
     }
 }
 
+/// The columns that are read.
+const TABLES: &[(&str, &[&str])] = &[("registered_groups", &["folder"]), ("sessions", &["group_folder"])];
+
 fn read(reader: &Reader) -> Result<Section> {
-    reader.expect("registered_groups", &["folder"])?;
-    reader.expect("sessions", &["group_folder"])?;
     let sql = "SELECT count(*), count(group_folder) FROM registered_groups
         LEFT JOIN sessions ON sessions.group_folder = registered_groups.folder";
     reader.row(sql, [], |row| Ok(Section { total: row.get(0)?, active_sessions: row.get(1)? }))
@@ -109,6 +113,12 @@ mod tests {
         assert_eq!(look(&mut groups, now()).unwrap(), Section { total: 3, active_sessions: 2 });
         fixture.replace(&Fixture::new(""));
         assert_eq!(look(&mut groups, now()).unwrap(), Section { total: 0, active_sessions: 0 });
+    }
+
+    #[test]
+    fn a_file_that_was_just_written_is_read_again() {
+        let fixture = Fixture::new(THREE);
+        fixture.is_read_again_until_it_settled(&mut fixture.collector::<Groups>());
     }
 
     #[test]

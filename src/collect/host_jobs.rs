@@ -13,7 +13,7 @@ use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Moment, Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Reader, Stamp};
+use crate::source::sqlite::{Database, Followed, Reader, column};
 
 /// `[collect.host_jobs]`
 #[derive(Debug, Clone, Deserialize)]
@@ -36,10 +36,11 @@ pub struct Section(Vec<Job>);
 
 #[derive(Debug, Clone, Serialize)]
 struct Job {
-    id: Arc<str>,
-    name: Arc<str>,
-    schedule_type: Arc<str>,
-    schedule_value: Arc<str>,
+    /// Null where the column holds no text; so in all columns.
+    id: Option<Arc<str>>,
+    name: Option<Arc<str>>,
+    schedule_type: Option<Arc<str>>,
+    schedule_value: Option<Arc<str>>,
     status: Option<Arc<str>>,
     /// Null if the column holds neither 0 nor 1.
     enabled: Option<bool>,
@@ -71,19 +72,19 @@ static OVERDUE: Fact = Fact::gauge(
     "agenthost_host_job_overdue",
     "Whether an enabled, active job is past its next run by more than poll interval, its own time-out and slack.",
 )
-.of(&["job"]);
+.of(&["host_job"]);
 static NEXT_RUN: Fact = Fact::gauge(
     "agenthost.host_job.next_run.timestamp_seconds",
     "agenthost_host_job_next_run_timestamp_seconds",
     "When an enabled, active job is due next (host_jobs.next_run).",
 )
-.of(&["job"]);
+.of(&["host_job"]);
 static LAST_RUN: Fact = Fact::gauge(
     "agenthost.host_job.last_run.timestamp_seconds",
     "agenthost_host_job_last_run_timestamp_seconds",
     "When the job ran last (host_jobs.last_run); no series if it never did.",
 )
-.of(&["job"]);
+.of(&["host_job"]);
 
 const HOST_JOB_OVERDUE: Check = Check {
     name: "host_job_overdue",
@@ -97,10 +98,10 @@ const HOST_JOB_OVERDUE: Check = Check {
 
 /// Reads the list of host jobs from the host's database.
 pub struct HostJobs {
-    database: Database,
+    followed: Followed,
     /// How late every job may be, without its own time-out.
     grace: Duration,
-    seen: Option<(Stamp, Vec<Job>)>,
+    jobs: Vec<Job>,
 }
 
 impl Collector for HostJobs {
@@ -113,37 +114,34 @@ impl Collector for HostJobs {
 
     fn new(config: Config, host: &Host, _sources: &Sources) -> Result<Option<HostJobs>> {
         let grace = host.scheduler_poll.saturating_add(config.overdue_slack.0);
-        Ok(host.database.as_ref().map(|path| HostJobs { database: Database::new(path), grace, seen: None }))
+        Ok(host.database.as_ref().map(|path| HostJobs {
+            followed: Followed::new(Database::new(path)),
+            grace,
+            jobs: Vec::new(),
+        }))
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        self.refresh()?;
-        let jobs = self.seen.iter().flat_map(|(_, jobs)| jobs);
-        Ok(Section(jobs.map(|job| Job { overdue: job.is_overdue(self.grace, now), ..job.clone() }).collect()))
+        if let Some(stamp) = self.followed.news()? {
+            self.jobs = read(&self.followed.open(&stamp, &[("host_jobs", &COLUMNS)])?)?;
+            self.followed.was_read(stamp, now);
+        }
+        let jobs = self.jobs.iter().map(|job| Job { overdue: job.is_overdue(self.grace, now), ..job.clone() });
+        Ok(Section(jobs.collect()))
     }
 
     fn points(section: &Section, points: &mut Points) {
         put_counts(&section.0, points);
         for job in &section.0 {
-            points.put(&OVERDUE, [&job.name], job.overdue.map(|overdue| f64::from(u8::from(overdue))));
+            let Some(name) = &job.name else { continue };
+            points.put(&OVERDUE, [name], job.overdue.map(|overdue| f64::from(u8::from(overdue))));
             if let (Some(true), Some(at)) = (job.may_run(), job.next_run.epoch()) {
-                points.put(&NEXT_RUN, [&job.name], at);
+                points.put(&NEXT_RUN, [name], at);
             }
             if let Some(at) = job.last_run.epoch() {
-                points.put(&LAST_RUN, [&job.name], at);
+                points.put(&LAST_RUN, [name], at);
             }
         }
-    }
-}
-
-impl HostJobs {
-    fn refresh(&mut self) -> Result<()> {
-        let stamp = self.database.stamp()?;
-        if self.seen.as_ref().is_some_and(|seen| seen.0 == stamp) {
-            return Ok(());
-        }
-        self.seen = Some((stamp, read(&self.database.open()?)?));
-        Ok(())
     }
 }
 
@@ -168,17 +166,15 @@ const ROWS: &str = "SELECT id, name, schedule_type, schedule_value, status, next
     FROM host_jobs ORDER BY created_at DESC";
 
 fn read(reader: &Reader) -> Result<Vec<Job>> {
-    reader.expect("host_jobs", &COLUMNS)?;
     reader.rows(ROWS, [], |row| {
-        let moment = |column| row.get::<_, Option<Arc<str>>>(column).map(|text| Moment::read(text.as_deref()));
-        let (next_run, last_run) = (moment("next_run")?, moment("last_run")?);
+        let (next_run, last_run) = (column::moment(row, "next_run")?, column::moment(row, "last_run")?);
         let timeout: Option<f64> = row.get("timeout")?;
         Ok(Job {
-            id: row.get("id")?,
-            name: row.get("name")?,
-            schedule_type: row.get("schedule_type")?,
-            schedule_value: row.get("schedule_value")?,
-            status: row.get("status")?,
+            id: column::text(row, "id")?,
+            name: column::text(row, "name")?,
+            schedule_type: column::text(row, "schedule_type")?,
+            schedule_value: column::text(row, "schedule_value")?,
+            status: column::text(row, "status")?,
             enabled: row.get("enabled")?,
             next_run,
             last_run,
@@ -303,6 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn a_column_that_holds_no_text_is_null_and_hides_nothing_else() {
+        let rows = [insert("job", "status", "'active'"), insert("odd", "status", "'active'")].concat();
+        let fixture = Fixture::new(&rows);
+        let mut jobs = fixture.collector::<HostJobs>();
+        for column in ["id", "name", "schedule_type", "schedule_value", "status"] {
+            for blob in ["X'00'", "CAST(X'ff' AS TEXT)"] {
+                fixture.run(&format!("UPDATE host_jobs SET {column} = {blob} WHERE rowid = 2;"));
+                let section = look(&mut jobs, now()).unwrap();
+                let rows = fixture::json::<HostJobs>(&section);
+                assert_eq!((&rows[1][column], &rows[0]["name"]), (&Value::Null, &json!("job")), "{column} {blob}");
+                assert_eq!(fixture::value(&fixture::points::<HostJobs>(&section), &OVERDUE, "job"), Some(Some(0.0)));
+            }
+        }
+        let (row, value) = judged("X'00'", ", last_run", ", CAST(X'ff' AS TEXT)");
+        assert_eq!((&row["next_run_unreadable"], &row["last_run_unreadable"]), (&json!(true), &json!(true)));
+        assert_eq!((&row["overdue"], value), (&Value::Null, Some(None)));
+    }
+
+    #[test]
     fn a_next_run_without_offset_is_read_as_utc_and_marked() {
         let (row, _) = judged("'2026-11-21T22:55:00'", "", "");
         assert_eq!((&row["next_run"], &row["next_run_naive"]), (&json!("2026-11-21T22:55:00Z"), &json!(true)));
@@ -338,12 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_just_written_is_read_again() {
+        let fixture = Fixture::new(&insert("job", "status", "'active'"));
+        fixture.is_read_again_until_it_settled(&mut fixture.collector::<HostJobs>());
+    }
+
+    #[test]
     fn the_newest_comes_first() {
         let rows = [insert("old", "status", "'active'"), insert("new", "status", "'active'")].concat();
         let fixture = Fixture::new(&rows);
         fixture.run("UPDATE host_jobs SET created_at = '2026-11-02T00:00:00+00:00' WHERE name = 'new'");
         let section = look(&mut fixture.collector::<HostJobs>(), now()).unwrap();
-        assert_eq!(section.0.iter().map(|job| &*job.name).collect::<Vec<_>>(), ["new", "old"]);
+        assert_eq!(section.0.iter().map(|job| job.name.as_deref()).collect::<Vec<_>>(), [Some("new"), Some("old")]);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
@@ -15,7 +14,7 @@ use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Followed, Reader, Stamp, params};
+use crate::source::sqlite::{Database, Followed, Raw, Reader, Stamp, column, params};
 
 mod tally;
 
@@ -43,8 +42,11 @@ pub struct Section {
     pub future_timestamps: u64,
     /// Those whose timestamp is no date.
     pub unreadable_timestamps: u64,
+    /// Registered groups, pending deliveries, channels and cursors that hold no text where there should be one. They
+    /// are left out: of a group whose cursor cannot be read nobody knows what waits.
+    pub unreadable_rows: u64,
     pub channels: BTreeMap<Arc<str>, Channel>,
-    /// By folder; chats that are not registered together as `unregistered`.
+    /// By folder; chats that are not registered together as `(unregistered)`.
     pub groups: BTreeMap<Arc<str>, Group>,
     #[serde(skip)]
     flow: BTreeMap<Arc<str>, Flow>,
@@ -66,15 +68,21 @@ pub struct Channel {
 pub struct Group {
     /// Inbound messages after the agent's cursor; `None` for chats that the host does not process.
     pub unprocessed: Option<u64>,
-    /// There are more: `unprocessed` stopped counting.
+    /// There may be more: a count of them stops at 10000, and goes on only with what comes later.
     pub unprocessed_capped: bool,
     pub oldest_unprocessed_at: Option<Timestamp>,
     /// The same without the host's own system notices, which wait for the next message by design.
+    pub unanswered: Option<u64>,
+    /// Those of them whose timestamp is no date.
+    pub unanswered_undated: u64,
     pub oldest_unanswered_at: Option<Timestamp>,
     pub last_received_at: Option<Timestamp>,
     pub last_sent_at: Option<Timestamp>,
     /// Whether the agent normally answers here, judged by the last 200 messages; `None` with fewer than 5 inbound.
     pub answers: Option<bool>,
+    /// Whether the host processes this chat: then what waits is listed, known or not.
+    #[serde(skip)]
+    processed: bool,
 }
 
 static INBOUND: Fact = Fact::gauge(
@@ -94,7 +102,8 @@ static OUTBOUND: Fact = Fact::gauge(
 static RECEIVED: Fact = Fact::counter(
     "agenthost.messages.received",
     "agenthost_messages_received_total",
-    "Inbound messages: those found in the host's database at the first reading, and every one that came since.",
+    "Inbound messages: those found in the host's database at the first reading, and every one that came since. Lower \
+     after a restart only if the host pruned rows.",
 )
 .unit("{message}")
 .of(&["group"]);
@@ -102,21 +111,22 @@ static RECEIVED: Fact = Fact::counter(
 static SENT: Fact = Fact::counter(
     "agenthost.messages.sent",
     "agenthost_messages_sent_total",
-    "Outbound messages: the ledger's rows at the first reading, and every one that came since.",
+    "Outbound messages: the ledger's rows at the first reading, and every one that came since. Lower after a restart \
+     only if the host pruned rows.",
 )
 .unit("{message}")
 .of(&["group"]);
 
 static LAST_RECEIVED: Fact = Fact::gauge(
-    "agenthost.message_last_received_timestamp_seconds",
-    "agenthost_message_last_received_timestamp_seconds",
+    "agenthost.messages.last_received.timestamp_seconds",
+    "agenthost_messages_last_received_timestamp_seconds",
     "When the last message came in, by its own timestamp; one from the future is never the last.",
 )
 .of(&["group"]);
 
 static LAST_SENT: Fact = Fact::gauge(
-    "agenthost.message_last_sent_timestamp_seconds",
-    "agenthost_message_last_sent_timestamp_seconds",
+    "agenthost.messages.last_sent.timestamp_seconds",
+    "agenthost_messages_last_sent_timestamp_seconds",
     "When the last message went out, by the outbound ledger.",
 )
 .of(&["group"]);
@@ -155,7 +165,8 @@ static OLDEST_PENDING: Fact = Fact::gauge(
 static UNPROCESSED: Fact = Fact::gauge(
     "agenthost.inbound.unprocessed",
     "agenthost_inbound_unprocessed",
-    "Inbound messages after the agent's cursor, counted up to 10000. Chatter that is not for the agent stays here.",
+    "Inbound messages after the agent's cursor; at least so many when that is 10000 or more. Chatter that is not for \
+     the agent stays here.",
 )
 .unit("{message}")
 .of(&["group"]);
@@ -163,10 +174,14 @@ static UNPROCESSED: Fact = Fact::gauge(
 static OLDEST_UNANSWERED: Fact = Fact::gauge(
     "agenthost.inbound.oldest_unanswered",
     "agenthost_inbound_oldest_unanswered_seconds",
-    "Age of the oldest message that waits in a group whose agent normally answers; 0 when none waits there.",
+    "Age of the oldest message that waits in a group whose agent normally answers; 0 when none waits there, absent \
+     when one waits whose time cannot be read.",
 )
 .unit("s")
 .of(&["group"]);
+
+/// Whoever has waited for so many seconds has waited too long.
+const LATE: f64 = 1800.0;
 
 /// The collector.
 pub struct Messages {
@@ -175,6 +190,8 @@ pub struct Messages {
     tally: Tally,
     flow: BTreeMap<Arc<str>, Flow>,
     channels: BTreeMap<Arc<str>, Channel>,
+    /// Channels, pending deliveries and cursors that could not be read.
+    unreadable: u64,
     /// When every row was last counted (monotonic), and how long that took.
     counted: Option<(Duration, Duration)>,
 }
@@ -216,7 +233,7 @@ impl Collector for Messages {
         Check {
             name: "inbound_unanswered",
             fact: &OLDEST_UNANSWERED,
-            bad: Bound::Above(1800.0),
+            bad: Bound::Above(LATE),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(5 * 60),
             means: "Somebody has waited over half an hour in a group whose agent normally answers.",
@@ -232,6 +249,7 @@ impl Collector for Messages {
             tally: Tally::new(Registered::default()),
             flow: BTreeMap::new(),
             channels: BTreeMap::new(),
+            unreadable: 0,
             counted: None,
         }))
     }
@@ -279,17 +297,19 @@ impl Group {
         if let Some(moment) = self.last_sent_at {
             points.put(&LAST_SENT, [name], seconds(moment));
         }
-        if let Some(unprocessed) = self.unprocessed {
-            points.put(&UNPROCESSED, [name], unprocessed as f64);
+        if self.processed {
+            points.put(&UNPROCESSED, [name], self.unprocessed.map(|unprocessed| unprocessed as f64));
             points.put(&OLDEST_UNANSWERED, [name], self.unanswered_age(at));
         }
     }
 
-    fn unanswered_age(&self, at: Timestamp) -> f64 {
-        match (self.answers, self.oldest_unanswered_at) {
-            (Some(true), Some(moment)) => age(moment, at),
-            _ => 0.0,
+    /// Where one waits since nobody knows when, another that surely waits too long still says that all is not well.
+    fn unanswered_age(&self, at: Timestamp) -> Option<f64> {
+        if self.answers != Some(true) || self.unanswered == Some(0) {
+            return Some(0.0);
         }
+        let known = self.oldest_unanswered_at.map(|moment| age(moment, at));
+        known.filter(|&age| self.unanswered_undated == 0 || age > LATE)
     }
 }
 
@@ -317,8 +337,9 @@ impl Messages {
         } else {
             self.count_new(now, &reader)?;
         }
-        self.tally.update_backlogs(&reader, self.tables.messages.mark())?;
-        self.read_deliveries(&reader)
+        let cursors = self.tally.update_backlogs(&reader, self.tables.messages.mark())?;
+        self.unreadable = cursors + self.read_deliveries(&reader)?;
+        Ok(())
     }
 
     fn must_recount(&self, now: Now) -> bool {
@@ -354,18 +375,23 @@ impl Messages {
         result
     }
 
-    /// A channel that was seen once stays listed, with nothing pending.
-    fn read_deliveries(&mut self, reader: &Reader) -> Result<()> {
-        let cursors = reader.rows("SELECT DISTINCT channel_name FROM channel_cursors", [], |row| row.get(0))?;
-        let known: BTreeSet<Arc<str>> = cursors.into_iter().chain(self.channels.keys().cloned()).collect();
+    /// A channel that was seen once stays listed, with nothing pending. Says how much of it could not be read.
+    fn read_deliveries(&mut self, reader: &Reader) -> Result<u64> {
+        const CURSORS: &str = "SELECT DISTINCT channel_name FROM channel_cursors";
+        let cursors = reader.rows(CURSORS, [], |row| column::text(row, 0))?;
+        let mut unreadable = cursors.iter().filter(|name| name.is_none()).count() as u64;
+        let known: BTreeSet<Arc<str>> = cursors.into_iter().flatten().chain(self.channels.keys().cloned()).collect();
         let mut channels: BTreeMap<Arc<str>, Channel> =
             known.into_iter().map(|name| (name, Channel::default())).collect();
         for name in pending_channels(reader)? {
             let waiting = pending(reader, &name)?;
-            channels.insert(name, waiting);
+            match name.as_str() {
+                Some(name) => _ = channels.insert(name.into(), waiting),
+                None => unreadable += waiting.pending,
+            }
         }
         self.channels = channels;
-        Ok(())
+        Ok(unreadable)
     }
 
     fn section(&self, at: Timestamp) -> Section {
@@ -379,6 +405,7 @@ impl Messages {
             erroring_deliveries: self.channels.values().map(|channel| channel.erroring).sum(),
             future_timestamps: tally.future.len() as u64 + tally.beyond,
             unreadable_timestamps: tally.unreadable,
+            unreadable_rows: self.tally.registered.unreadable + self.unreadable,
             channels: self.channels.clone(),
             groups: tally.groups(),
             flow: self.flow.clone(),
@@ -400,18 +427,22 @@ const TABLES: &[(&str, &[&str])] = &[
 const PENDING_PAGE: usize = 2_000;
 
 /// Channels with something pending, one step in the index each.
-fn pending_channels(reader: &Reader) -> Result<Vec<Arc<str>>> {
+fn pending_channels(reader: &Reader) -> Result<Vec<Raw>> {
     const NEXT: &str =
         "SELECT min(channel_name) FROM outbound_deliveries WHERE delivered_at IS NULL AND channel_name > ?1";
-    let mut names: Vec<Arc<str>> = Vec::new();
-    while let Some(name) = reader.row(NEXT, [names.last().map_or("", |name| name)], |row| row.get(0))? {
-        names.push(name);
+    let mut names = Vec::new();
+    let mut done = Raw::from("");
+    loop {
+        done = reader.row(NEXT, [&done], |row| row.get(0))?;
+        match done {
+            Raw::Null => return Ok(names),
+            _ => names.push(done.clone()),
+        }
     }
-    Ok(names)
 }
 
 /// What waits on one channel, page by page: a channel that is dead for months has many.
-fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
+fn pending(reader: &Reader, channel: &Raw) -> Result<Channel> {
     const PAGE: &str = "SELECT d.rowid, d.error IS NOT NULL, l.timestamp \
         FROM outbound_deliveries d LEFT JOIN outbound_ledger l ON l.id = d.ledger_id \
         WHERE d.delivered_at IS NULL AND d.channel_name = ?1 AND d.rowid > ?2 ORDER BY d.rowid LIMIT ?3";
@@ -419,7 +450,7 @@ fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
     let mut done = i64::MIN;
     loop {
         let page = reader.rows(PAGE, params![channel, done, PENDING_PAGE as i64], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, row.get_ref(2)?.as_str().ok().and_then(moment)))
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, column::moment(row, 2)?.at()))
         })?;
         for (_, erroring, written) in &page {
             waiting.pending += 1;
@@ -431,12 +462,6 @@ fn pending(reader: &Reader, channel: &str) -> Result<Channel> {
             _ => return Ok(waiting),
         }
     }
-}
-
-/// A timestamp as the host writes it. One without an offset is UTC: so the host itself reads them.
-fn moment(text: &str) -> Option<Timestamp> {
-    let naive = |text: &str| text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
-    text.parse().ok().or_else(|| naive(text).map(|zoned| zoned.timestamp()))
 }
 
 /// The earlier of those that are known.

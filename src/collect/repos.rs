@@ -381,6 +381,7 @@ impl Repo {
     fn of(seen: &RepoSeen, status: Option<tree::Status<'_>>, now: Now) -> Repo {
         let mut tree = Tree::of(&seen.look, status, now);
         let compared = tree.or_note(seen.unpushed.as_ref());
+        tree.or_note(Some(&seen.linked)); // Without it a worktree whose folder is gone would be missing without a word.
         Repo {
             head_sha: seen.look.mark.head.sha,
             bare: Some(seen.bare),

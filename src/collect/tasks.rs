@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::registered::UNKNOWN;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Details, Moment, Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Reader, Stamp};
+use crate::source::sqlite::{Database, Followed, Reader, Stamp, column};
 
 mod runs;
 
@@ -46,10 +47,11 @@ pub struct Section {
 
 #[derive(Debug, Clone, Serialize)]
 struct Task {
-    id: Arc<str>,
-    group: Arc<str>,
-    schedule_type: Arc<str>,
-    schedule_value: Arc<str>,
+    /// Null where the column holds no text; so in all columns.
+    id: Option<Arc<str>>,
+    group: Option<Arc<str>>,
+    schedule_type: Option<Arc<str>>,
+    schedule_value: Option<Arc<str>>,
     status: Option<Arc<str>>,
     /// RFC 3339 in UTC.
     next_run: Moment,
@@ -88,7 +90,8 @@ struct Counts {
 static TASKS: Fact = Fact::gauge(
     "agenthost.tasks",
     "agenthost_tasks",
-    "Scheduled tasks by status (scheduled_tasks): active, paused, completed, other.",
+    "Scheduled tasks by status (scheduled_tasks): active, paused, completed, other. Group `(unknown)` has those whose \
+     group cannot be read.",
 )
 .unit("{task}")
 .of(&["group", "status"]);
@@ -128,15 +131,16 @@ static LAST_RUN: Fact = Fact::gauge(
 static RUNS: Fact = Fact::counter(
     "agenthost.task.runs",
     "agenthost_task_runs_total",
-    "Logged runs by outcome (task_run_logs), from the beginning of the log: success, error, other. Group `unknown` has \
-     those of tasks that are gone.",
+    "Logged runs by outcome (task_run_logs), from the beginning of the log: success, error, other. Group `(unknown)` \
+     has those of tasks that are gone. Lower after a restart only if the host pruned rows.",
 )
 .unit("{run}")
 .of(&["group", "status"]);
 static RUN_DURATION: Fact = Fact::counter(
     "agenthost.task.run.duration",
     "agenthost_task_run_duration_seconds_total",
-    "Time that logged runs took (task_run_logs.duration_ms), from the beginning of the log.",
+    "Time that logged runs took (task_run_logs.duration_ms), from the beginning of the log. Lower after a restart only \
+     if the host pruned rows.",
 )
 .unit("s")
 .of(&["group"]);
@@ -169,12 +173,11 @@ const TASK_FAILING: Check = Check {
 
 /// Reads the list of tasks and the log of their runs from the host's database.
 pub struct Tasks {
-    database: Database,
+    followed: Followed,
     /// How late a task may be: the scheduler's poll and slack.
     grace: Duration,
-    /// The files as they were when they were last opened, and whether that reading came to its end.
-    seen: Option<Stamp>,
-    whole: bool,
+    /// The file whose log `runs` has begun to read, though not every reading of it may have come to its end.
+    begun: Option<Stamp>,
     tasks: Vec<Task>,
     runs: Runs,
 }
@@ -191,17 +194,19 @@ impl Collector for Tasks {
     fn new(config: Config, host: &Host, _sources: &Sources) -> Result<Option<Tasks>> {
         let grace = host.scheduler_poll.saturating_add(config.overdue_slack.0);
         Ok(host.database.as_ref().map(|path| Tasks {
-            database: Database::new(path),
+            followed: Followed::new(Database::new(path)),
             grace,
-            seen: None,
-            whole: false,
+            begun: None,
             tasks: Vec::new(),
             runs: Runs::default(),
         }))
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        self.refresh()?;
+        if let Some(stamp) = self.followed.news()? {
+            self.read(&stamp)?;
+            self.followed.was_read(stamp, now);
+        }
         let limit = now.ago(self.grace);
         let tasks = self.tasks.iter().map(|task| Task { overdue: task.is_overdue(limit), ..task.clone() });
         Ok(Section { tasks: tasks.collect(), totals: self.runs.totals().clone() })
@@ -209,7 +214,7 @@ impl Collector for Tasks {
 
     fn points(section: &Section, points: &mut Points) {
         for (group, tally) in tallies(&section.tasks) {
-            tally.put(group, points);
+            tally.put(&group, points);
         }
         for task in &section.tasks {
             task.put(points);
@@ -223,29 +228,18 @@ impl Collector for Tasks {
 }
 
 impl Tasks {
-    fn refresh(&mut self) -> Result<()> {
-        let stamp = self.database.stamp()?;
-        if self.whole && self.seen.as_ref() == Some(&stamp) {
-            return Ok(());
-        }
-        self.whole = false;
-        if self.seen.as_ref().is_some_and(|seen| !seen.same_file(&stamp)) {
+    /// The tasks first: so every task whose run is found in the log afterwards is known, unless it is gone.
+    fn read(&mut self, stamp: &Stamp) -> Result<()> {
+        let reader = self.followed.open(stamp, TABLES)?;
+        if self.begun.as_ref().is_some_and(|begun| !begun.same_file(stamp)) {
             self.runs.begin_anew();
         }
-        self.seen = Some(stamp);
-        self.read()?;
-        self.whole = true;
-        Ok(())
-    }
-
-    /// The tasks first: so every task whose run is found in the log afterwards is known, unless it is gone.
-    fn read(&mut self) -> Result<()> {
-        let reader = self.database.open()?;
+        self.begun = Some(stamp.clone());
         let mut tasks = read(&reader)?;
-        let groups: Groups = tasks.iter().map(|task| (task.id.clone(), task.group.clone())).collect();
+        let groups: Groups = tasks.iter().filter_map(|task| Some((task.id.clone()?, task.group_label()))).collect();
         self.runs.read(&reader, &groups)?;
         for task in &mut tasks {
-            if let Some(history) = self.runs.of(&task.id) {
+            if let Some(history) = task.id.as_ref().and_then(|id| self.runs.of(id)) {
                 task.learn(history);
             }
         }
@@ -266,23 +260,23 @@ const COLUMNS: [&str; 9] = [
     "created_at",
 ];
 
+const TABLES: &[(&str, &[&str])] = &[("scheduled_tasks", &COLUMNS), runs::TABLE];
+
 /// What the agent said does not leave the database: only whether it begins as the host's errors do.
 const ROWS: &str = "SELECT id, group_folder, schedule_type, schedule_value, status, next_run, last_run,
-        substr(last_result, 1, 6) = 'Error:' AS failed
+        CASE typeof(last_result) WHEN 'text' THEN substr(last_result, 1, 6) = 'Error:' END AS failed
     FROM scheduled_tasks ORDER BY created_at DESC";
 
 /// The list without what the log tells.
 fn read(reader: &Reader) -> Result<Vec<Task>> {
-    reader.expect("scheduled_tasks", &COLUMNS)?;
     reader.rows(ROWS, [], |row| {
-        let moment = |column| row.get::<_, Option<Arc<str>>>(column).map(|text| Moment::read(text.as_deref()));
-        let (next_run, last_run) = (moment("next_run")?, moment("last_run")?);
-        let (status, failed): (Option<Arc<str>>, Option<bool>) = (row.get("status")?, row.get("failed")?);
+        let (next_run, last_run) = (column::moment(row, "next_run")?, column::moment(row, "last_run")?);
+        let (status, failed): (_, Option<bool>) = (column::text(row, "status")?, row.get("failed")?);
         Ok(Task {
-            id: row.get("id")?,
-            group: row.get("group_folder")?,
-            schedule_type: row.get("schedule_type")?,
-            schedule_value: row.get("schedule_value")?,
+            id: column::text(row, "id")?,
+            group: column::text(row, "group_folder")?,
+            schedule_type: column::text(row, "schedule_type")?,
+            schedule_value: column::text(row, "schedule_value")?,
             next_run,
             last_run,
             last_result: failed.map(|failed| if failed { LastResult::Error } else { LastResult::Ok }),
@@ -299,6 +293,11 @@ fn read(reader: &Reader) -> Result<Vec<Task>> {
 }
 
 impl Task {
+    /// What facts call its group.
+    fn group_label(&self) -> Arc<str> {
+        self.group.clone().unwrap_or_else(|| UNKNOWN.into())
+    }
+
     fn is_active(&self) -> bool {
         self.status.as_deref() == Some("active")
     }
@@ -325,11 +324,13 @@ impl Task {
     }
 
     fn put(&self, points: &mut Points) {
+        let Some(id) = &self.id else { return };
+        let group = self.group_label();
         if let (true, Some(at)) = (self.is_active(), self.next_run.epoch()) {
-            points.put(&NEXT_RUN, [&self.group, &self.id], at);
+            points.put(&NEXT_RUN, [&group, id], at);
         }
         if let Some(at) = self.last_run.epoch() {
-            points.put(&LAST_RUN, [&self.group, &self.id], at);
+            points.put(&LAST_RUN, [&group, id], at);
         }
     }
 }
@@ -358,10 +359,10 @@ struct Tally {
     failing: u32,
 }
 
-fn tallies(tasks: &[Task]) -> BTreeMap<&Arc<str>, Tally> {
-    let mut tallies: BTreeMap<&Arc<str>, Tally> = BTreeMap::new();
+fn tallies(tasks: &[Task]) -> BTreeMap<Arc<str>, Tally> {
+    let mut tallies: BTreeMap<Arc<str>, Tally> = BTreeMap::new();
     for task in tasks {
-        tallies.entry(&task.group).or_default().add(task);
+        tallies.entry(task.group_label()).or_default().add(task);
     }
     tallies
 }
@@ -495,6 +496,40 @@ mod tests {
     }
 
     #[test]
+    fn a_column_that_holds_no_text_is_null_and_hides_nothing_else() {
+        let columns = ["id", "group_folder", "schedule_type", "schedule_value", "status", "last_result"];
+        for blob in ["X'00'", "CAST(X'ff' AS TEXT)"] {
+            let fixture = Fixture::new(&(task("t", "g", &[]) + &task("odd", "g", &[("last_result", "'Error: x'")])));
+            let mut tasks = fixture.collector::<Tasks>();
+            for column in columns {
+                fixture.run(&format!("UPDATE scheduled_tasks SET {column} = {blob} WHERE rowid = 2;"));
+                let section = fixture::json::<Tasks>(&look(&mut tasks, now()).unwrap());
+                let shown = if column == "group_folder" { "group" } else { column };
+                let odd = if blob == "X'00'" { Value::Null } else { json!("ok") };
+                let odd = if column == "last_result" { odd } else { Value::Null };
+                assert_eq!((&section[1][shown], &section[0]["id"]), (&odd, &json!("t")), "{column} {blob}");
+            }
+        }
+        let row = first(&task("t", "g", &[("next_run", "X'00'"), ("last_run", "CAST(X'ff' AS TEXT)")]));
+        assert_eq!((&row["next_run_unreadable"], &row["last_run_unreadable"]), (&json!(true), &json!(true)));
+        assert_eq!((&row["overdue"], &row["stuck"]), (&Value::Null, &json!(false)));
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_named_still_counts() {
+        let sql = task("t", "g", &[("next_run", PAST)]) + &runs("t", 0, "1000", "s");
+        let fixture = Fixture::new(&(sql + "UPDATE scheduled_tasks SET id = NULL, group_folder = X'00';"));
+        fixture.run("UPDATE task_run_logs SET task_id = X'00', run_at = X'00', status = X'00';");
+        let mut tasks = fixture.collector::<Tasks>();
+        let section = look(&mut tasks, now()).unwrap();
+        assert_eq!(value(&section, &OVERDUE, "(unknown)"), Some(Some(1.0)));
+        assert_eq!(value(&section, &TASKS, "(unknown)/active"), Some(Some(1.0)));
+        assert!(fixture::points::<Tasks>(&section).0.iter().all(|point| !point.fact.is(&NEXT_RUN)));
+        assert_eq!(total(&mut tasks, "(unknown)"), [0.0, 0.0, 1.0, 1.0].map(Some));
+        assert!(tasks.details().is_empty());
+    }
+
+    #[test]
     fn only_an_active_task_without_next_run_is_stuck() {
         assert_eq!(first(&task("t", "g", &[]))["stuck"], true);
         assert_eq!(first(&task("t", "g", &[("next_run", PAST)]))["stuck"], false);
@@ -558,7 +593,7 @@ mod tests {
         let fixture = Fixture::new(&(sql + &runs("gone", 4, "1000", "e")));
         let mut tasks = fixture.collector::<Tasks>();
         assert_eq!(total(&mut tasks, "g"), [2.0, 1.0, 1.0, 4.7505].map(Some));
-        assert_eq!(total(&mut tasks, "unknown"), [0.0, 1.0, 0.0, 1.0].map(Some));
+        assert_eq!(total(&mut tasks, "(unknown)"), [0.0, 1.0, 0.0, 1.0].map(Some));
         fixture.run(&(runs("t", 5, "1000", "e") + &task("new", "quiet", &[])));
         assert_eq!(total(&mut tasks, "g"), [2.0, 2.0, 1.0, 5.7505].map(Some));
         assert_eq!(total(&mut tasks, "g"), [2.0, 2.0, 1.0, 5.7505].map(Some));
@@ -567,12 +602,23 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_that_is_none_adds_nothing_and_never_takes() {
-        let sql = task("t", "g", &[])
-            + &["'long'", "-5000", "9e999", "X'00'", "2000"].map(|duration| runs("t", 0, duration, "s")).concat();
+    fn a_group_called_unknown_has_only_its_own_runs() {
+        let sql = task("t", "unknown", &[]) + &runs("t", 0, "1000", "s") + &runs("gone", 1, "1000", "ee");
         let fixture = Fixture::new(&sql);
         let mut tasks = fixture.collector::<Tasks>();
-        assert_eq!(total(&mut tasks, "g"), [5.0, 0.0, 0.0, 2.0].map(Some));
+        assert_eq!(total(&mut tasks, "unknown"), [1.0, 0.0, 0.0, 1.0].map(Some));
+        assert_eq!(total(&mut tasks, "(unknown)"), [0.0, 2.0, 0.0, 2.0].map(Some));
+    }
+
+    #[test]
+    fn a_duration_that_is_none_adds_nothing_and_never_takes() {
+        let sql = task("t", "g", &[])
+            + &["'long'", "-5000", "9e999", "9e300", "1000000000001", "X'00'", "2000"]
+                .map(|duration| runs("t", 0, duration, "s"))
+                .concat();
+        let fixture = Fixture::new(&sql);
+        let mut tasks = fixture.collector::<Tasks>();
+        assert_eq!(total(&mut tasks, "g"), [7.0, 0.0, 0.0, 2.0].map(Some));
     }
 
     #[test]
@@ -592,7 +638,7 @@ mod tests {
         assert_eq!(total(&mut tasks, "g"), [4.0, 0.0, 0.0, 4.0].map(Some));
         fixture.run(&runs("t", 5, "1000", "s"));
         assert_eq!(total(&mut tasks, "g"), [5.0, 0.0, 0.0, 5.0].map(Some));
-        assert_eq!(total(&mut tasks, "unknown"), [None; 4]);
+        assert_eq!(total(&mut tasks, "(unknown)"), [None; 4]);
     }
 
     #[test]
@@ -691,11 +737,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_just_written_is_read_again() {
+        let fixture = Fixture::new(&task("t", "g", &[]));
+        fixture.is_read_again_until_it_settled(&mut fixture.collector::<Tasks>());
+    }
+
+    #[test]
     fn the_newest_task_comes_first() {
         let fixture = Fixture::new(&(task("old", "g", &[]) + &task("new", "g", &[])));
         fixture.run("UPDATE scheduled_tasks SET created_at = '2026-11-02T00:00:00+00:00' WHERE id = 'new';");
         let section = look(&mut fixture.collector::<Tasks>(), now()).unwrap();
-        assert_eq!(section.tasks.iter().map(|task| &*task.id).collect::<Vec<_>>(), ["new", "old"]);
+        assert_eq!(section.tasks.iter().map(|task| task.id.as_deref()).collect::<Vec<_>>(), [Some("new"), Some("old")]);
     }
 
     #[test]

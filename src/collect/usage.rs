@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::amount::amount;
 use crate::collect::registered::{self, GROUP_SYNC, Registered, UNREGISTERED};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
@@ -24,8 +25,10 @@ pub struct Config {}
 /// `/status.usage`: sums over the whole history in the database and all that came since.
 #[derive(Debug, Clone, Serialize)]
 pub struct Section {
-    /// By folder; chats that are not registered together as `unregistered`.
+    /// By folder; chats that are not registered together as `(unregistered)`.
     pub groups: BTreeMap<Arc<str>, Group>,
+    /// Registered groups whose jid or folder cannot be read; what they used is among `(unregistered)`.
+    pub unreadable_rows: u64,
 }
 
 /// What the agent of one group has used. A sum is `None` until a row tells of it: not every agent core reports all.
@@ -79,7 +82,8 @@ impl<T: Copy + PartialOrd + std::ops::Add<Output = T>> Sum<T> {
 static RUNS: Fact = Fact::counter(
     "agenthost.usage.runs",
     "agenthost_usage_runs_total",
-    "Agent runs that ended and left a result in the host's database.",
+    "Agent runs that ended and left a result in the host's database. Lower after a restart only if the host pruned \
+     rows.",
 )
 .unit("{run}")
 .of(&["group"]);
@@ -87,20 +91,24 @@ static RUNS: Fact = Fact::counter(
 static RUN_ERRORS: Fact = Fact::counter(
     "agenthost.usage.run_errors",
     "agenthost_usage_run_errors_total",
-    "Agent runs whose result is an error.",
+    "Agent runs whose result is an error. Lower after a restart only if the host pruned rows.",
 )
 .unit("{run}")
 .of(&["group"]);
 
-static TURNS: Fact =
-    Fact::counter("agenthost.usage.turns", "agenthost_usage_turns_total", "Turns that the agent's runs took.")
-        .unit("{turn}")
-        .of(&["group"]);
+static TURNS: Fact = Fact::counter(
+    "agenthost.usage.turns",
+    "agenthost_usage_turns_total",
+    "Turns that the agent's runs took. Lower after a restart only if the host pruned rows.",
+)
+.unit("{turn}")
+.of(&["group"]);
 
 static COST: Fact = Fact::counter(
     "agenthost.usage.cost_usd",
     "agenthost_usage_cost_usd_total",
-    "What the agent's runs cost in US dollars, as the agent core reckons it.",
+    "What the agent's runs cost in US dollars, as the agent core reckons it. Lower after a restart only if the host \
+     pruned rows.",
 )
 .unit("{USD}")
 .of(&["group"]);
@@ -108,7 +116,8 @@ static COST: Fact = Fact::counter(
 static TOKENS: Fact = Fact::counter(
     "agenthost.usage.tokens",
     "agenthost_usage_tokens_total",
-    "Tokens that the agent's runs used, by kind: input, output, cache_read, cache_creation.",
+    "Tokens that the agent's runs used, by kind: input, output, cache_read, cache_creation. Lower after a restart \
+     only if the host pruned rows.",
 )
 .unit("{token}")
 .of(&["group", "kind"]);
@@ -116,7 +125,7 @@ static TOKENS: Fact = Fact::counter(
 static DURATION: Fact = Fact::counter(
     "agenthost.usage.duration",
     "agenthost_usage_duration_seconds_total",
-    "Time that the agent's runs took, of those that told it.",
+    "Time that the agent's runs took, of those that told it. Lower after a restart only if the host pruned rows.",
 )
 .unit("s")
 .of(&["group"]);
@@ -124,7 +133,8 @@ static DURATION: Fact = Fact::counter(
 static TIMED_RUNS: Fact = Fact::counter(
     "agenthost.usage.timed_runs",
     "agenthost_usage_timed_runs_total",
-    "Agent runs that told how long they took: divide the duration by these.",
+    "Agent runs that told how long they took: divide the duration by these. Lower after a restart only if the host \
+     pruned rows.",
 )
 .unit("{run}")
 .of(&["group"]);
@@ -132,7 +142,8 @@ static TIMED_RUNS: Fact = Fact::counter(
 static TOOL_CALLS: Fact = Fact::counter(
     "agenthost.usage.tool_calls",
     "agenthost_usage_tool_calls_total",
-    "Tools that the agent called, by its traces in the host's events.",
+    "Tools that the agent called, by its traces in the host's events. Lower after a restart only if the host pruned \
+     rows.",
 )
 .unit("{call}")
 .of(&["group"]);
@@ -140,7 +151,7 @@ static TOOL_CALLS: Fact = Fact::counter(
 static TOOL_ERRORS: Fact = Fact::counter(
     "agenthost.usage.tool_errors",
     "agenthost_usage_tool_errors_total",
-    "Tool results that were marked as errors.",
+    "Tool results that were marked as errors. Lower after a restart only if the host pruned rows.",
 )
 .unit("{call}")
 .of(&["group"]);
@@ -148,7 +159,8 @@ static TOOL_ERRORS: Fact = Fact::counter(
 static UNREADABLE: Fact = Fact::counter(
     "agenthost.usage.unreadable",
     "agenthost_usage_unreadable_total",
-    "Result and trace rows that could not be read; they are missing in all other numbers.",
+    "Result and trace rows that could not be read; they are missing in all other numbers. Lower after a restart only \
+     if the host pruned rows.",
 )
 .unit("{row}")
 .of(&["group"]);
@@ -176,7 +188,7 @@ impl Collector for Usage {
         Ok(host.database.as_ref().map(|path| Usage {
             followed: Followed::new(Database::new(path)),
             tables: Tables::new(),
-            registered: Registered::new(),
+            registered: Registered::default(),
             groups: Groups::new(),
         }))
     }
@@ -186,7 +198,7 @@ impl Collector for Usage {
             self.read(&stamp)?;
             self.followed.was_read(stamp, now);
         }
-        Ok(Section { groups: self.groups.clone() })
+        Ok(Section { groups: self.groups.clone(), unreadable_rows: self.registered.unreadable })
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -286,7 +298,7 @@ impl Usage {
         } else {
             self.tables.read(&reader, &self.registered, &mut self.groups)?;
         }
-        for folder in self.registered.values() {
+        for folder in self.registered.folders.values() {
             self.groups.entry(folder.clone()).or_default();
         }
         Ok(())
@@ -349,7 +361,7 @@ fn add<'a, T: Deserialize<'a>>(
     if jid_text == GROUP_SYNC {
         return;
     }
-    let name = registered.get(jid_text).cloned().unwrap_or_else(|| UNREGISTERED.into());
+    let name = registered.folders.get(jid_text).cloned().unwrap_or_else(|| UNREGISTERED.into());
     let group = groups.entry(name).or_default();
     match text(jid + 1).and_then(|json| serde_json::from_str(json).ok()) {
         Some(told) => apply(group, told),
@@ -381,14 +393,6 @@ struct Trace<'a> {
     #[serde(borrow)]
     trace_type: Option<Cow<'a, str>>,
     is_error: Option<bool>,
-}
-
-/// More in one row is no number of anything, and must not overflow a sum.
-const MOST: f64 = 1e12;
-
-/// A negative amount is not told: a sum never falls.
-fn amount(told: Option<f64>) -> Option<f64> {
-    told.filter(|value| (0.0..=MOST).contains(value))
 }
 
 fn count(told: Option<f64>) -> Option<u64> {

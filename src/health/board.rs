@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::custom::CustomCheck;
 use super::settings::{self, CheckConfig, Settings};
-use super::{Feed, Verdict};
-use crate::fact::{Check, Policy, ReadyNeeds, Severity};
-use crate::sample::{Cause, Points};
+use super::{Feed, Judged, Verdict};
+use crate::fact::{Bound, Check, Fact, Policy, ReadyNeeds, Severity};
+use crate::sample::{Cause, Point, Points};
 use crate::window::{Clock, Pace, Rules, Seen, State, Window};
 
 /// One check on all its subjects.
 #[derive(Debug)]
 pub struct Board {
-    check: &'static Check,
+    question: Question,
     /// The collector whose readings it judges; `None`: what the loop says of every collector.
     pub feed: Option<usize>,
     policy: Arc<Policy>,
@@ -21,6 +22,17 @@ pub struct Board {
     named: BTreeMap<Arc<str>, Option<Arc<Policy>>>,
     expected: BTreeSet<Arc<str>>,
     pub subjects: BTreeMap<Arc<str>, Subject>,
+}
+
+/// What a check asks of a reading: all of it that is not policy.
+#[derive(Debug)]
+struct Question {
+    name: Arc<str>,
+    fact: &'static Fact,
+    bad: Bound,
+    /// Only of points with these label values, by the place of the label.
+    labels: Vec<(usize, Arc<str>)>,
+    means: Arc<str>,
 }
 
 /// One check on one subject.
@@ -43,21 +55,39 @@ enum Role {
     Expected,
 }
 
+impl Question {
+    fn is_of(&self, point: &Point) -> bool {
+        point.fact.is(self.fact) && self.labels.iter().all(|(place, value)| point.labels.get(*place) == Some(value))
+    }
+}
+
 impl Board {
     /// `None` if the check is switched off.
-    pub fn new(check: &'static Check, feed: Option<usize>, settings: &Settings) -> Option<Board> {
-        let config = settings.of(check.name);
+    pub fn new(check: &Check, feed: Option<usize>, settings: &Settings) -> Option<Board> {
+        let Check { name, fact, bad, severity, fail_for, means } = *check;
+        let question = Question { name: name.into(), fact, bad, labels: Vec::new(), means: means.into() };
+        Board::with(question, feed, &Policy::new(severity, fail_for), settings.of(name))
+    }
+
+    /// `None` if the check is switched off.
+    pub fn custom(check: &CustomCheck, feed: Option<usize>) -> Option<Board> {
+        let CustomCheck { name, fact, bad, labels, means, policy, .. } = check.clone();
+        let question = Question { name, fact, bad, labels, means };
+        Board::with(question, feed, &CustomCheck::defaults(), Some(&policy))
+    }
+
+    fn with(question: Question, feed: Option<usize>, defaults: &Policy, config: Option<&CheckConfig>) -> Option<Board> {
         if config.is_some_and(CheckConfig::is_off) {
             return None;
         }
         let named = config.iter().flat_map(|config| &config.subjects).map(|(name, subject)| {
-            let policy = (!subject.is_off()).then(|| Arc::new(settings::policy(check, config, Some(subject))));
+            let policy = (!subject.is_off()).then(|| Arc::new(settings::policy(defaults, config, Some(subject))));
             (name.as_str().into(), policy)
         });
         Some(Board {
-            check,
+            question,
             feed,
-            policy: Arc::new(settings::policy(check, config, None)),
+            policy: Arc::new(settings::policy(defaults, config, None)),
             named: named.collect(),
             expected: config.iter().flat_map(|config| &config.expect).map(|name| name.as_str().into()).collect(),
             subjects: BTreeMap::new(),
@@ -115,7 +145,7 @@ impl Board {
     /// The subjects of a reading. Of two points of one subject the worse counts.
     fn listed(&self, points: &Points) -> BTreeMap<Arc<str>, Seen> {
         let mut listed = BTreeMap::new();
-        for point in points.0.iter().filter(|point| point.fact.is(self.check.fact)) {
+        for point in points.0.iter().filter(|point| self.question.is_of(point)) {
             let seen = self.look(point.value);
             let entry = listed.entry(point.subject()).or_insert(seen);
             *entry = worse(*entry, seen);
@@ -127,7 +157,7 @@ impl Board {
     fn look(&self, value: Option<f64>) -> Seen {
         match value {
             Some(value) if value.is_nan() => Seen::Unanswered,
-            Some(value) if self.check.bad.is_bad(value) => Seen::Bad,
+            Some(value) if self.question.bad.is_bad(value) => Seen::Bad,
             Some(_) => Seen::Ok,
             None => Seen::Unanswered,
         }
@@ -142,7 +172,14 @@ impl Board {
     }
 
     pub fn verdicts<'a>(&'a self, clock: &'a Clock) -> impl Iterator<Item = Verdict> + 'a {
-        self.subjects.iter().map(|(name, subject)| subject.verdict(self.check, name, clock))
+        let lost = self.is_lost();
+        self.subjects.iter().map(move |(name, subject)| subject.verdict(&self.question, name, clock, lost))
+    }
+
+    /// What it is called, and its own policy.
+    pub fn judged(&self) -> Judged {
+        let Policy { severity, fail_for, .. } = *self.policy;
+        Judged { check: self.question.name.clone(), severity, fail_for }
     }
 
     /// Whether this check alone takes readiness away.
@@ -227,22 +264,28 @@ impl Subject {
         true
     }
 
-    fn verdict(&self, check: &'static Check, name: &Arc<str>, clock: &Clock) -> Verdict {
+    /// `lost` says that the check takes readiness away, through this subject or another.
+    fn verdict(&self, question: &Question, name: &Arc<str>, clock: &Clock, lost: bool) -> Verdict {
         let (rules, window) = (self.rules(), &self.window);
         let tally = window.tally(rules, clock);
+        let down = matches!(window.state(), State::Failed | State::Recovering);
         Verdict {
-            check: check.name,
+            check: question.name.clone(),
             subject: name.clone(),
             severity: self.policy.severity,
             state: window.state(),
             since: window.since(),
-            means: check.means,
+            means: question.means.clone(),
             observed: tally.total(),
             bad: tally.of(Seen::Bad),
             rule: window.rule(rules),
             trips_at: window.trips_at(rules),
             recovers_at: window.recovers_at(),
             unknown_cause: window.unknown_cause(),
+            latest: window.shown(),
+            bad_since: window.bad_since(),
+            recovers_after: window.recovers_after(),
+            unready: lost && down && self.is_critical(),
         }
     }
 }

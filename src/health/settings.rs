@@ -7,12 +7,19 @@ use std::time::Duration;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::fact::{Check, Policy, ReadyNeeds, Severity, Span, UnknownAs};
+use super::custom::CustomCheck;
+use crate::fact::{Policy, ReadyNeeds, Severity, Span, UnknownAs};
 
-/// `[checks.<name>]`, by name of the check.
+/// What the configuration says of checks.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(transparent)]
-pub struct Settings(pub BTreeMap<String, CheckConfig>);
+pub struct Settings {
+    /// `[checks.<name>]`, by name of the check.
+    pub checks: BTreeMap<String, CheckConfig>,
+    /// `[[custom_check]]`, each with its policy.
+    #[serde(skip)]
+    pub custom: Vec<CustomCheck>,
+}
 
 /// Defines a table with the keys that checks and subjects share, and those of its own.
 macro_rules! table {
@@ -35,6 +42,12 @@ macro_rules! table {
         }
 
         impl $name {
+            /// Every key that it takes.
+            pub const KEYS: &'static [&'static str] = &[
+                "enabled", "severity", "fail_for", "fail_count", "fail_ratio", "ratio_window", "ratio_min", "recover_for",
+                "unknown_for", "unknown_as", $(stringify!($own),)*
+            ];
+
             /// Lays what is set here over a policy. `unknown_as` is not among it: it may follow the severity.
             fn lay_over(&self, policy: &mut Policy) {
                 set(&mut policy.severity, self.severity);
@@ -77,12 +90,12 @@ fn duration(span: Option<Span>) -> Option<Duration> {
 
 impl Settings {
     pub(super) fn of(&self, check: &str) -> Option<&CheckConfig> {
-        self.0.get(check)
+        self.checks.get(check)
     }
 
     /// What is wrong with the names of the configured checks, if anything: names the nearest check there is.
     pub fn unknown_checks(&self, known: &[&str]) -> Option<String> {
-        let wrong = self.0.keys().find(|name| !known.contains(&name.as_str()))?;
+        let wrong = self.checks.keys().find(|name| !known.contains(&name.as_str()))?;
         let likeness = |name: &str| strsim::jaro_winkler(wrong, name);
         let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
         Some(match nearest {
@@ -105,8 +118,8 @@ impl SubjectConfig {
 }
 
 /// The policy of one subject: the defaults of its check, then what is set for the check, then for the subject.
-pub(super) fn policy(check: &Check, config: Option<&CheckConfig>, subject: Option<&SubjectConfig>) -> Policy {
-    let mut policy = Policy::new(check.severity, check.fail_for);
+pub(super) fn policy(defaults: &Policy, config: Option<&CheckConfig>, subject: Option<&SubjectConfig>) -> Policy {
+    let mut policy = defaults.clone();
     if let Some(config) = config {
         config.lay_over(&mut policy);
         set(&mut policy.ready_needs, config.ready_needs);
@@ -206,17 +219,10 @@ impl Visitor<'_> for Number {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fact::{Bound, Fact};
 
-    static LIT: Fact = Fact::gauge("test.lit", "test_lit", "Whether the lamp is lit.").of(&["lamp"]);
-    static CHECK: Check = Check {
-        name: "lamp_lit",
-        fact: &LIT,
-        bad: Bound::Below(1.0),
-        severity: Severity::Critical,
-        fail_for: Duration::from_secs(120),
-        means: "It is dark.",
-    };
+    fn defaults() -> Policy {
+        Policy::new(Severity::Critical, seconds(120))
+    }
 
     fn read(text: &str) -> Settings {
         toml::from_str(text).unwrap()
@@ -232,7 +238,7 @@ mod tests {
 
     #[test]
     fn without_settings_a_policy_is_the_defaults_of_the_check() {
-        assert_eq!(policy(&CHECK, None, None), Policy::new(Severity::Critical, seconds(120)));
+        assert_eq!(policy(&defaults(), None, None), Policy::new(Severity::Critical, seconds(120)));
     }
 
     #[test]
@@ -267,7 +273,7 @@ mod tests {
             unknown_as: UnknownAs::Fail,
             ready_needs: ReadyNeeds::Any,
         };
-        assert_eq!(policy(&CHECK, Some(config), None), expected);
+        assert_eq!(policy(&defaults(), Some(config), None), expected);
     }
 
     #[test]
@@ -285,10 +291,10 @@ mod tests {
             "#,
         );
         let config = settings.of("lamp_lit").unwrap();
-        let hall = policy(&CHECK, Some(config), config.subjects.get("hall"));
+        let hall = policy(&defaults(), Some(config), config.subjects.get("hall"));
         assert_eq!((hall.fail_for, hall.recover_for), (seconds(3600), seconds(300)));
         assert_eq!((hall.fail_count, hall.fail_ratio), (None, None));
-        let others = policy(&CHECK, Some(config), None);
+        let others = policy(&defaults(), Some(config), None);
         assert_eq!((others.fail_for, others.fail_count), (seconds(180), Some(4)));
     }
 
@@ -305,7 +311,7 @@ mod tests {
             "#,
         );
         let config = settings.of("lamp_lit").unwrap();
-        let of = |subject: &str| policy(&CHECK, Some(config), config.subjects.get(subject)).unknown_as;
+        let of = |subject: &str| policy(&defaults(), Some(config), config.subjects.get(subject)).unknown_as;
         assert_eq!([of("hall"), of("shed"), of("attic")], [UnknownAs::Fail, UnknownAs::Fail, UnknownAs::Hold]);
     }
 

@@ -7,16 +7,19 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use git2::{AttrCheckFlags, ConfigLevel, ErrorCode, Oid, Repository, RepositoryOpenFlags, StatusOptions};
+use git2::{ErrorCode, Oid, Repository, RepositoryOpenFlags};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::sqlite::FileStamp;
 
+mod dirty;
 mod pool;
+mod process;
+mod wrong;
 
 pub use pool::Pool;
 
@@ -228,11 +231,11 @@ impl Checkout {
     /// # Errors
     /// Says what is wrong with it: missing, a plain folder, a `.git` that points nowhere, or what libgit2 says.
     fn open(folder: &Path) -> Result<Checkout> {
-        prepare();
+        process::prepare();
         let none: [&Path; 0] = [];
         match Repository::open_ext(folder, RepositoryOpenFlags::NO_SEARCH, none) {
             Ok(repo) => Ok(Checkout { repo, folder: folder.to_owned() }),
-            Err(error) => Err(why_not(folder).unwrap_or_else(|| Unreadable::git("open it", &error))),
+            Err(error) => Err(wrong::why_not(folder).unwrap_or_else(|| Unreadable::git("open it", &error))),
         }
     }
 
@@ -458,90 +461,6 @@ impl Checkout {
         let paths: BTreeSet<_> = index.iter().filter(|entry| stage(entry.flags) > 0).map(|entry| entry.path).collect();
         Ok(u32::try_from(paths.len()).unwrap_or(u32::MAX))
     }
-
-    /// Whether anything is staged, changed, or new and not ignored.
-    fn is_dirty(&self) -> Result<Option<bool>> {
-        let mut options = StatusOptions::new();
-        options.include_untracked(true).include_ignored(true).include_unreadable(true).update_index(false);
-        let statuses = self.repo.statuses(Some(&mut options)).naming("compare the files")?;
-        let index = self.repo.index().naming("read the index")?;
-        let mut certain = true;
-        for entry in statuses.iter() {
-            let path = entry.path_bytes();
-            match self.is_change(entry.status(), path, &index) {
-                Some(true) => return Ok(Some(true)),
-                Some(false) => {}
-                None => certain = false,
-            }
-        }
-        Ok((certain && !self.has_strays(&index)?).then_some(false))
-    }
-
-    /// Whether git would call it one too; `None` if that needs what we do not do.
-    fn is_change(&self, status: git2::Status, path: &[u8], index: &git2::Index) -> Option<bool> {
-        use git2::Status as S;
-        if status == S::WT_DELETED {
-            // Left out of a sparse checkout. libgit2 knows nothing of those.
-            return if is_skipped(index, path) { Some(false) } else { self.is_gone(path) };
-        }
-        if status == S::IGNORED {
-            return self.hides_something(path);
-        }
-        if status == S::WT_MODIFIED && self.has_foreign_filter(path) {
-            return None;
-        }
-        let unreadable = S::from_bits_retain(1 << 12);
-        (!status.intersects(unreadable)).then_some(true)
-    }
-
-    /// What lies in a folder that may not be entered is not known to be gone.
-    fn is_gone(&self, path: &[u8]) -> Option<bool> {
-        absent_or(self.folder.join(path_of(path)).symlink_metadata()).is_ok().then_some(true)
-    }
-
-    /// What libgit2 calls ignored and git need not: a folder that seems empty, but is a new repository without a file
-    /// yet (untracked to git), or may not be entered.
-    fn hides_something(&self, path: &[u8]) -> Option<bool> {
-        let folder = self.folder.join(path_of(path));
-        let denied = std::fs::read_dir(&folder).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
-        let is_repo = folder.join(".git").is_dir();
-        if !(denied || is_repo) || self.repo.is_path_ignored(path_of(path)).unwrap_or(false) {
-            return Some(false);
-        }
-        is_repo.then_some(true)
-    }
-
-    /// Filters of git itself are known here; those that are programs (LFS) are never run.
-    fn has_foreign_filter(&self, path: &[u8]) -> bool {
-        let path = path_of(path);
-        match self.repo.get_attr_bytes(path, "filter", AttrCheckFlags::default()) {
-            Ok(Some(filter)) => self.has_filter_program(filter),
-            Ok(None) => false,
-            Err(_) => true, // Whether it has one cannot be known.
-        }
-    }
-
-    fn has_filter_program(&self, filter: &[u8]) -> bool {
-        let (Ok(config), Ok(filter)) = (self.repo.config(), str::from_utf8(filter)) else { return true };
-        ["clean", "process"].iter().any(|key| config.get_entry(&format!("filter.{filter}.{key}")).is_ok())
-    }
-
-    /// Files that a sparse checkout leaves out, and which are there: git compares them, libgit2 does not.
-    fn has_strays(&self, index: &git2::Index) -> Result<bool> {
-        let config = self.repo.config().naming("read the configuration")?;
-        if !config.get_bool("core.sparseCheckout").unwrap_or(false) {
-            return Ok(false);
-        }
-        let there = |path: &[u8]| self.folder.join(path_of(path)).symlink_metadata().is_ok();
-        Ok(index.iter().any(|entry| entry.flags_extended & SKIP_WORKTREE != 0 && there(&entry.path)))
-    }
-}
-
-/// Extended flag of an index entry.
-const SKIP_WORKTREE: u16 = 1 << 14;
-
-fn is_skipped(index: &git2::Index, path: &[u8]) -> bool {
-    index.get_path(path_of(path), 0).is_some_and(|entry| entry.flags_extended & SKIP_WORKTREE != 0)
 }
 
 fn path_of(bytes: &[u8]) -> &Path {
@@ -609,38 +528,6 @@ fn steady<T>(tries: u32, attempt: impl Fn() -> Result<Option<T>>) -> Result<T> {
     Err(Unreadable { reason: Reason::Moving, text: "it changed each time that it was looked at".to_owned() })
 }
 
-/// What is wrong with a folder that is no repository, as far as plain looking tells.
-fn why_not(folder: &Path) -> Option<Unreadable> {
-    match std::fs::metadata(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let link = folder.symlink_metadata().is_ok();
-            return Some(Unreadable::broken(if link { "it is a link that leads nowhere" } else { "it is not there" }));
-        }
-        Err(error) => return Some(Unreadable::io("look at it", &error)),
-        Ok(found) if !found.is_dir() => return Some(Unreadable::broken("it is not a folder")),
-        Ok(_) => {}
-    }
-    let git = folder.join(".git");
-    match std::fs::read_to_string(&git) {
-        Ok(text) => points_nowhere(folder, &text),
-        Err(error) if error.kind() == ErrorKind::NotFound && git.symlink_metadata().is_err() => {
-            Some(Unreadable::broken("it has no .git: a plain folder"))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Some(Unreadable::broken("its .git points nowhere")),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(Unreadable::io("read its .git", &error)),
-        Err(_) => None,
-    }
-}
-
-fn points_nowhere(folder: &Path, text: &str) -> Option<Unreadable> {
-    let Some(target) = text.strip_prefix("gitdir:") else {
-        return Some(Unreadable::broken("its .git is a file that says nothing"));
-    };
-    let target = folder.join(target.trim());
-    let gone = std::fs::metadata(&target).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-    gone.then(|| Unreadable::broken(format!("its .git points nowhere: {} is not there", target.display())))
-}
-
 /// What git keeps of each linked worktree.
 fn admin_folders(common: &Path) -> Result<Vec<PathBuf>> {
     let Some(entries) = absent_or(std::fs::read_dir(common.join("worktrees"))).naming("list its worktrees")? else {
@@ -672,43 +559,4 @@ fn absent_or<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
 fn modified(file: &std::fs::Metadata) -> Option<Timestamp> {
     let since = file.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     Timestamp::from_second(i64::try_from(since.as_secs()).ok()?).ok()
-}
-
-/// Sets what libgit2 keeps for the whole process, before anything else of it is used.
-#[allow(unsafe_code)]
-fn prepare() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: these write globals of libgit2 without a lock. Every use of libgit2 begins at `Checkout::open`, which
-        // comes through here first, and `Once` lets nobody pass before this has ended.
-        let done = unsafe {
-            // We run as another user than the host by design, and neither write nor run anything that a repository names.
-            git2::opts::set_verify_owner_validation(false)
-                // Nothing is fetched here, so a partial clone is read like any other.
-                .and_then(|()| git2::opts::set_extensions(&["partialclone"]))
-        };
-        if let Err(error) = done {
-            tracing::warn!("prepare libgit2: {}", error.message());
-        }
-        forget_unreadable_settings();
-    });
-}
-
-/// Another user's `~/.gitconfig`, inherited with `HOME`, must not make every repository unreadable.
-#[allow(unsafe_code)]
-fn forget_unreadable_settings() {
-    for (level, name) in
-        [(ConfigLevel::System, "gitconfig"), (ConfigLevel::Global, ".gitconfig"), (ConfigLevel::XDG, "config")]
-    {
-        // SAFETY: as in `prepare`, the only caller.
-        let Ok(folders) = (unsafe { git2::opts::get_search_path(level) }) else { continue };
-        let folders = path_of(folders.as_bytes()).to_owned();
-        let refused = |folder: PathBuf| {
-            std::fs::File::open(folder.join(name)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
-        };
-        if std::env::split_paths(&folders).any(refused) {
-            // SAFETY: as above.
-            drop(unsafe { git2::opts::set_search_path(level, "") });
-        }
-    }
 }

@@ -18,8 +18,10 @@ pub use rusqlite::{OptionalExtension, Row, named_params, params};
 
 use crate::sample::Denied;
 
+pub mod column;
 mod tail;
 
+pub use column::Raw;
 pub use tail::{Followed, Tail};
 
 /// How long a reading waits for a writer's lock.
@@ -175,8 +177,13 @@ impl Database {
             Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) if stamp.has_wal() => {
                 anyhow!("{path}: its -wal cannot be read without a -shm, which only the host may make")
             }
-            _ => anyhow::Error::new(error).context(self.naming("read")),
+            _ => self.failed(&error),
         }
+    }
+
+    /// In its own words alone: the error below it would say the same once more.
+    fn failed(&self, error: &rusqlite::Error) -> anyhow::Error {
+        anyhow!("{}: {error}", self.naming("read"))
     }
 
     fn naming(&self, verb: &str) -> String {
@@ -250,7 +257,7 @@ impl Reader {
     }
 
     fn run<T>(&self, read: impl FnOnce() -> rusqlite::Result<T>) -> Result<T> {
-        let found = read().map_err(|error| self.naming(error))?;
+        let found = read().map_err(|error| self.database.failed(&error))?;
         match &self.frozen {
             Some(stamp) if *stamp != self.database.stamp()? => {
                 bail!("{}: written to while it was read without locks", self.database.path.display())
@@ -279,10 +286,6 @@ impl Reader {
             bail!("{}: table `{table}` has no column `{}`", self.database.path.display(), missing.join("`, `"));
         }
         Ok(())
-    }
-
-    fn naming(&self, error: rusqlite::Error) -> anyhow::Error {
-        anyhow::Error::new(error).context(self.database.naming("read"))
     }
 }
 

@@ -80,3 +80,98 @@ fn a_collector_switched_off_is_not_run_but_its_table_must_be_right() {
     assert_eq!(all.len(), less.len() + 1);
     assert!(refusal("[collect.messages]\nenabled = false\nno_such = 1\n").contains("no_such"));
 }
+
+fn custom(lines: &str) -> String {
+    refusal(&format!("[[custom_check]]\n{lines}\n"))
+}
+
+#[test]
+fn each_mistake_in_a_custom_check_has_its_message() {
+    const NAME: &str = "name = \"backlog\"";
+    const FACT: &str = "fact = \"agenthost_inbound_unprocessed\"";
+    let table = [
+        (format!("{FACT}\nabove = 1"), "config.toml:1: [[custom_check]]: `name` is missing"),
+        (format!("{NAME}\nabove = 1"), "config.toml:1: [[custom_check]]: `fact` is missing"),
+        (
+            format!("{NAME}\n{FACT}"),
+            "config.toml:1: [[custom_check]]: one of `above`, `below`, `equals` is missing: it says which values are bad",
+        ),
+        (
+            format!("{NAME}\n{FACT}\nabove = 1\nequals = 2"),
+            "config.toml:5: equals: one of `above`, `below`, `equals` is enough",
+        ),
+        (format!("{NAME}\n{FACT}\nabove = \"1\""), "config.toml:4: above: invalid type: string \"1\", expected f64"),
+        (format!("{NAME}\n{FACT}\nabove = nan"), "config.toml:4: above: NaN is no bound"),
+        (format!("{NAME}\n{FACT}\nabov = 1"), "config.toml:4: abov: unknown key `abov`, did you mean `above`?"),
+        (
+            format!("{NAME}\n{FACT}\nabove = 1\nfail_fro = \"2m\""),
+            "config.toml:5: fail_fro: unknown key `fail_fro`, did you mean `fail_for`?",
+        ),
+        (
+            format!("{NAME}\n{FACT}\nabove = 1\nfail_for = \"soon\""),
+            "config.toml:5: fail_for: `soon` is not a duration: write it like `15s`, `2m`, `1h30m` or `250ms`",
+        ),
+        (
+            format!("{NAME}\n{FACT}\nabove = 1\nlabels = {{ grup = \"family\" }}"),
+            "config.toml:5: labels: unknown label of agenthost_inbound_unprocessed `grup`, did you mean `group`?",
+        ),
+        (
+            format!("{NAME}\nfact = \"agenthost_service_up\"\nbelow = 1\nlabels = {{ group = \"family\" }}"),
+            "config.toml:5: labels: `agenthost_service_up` has no labels",
+        ),
+        (
+            format!("{NAME}\n{FACT}\nabove = 1\nlabels = {{ group = 3 }}"),
+            "config.toml:5: labels: invalid type: integer `3`, expected a string",
+        ),
+        (
+            format!("{NAME}\nfact = \"agenthost_inbound_unproccessed\"\nabove = 1"),
+            "config.toml:3: fact: unknown fact `agenthost_inbound_unproccessed`, did you mean `agenthost_inbound_unprocessed`?",
+        ),
+        (
+            format!("{NAME}\nfact = \"agenthost_ready\"\nbelow = 1"),
+            "config.toml:3: fact: `agenthost_ready` is what the sidecar makes of all checks: none can stand on it",
+        ),
+        (
+            format!("{NAME}\nfact = \"agenthost_check_failed\"\nabove = 0"),
+            "config.toml:3: fact: `agenthost_check_failed` is what the sidecar makes of all checks: none can stand on it",
+        ),
+        (
+            format!("{NAME}\nfact = \"agenthost_collector_timeouts_total\"\nabove = 5"),
+            "config.toml:3: fact: `agenthost_collector_timeouts_total` is a counter: it only rises, so no bound says that \
+             something is wrong now",
+        ),
+        (
+            format!("{NAME}\nfact = \"agenthost_task_last_run_timestamp_seconds\"\nabove = 5"),
+            "config.toml:3: fact: `agenthost_task_last_run_timestamp_seconds` is a moment, not an age: no fixed bound says \
+             that it is too long ago",
+        ),
+        (
+            format!("name = \"task_overdue\"\n{FACT}\nabove = 1"),
+            "config.toml:2: name: there is a check `task_overdue` already: `[checks.task_overdue]` changes its policy",
+        ),
+        (
+            format!("name = \"started\"\n{FACT}\nabove = 1"),
+            "config.toml:2: name: `started` is taken: /readyz says it of the sidecar itself",
+        ),
+        (
+            format!("name = \"Back log\"\n{FACT}\nabove = 1"),
+            "config.toml:2: name: `Back log` is no name of a check: a letter, then a-z, 0-9 and _",
+        ),
+        (format!("name = 3\n{FACT}\nabove = 1"), "config.toml:2: name: invalid type: integer `3`, expected a string"),
+        (
+            format!("{NAME}\n{FACT}\nabove = 1\n[[custom_check]]\n{NAME}\n{FACT}\nabove = 2"),
+            "config.toml:6: name: there are two custom checks `backlog`",
+        ),
+        (
+            format!("{NAME}\n{FACT}\nabove = 1\n[checks.backlog]\nfail_for = \"2m\""),
+            "config.toml:5: [checks.backlog]: the policy of `backlog` stands in its own `[[custom_check]]`",
+        ),
+    ];
+    for (lines, message) in table {
+        assert_eq!(custom(&lines), message, "{lines}");
+    }
+    assert_eq!(
+        refusal("[custom_check]\nname = \"backlog\"\n"),
+        "config.toml:1: [custom_check]: must be `[[custom_check]]`, with two brackets"
+    );
+}

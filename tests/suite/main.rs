@@ -6,7 +6,10 @@ mod fixture;
 mod git;
 mod oracle;
 mod outputs;
+mod policy;
+mod probes;
 mod shape;
+mod stage;
 mod verdicts;
 
 /// Says that a test could not run, and why. Under `tests/run` that is a failure.

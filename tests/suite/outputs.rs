@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use agenthost_exporter::collect::{self, Subsystem};
 use agenthost_exporter::fact::{Fact, Kind};
-use agenthost_exporter::health::{Health, Overall, Settings, Watched};
+use agenthost_exporter::health::{Health, Overall, Settings, Verdict, Watched};
 use agenthost_exporter::host::Profile;
 use agenthost_exporter::pulse;
 use agenthost_exporter::sample::{Cause, Failure, Now, Point, Points, Reading, Sample};
@@ -169,6 +169,27 @@ fn every_fact_is_rendered_under_its_literal_name_and_type() {
     assert_eq!(series, catalogue().len(), "a series that is in no catalogue, or a fact that was dropped");
 }
 
+/// What is counted from the rows that the host keeps begins with them at each start.
+#[test]
+fn counters_of_rows_say_when_a_restart_makes_them_fall() {
+    let of_rows = collect::ALL.iter().filter(|subsystem| ["messages", "usage", "tasks"].contains(&subsystem.name));
+    let counters = of_rows.flat_map(|subsystem| subsystem.facts).filter(|fact| fact.kind == Kind::Counter);
+    for fact in counters {
+        assert!(fact.help.ends_with(" Lower after a restart only if the host pruned rows."), "{}", fact.prometheus);
+    }
+}
+
+/// Prometheus names its targets by these, and would rename ours to `exported_…`; the last two are of its own types.
+#[test]
+fn no_label_is_one_of_prometheus_own() {
+    for (_, fact) in catalogue() {
+        for label in fact.labels {
+            let taken = ["job", "instance", "le", "quantile"].contains(label) || label.starts_with("__");
+            assert!(!taken, "{} has a label `{label}`", fact.prometheus);
+        }
+    }
+}
+
 #[test]
 fn names_of_facts_checks_and_collectors_are_unique() {
     let facts: BTreeSet<_> = catalogue().into_iter().map(|(_, fact)| fact.prometheus).collect();
@@ -293,24 +314,40 @@ fn the_readmes_table_is_the_catalogue() {
     }
 }
 
+fn live(current: &Current, now: Now) -> probes::Probe {
+    probes::live(current, now, &probes::Asked::default()).unwrap()
+}
+
+fn ready(current: &Current, now: Now) -> probes::Probe {
+    probes::ready(current, now, &probes::Asked::default(), probes::Reasons::Shown).unwrap()
+}
+
 #[test]
 fn probes_say_so_when_the_river_has_stopped() {
     let (current, second) = (Current::fixed((*fixed()).clone()), Duration::from_secs(1));
     let (soon, late) = (now().plus(second * 10), now().plus(second * 10 + Duration::from_millis(1)));
-    assert!(probes::live(&current, soon).ok && probes::ready(&current, soon).ok);
-    assert!(!probes::live(&current, late).ok, "no beat for more than ten seconds");
-    assert!(!probes::ready(&current, late).ok, "whatever the last snapshot said");
+    assert!(live(&current, soon).ok && ready(&current, soon).ok);
+    assert!(!live(&current, late).ok, "no beat for more than ten seconds");
+    assert!(!ready(&current, late).ok, "whatever the last snapshot said");
     assert!(probes::serving().ok);
 }
 
 #[test]
 fn probes_follow_the_verdict() {
-    let at = |overall, ready| Current::fixed(Snapshot { overall, ready, ..(*fixed()).clone() });
-    for (overall, ready) in
-        [(Overall::Starting, false), (Overall::Unhealthy, false), (Overall::Degraded, true), (Overall::Healthy, true)]
-    {
-        let current = at(overall, ready);
-        assert_eq!(probes::ready(&current, now()).ok, ready, "{overall:?}");
-        assert!(probes::live(&current, now()).ok, "{overall:?}: this process is not its host");
+    let at = |overall, can_work, unready| {
+        let mut snapshot = Snapshot { overall, ready: can_work, ..(*fixed()).clone() };
+        let unready = |verdict: &Verdict| Verdict { unready, ..verdict.clone() };
+        snapshot.verdicts = snapshot.verdicts.iter().map(unready).collect();
+        Current::fixed(snapshot)
+    };
+    for (overall, can_work, unready) in [
+        (Overall::Starting, false, false),
+        (Overall::Unhealthy, false, true),
+        (Overall::Degraded, true, false),
+        (Overall::Healthy, true, false),
+    ] {
+        let current = at(overall, can_work, unready);
+        assert_eq!(ready(&current, now()).ok, can_work, "{overall:?}");
+        assert!(live(&current, now()).ok, "{overall:?}: this process is not its host");
     }
 }

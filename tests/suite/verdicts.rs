@@ -1100,8 +1100,10 @@ impl Pair {
     fn compare(&self) -> Result<(), TestCaseError> {
         let ours: BTreeMap<_, _> = self.oracle.states().into_iter().collect();
         let theirs = self.health.verdicts();
-        let theirs: BTreeMap<_, _> =
-            theirs.iter().map(|verdict| ((verdict.check, verdict.subject.to_string()), state(verdict.state))).collect();
+        let theirs: BTreeMap<_, _> = theirs
+            .iter()
+            .map(|verdict| ((&*verdict.check, verdict.subject.to_string()), state(verdict.state)))
+            .collect();
         prop_assert_eq!(theirs, ours, "engine (left) and oracle, at {:?}", self.time);
         let overall = (overall(self.health.overall()), self.health.ready(), self.health.since().mono);
         let expected = (self.oracle.overall(), self.oracle.ready(), self.oracle.since());

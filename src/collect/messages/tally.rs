@@ -4,12 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
-use super::{Group, earlier, moment};
+use super::{Group, earlier};
 use crate::collect::registered::{GROUP_SYNC, Registered, UNREGISTERED};
-use crate::source::sqlite::{Reader, Row, Tail, params};
+use crate::sample::Moment;
+use crate::source::sqlite::{Raw, Reader, Row, Tail, column, params};
 
 /// Stamped further ahead than this, a row is from the future.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
@@ -113,15 +115,17 @@ struct Backlog {
     capped: bool,
     oldest: Option<Timestamp>,
     /// Without the host's own notices.
+    unanswered: u64,
+    undated: u64,
     oldest_unanswered: Option<Timestamp>,
 }
 
 impl Tally {
     pub fn new(registered: Registered) -> Tally {
         let mut chats: Vec<Chat> =
-            registered.iter().map(|(jid, folder)| Chat::new(folder.clone(), Some(jid))).collect();
+            registered.folders.iter().map(|(jid, folder)| Chat::new(folder.clone(), Some(jid))).collect();
         chats.push(Chat::new(UNREGISTERED.into(), None));
-        let by_jid = registered.keys().cloned().enumerate().map(|(at, jid)| (jid, at)).collect();
+        let by_jid = registered.folders.keys().cloned().enumerate().map(|(at, jid)| (jid, at)).collect();
         Tally { registered, by_jid, chats, future: BinaryHeap::new(), beyond: 0, unreadable: 0 }
     }
 
@@ -138,7 +142,6 @@ impl Tally {
         let at = self.at(jid);
         let inbound = matches!(row.get(3), Ok(Some(true)));
         let sender = text(4).unwrap_or("");
-        let stamp = text(2).unwrap_or("");
         let said = if inbound {
             Said::Inbound
         } else if sender == "bot" {
@@ -148,26 +151,25 @@ impl Tally {
         };
         self.chats[at].remember(said);
         if inbound {
-            let moment = self.date(stamp, at, Way::In, limit);
-            self.chats[at].add_inbound(stamp, moment, sender, new);
+            let moment = self.date(row, 2, at, Way::In, limit);
+            self.chats[at].add_inbound(moment, sender, new, |cursor| column::is_after(row, 2, cursor));
         }
     }
 
     fn add_sent(&mut self, row: &Row<'_>, new: bool, limit: Timestamp) {
-        let text = |column: usize| row.get_ref(column).ok().and_then(|value| value.as_str().ok());
-        let jid = text(0).unwrap_or("");
+        let jid = row.get_ref(0).ok().and_then(|value| value.as_str().ok()).unwrap_or("");
         if jid == GROUP_SYNC {
             return;
         }
         let at = self.at(jid);
-        self.date(text(1).unwrap_or(""), at, Way::Out, limit);
+        self.date(row, 1, at, Way::Out, limit);
         self.chats[at].outbound += 1;
         self.chats[at].flow.sent += u64::from(new);
     }
 
     /// Reads a row's timestamp and holds it against the last one of its chat, now or when its time has come.
-    fn date(&mut self, stamp: &str, at: usize, way: Way, limit: Timestamp) -> Option<Timestamp> {
-        let found = moment(stamp);
+    fn date(&mut self, row: &Row<'_>, column: usize, at: usize, way: Way, limit: Timestamp) -> Option<Timestamp> {
+        let found = column::moment(row, column).ok().and_then(Moment::at);
         match found {
             None => self.unreadable += 1,
             Some(moment) if moment <= limit => self.chats[at].saw(moment, way),
@@ -220,18 +222,18 @@ impl Tally {
 
     /// Counts the backlog anew where the cursor moved; elsewhere the rows that came were added.
     ///
-    /// `mark`: later rows are for the next reading.
-    pub fn update_backlogs(&mut self, reader: &Reader, mark: i64) -> Result<()> {
-        let mut cursors = cursors(reader)?;
+    /// `mark`: later rows are for the next reading. Says how many cursors could not be read.
+    pub fn update_backlogs(&mut self, reader: &Reader, mark: i64) -> Result<u64> {
+        let cursors = Cursors::read(reader)?;
         for chat in &mut self.chats {
             let Some(jid) = &chat.jid else { continue };
-            // To the host, too, no cursor is one before everything.
-            let cursor = cursors.remove(jid).unwrap_or_default();
-            if chat.backlog.as_ref().is_none_or(|backlog| backlog.cursor != cursor) {
-                chat.backlog = Some(Backlog::count(reader, jid, cursor, mark)?);
+            match cursors.of(jid) {
+                None => chat.backlog = None,
+                Some(cursor) if chat.backlog.as_ref().is_some_and(|backlog| backlog.cursor == cursor) => {}
+                Some(cursor) => chat.backlog = Some(Backlog::count(reader, jid, cursor, mark)?),
             }
         }
-        Ok(())
+        Ok(cursors.unreadable())
     }
 }
 
@@ -262,10 +264,10 @@ impl Chat {
         }
     }
 
-    fn add_inbound(&mut self, stamp: &str, moment: Option<Timestamp>, sender: &str, new: bool) {
+    fn add_inbound(&mut self, moment: Option<Timestamp>, sender: &str, new: bool, is_after: impl Fn(&str) -> bool) {
         self.inbound += 1;
         self.flow.received += u64::from(new);
-        if let Some(backlog) = self.backlog.as_mut().filter(|backlog| stamp > backlog.cursor.as_str()) {
+        if let Some(backlog) = self.backlog.as_mut().filter(|backlog| is_after(&backlog.cursor)) {
             backlog.add(moment, sender);
         }
     }
@@ -289,10 +291,13 @@ impl Chat {
             unprocessed: backlog.map(|backlog| backlog.count),
             unprocessed_capped: backlog.is_some_and(|backlog| backlog.capped),
             oldest_unprocessed_at: backlog.and_then(|backlog| backlog.oldest),
+            unanswered: backlog.map(|backlog| backlog.unanswered),
+            unanswered_undated: backlog.map_or(0, |backlog| backlog.undated),
             oldest_unanswered_at: backlog.and_then(|backlog| backlog.oldest_unanswered),
             last_received_at: self.last_received,
             last_sent_at: self.last_sent,
             answers: self.answers(),
+            processed: self.jid.is_some(),
         }
     }
 }
@@ -302,25 +307,26 @@ impl Backlog {
         self.count += 1;
         self.oldest = earlier(self.oldest, moment);
         if sender != "system_notice" {
+            self.unanswered += 1;
+            self.undated += u64::from(moment.is_none());
             self.oldest_unanswered = earlier(self.oldest_unanswered, moment);
         }
     }
 
     /// Compares timestamps as texts, as the host does, over the index that it keeps for this.
-    fn count(reader: &Reader, jid: &str, cursor: String, mark: i64) -> Result<Backlog> {
+    fn count(reader: &Reader, jid: &str, cursor: &str, mark: i64) -> Result<Backlog> {
         const PAGE: &str = "SELECT timestamp, rowid, is_from_me = 0, sender FROM messages \
             WHERE chat_jid = ?1 AND (timestamp, rowid) > (?2, ?3) AND +rowid <= ?4 ORDER BY timestamp, rowid LIMIT ?5";
-        let mut backlog = Backlog { cursor: cursor.clone(), ..Backlog::default() };
-        let mut done = (cursor, i64::MAX);
+        let mut backlog = Backlog { cursor: cursor.into(), ..Backlog::default() };
+        let mut done = (Raw::from(cursor), i64::MAX);
         let mut looked_at = 0;
         loop {
             let page = reader.rows(PAGE, params![jid, done.0, done.1, mark, BACKLOG_PAGE as i64], |row| {
                 let sender = row.get_ref(3)?.as_str().unwrap_or("");
-                let stamp: String = row.get(0)?;
                 if matches!(row.get(2), Ok(Some(true))) {
-                    backlog.add(moment(&stamp), sender);
+                    backlog.add(column::moment(row, 0)?.at(), sender);
                 }
-                Ok((stamp, row.get(1)?))
+                Ok((row.get(0)?, row.get(1)?))
             })?;
             looked_at += page.len() as u64;
             backlog.capped = page.len() == BACKLOG_PAGE && looked_at >= BACKLOG;
@@ -332,11 +338,29 @@ impl Backlog {
     }
 }
 
-/// The agent's cursor by jid.
-fn cursors(reader: &Reader) -> Result<HashMap<String, String>> {
-    let found: Vec<String> =
-        reader.rows("SELECT value FROM router_state WHERE key = 'last_agent_timestamp'", [], |row| row.get(0))?;
-    let Some(json) = found.first() else { return Ok(HashMap::new()) };
-    // The parser's own words might quote what it read.
-    serde_json::from_str(json).map_err(|_| anyhow!("router_state: last_agent_timestamp maps no jids to timestamps"))
+/// The agent's cursors by jid; `None`: what the host keeps there is no such map.
+struct Cursors(Option<HashMap<String, Value>>);
+
+impl Cursors {
+    fn read(reader: &Reader) -> Result<Cursors> {
+        const STATE: &str = "SELECT value FROM router_state WHERE key = 'last_agent_timestamp'";
+        let found = reader.rows(STATE, [], |row| column::text(row, 0))?;
+        Ok(Cursors(match found.first() {
+            None => Some(HashMap::new()),
+            Some(json) => json.as_ref().and_then(|json| serde_json::from_str(json).ok()),
+        }))
+    }
+
+    /// `None` if it cannot be read. To the host, too, no cursor is one before everything.
+    fn of(&self, jid: &str) -> Option<&str> {
+        match self.0.as_ref()?.get(jid) {
+            None => Some(""),
+            Some(cursor) => cursor.as_str(),
+        }
+    }
+
+    fn unreadable(&self) -> u64 {
+        let odd = |map: &HashMap<_, Value>| map.values().filter(|cursor| !cursor.is_string()).count() as u64;
+        self.0.as_ref().map_or(1, odd)
+    }
 }

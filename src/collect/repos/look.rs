@@ -45,7 +45,8 @@ pub struct RepoSeen {
     pub unpushed: Option<Result<Compared, Unreadable>>,
     pub stashes: Result<u32, Unreadable>,
     pub last_fetch: Result<Option<Timestamp>, Unreadable>,
-    linked: Result<Vec<Linked>, Unreadable>,
+    /// Those that it knows of, wherever they lie.
+    pub linked: Result<Vec<Linked>, Unreadable>,
 }
 
 /// The main branch, and where it stands here and at origin.

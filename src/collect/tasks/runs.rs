@@ -12,8 +12,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::to_raw_value;
 
+use crate::collect::amount::amount;
+use crate::collect::registered::UNKNOWN;
 use crate::sample::{Details, Moment};
-use crate::source::sqlite::{Reader, params};
+use crate::source::sqlite::{Reader, column, params};
 
 /// How many runs of a task are shown.
 const SHOWN: usize = 50;
@@ -79,7 +81,7 @@ impl Total {
     }
 }
 
-/// By group; runs of tasks that are gone are under `unknown`.
+/// By group; runs of tasks that are gone are under `(unknown)`.
 pub type Totals = BTreeMap<Arc<str>, Total>;
 
 /// What is known of the runs of one task.
@@ -133,10 +135,14 @@ pub struct Runs {
     stale: BTreeSet<Arc<str>>,
 }
 
+/// What is read.
+pub const TABLE: (&str, &[&str]) = ("task_run_logs", &["id", "task_id", "run_at", "duration_ms", "status"]);
+
 /// A row of the log.
 struct Row {
     id: i64,
-    task: Arc<str>,
+    /// `None`: the column holds no text.
+    task: Option<Arc<str>>,
     run: Run,
 }
 
@@ -164,9 +170,8 @@ impl Runs {
     /// Reads what was logged since the last reading.
     ///
     /// # Errors
-    /// The table or a column is missing, or the database cannot be read. What was read until then stays counted.
+    /// The database cannot be read. What was read until then stays counted.
     pub fn read(&mut self, reader: &Reader, groups: &Groups) -> Result<()> {
-        reader.expect("task_run_logs", &["id", "task_id", "run_at", "duration_ms", "status"])?;
         let top: Option<i64> = reader.row("SELECT max(id) FROM task_run_logs", [], |row| row.get(0))?;
         if top.unwrap_or(0) < self.mark {
             // The newest rows went with a deleted task, or an older copy was written over the file.
@@ -190,15 +195,15 @@ impl Runs {
 
     fn take(&mut self, row: Row, groups: &Groups) {
         self.mark = row.id;
-        let group = groups.get(&row.task);
+        let known = row.task.and_then(|task| groups.get_key_value(&task));
         if self.is_new(&row.run) {
-            let group = group.cloned().unwrap_or_else(|| UNKNOWN.into());
+            let group = known.map_or_else(|| UNKNOWN.into(), |(_, group)| group.clone());
             self.totals.entry(group).or_default().add(&row.run);
         }
         self.newest = self.newest.max(row.run.at());
-        if group.is_some() {
-            self.tasks.entry(row.task.clone()).or_default().add(row.run);
-            self.stale.insert(row.task);
+        if let Some((task, _)) = known {
+            self.tasks.entry(task.clone()).or_default().add(row.run);
+            self.stale.insert(task.clone());
         }
     }
 
@@ -234,9 +239,6 @@ impl Runs {
     }
 }
 
-/// The group of runs whose task is gone.
-const UNKNOWN: &str = "unknown";
-
 /// `/status/tasks/<id>`.
 #[derive(Serialize)]
 struct Detail<'a> {
@@ -249,17 +251,15 @@ struct Detail<'a> {
 /// The next rows of the log. `duration_ms` is declared INTEGER and holds REAL too; junk is no duration.
 fn rows(reader: &Reader, mark: i64) -> Result<Vec<Row>> {
     let sql = "SELECT id, task_id, run_at, status,
-            CASE WHEN typeof(duration_ms) IN ('integer', 'real') THEN duration_ms / 1000.0 END AS seconds
+            CASE WHEN typeof(duration_ms) IN ('integer', 'real') THEN duration_ms * 1.0 END AS ms
         FROM task_run_logs WHERE id > ?1 ORDER BY id LIMIT ?2";
     reader.rows(sql, params![mark, BATCH as i64], |row| {
-        let (run_at, status): (Option<Arc<str>>, Arc<str>) = (row.get("run_at")?, row.get("status")?);
-        let seconds: Option<f64> = row.get("seconds")?;
         let run = Run {
-            run_at: Moment::read(run_at.as_deref()),
-            duration_seconds: seconds.filter(|seconds| (0.0..f64::INFINITY).contains(seconds)),
-            status: Outcome::read(&status),
+            run_at: column::moment(row, "run_at")?,
+            duration_seconds: amount(row.get("ms")?).map(|ms| ms / 1000.0),
+            status: column::text(row, "status")?.map_or(Outcome::Other, |status| Outcome::read(&status)),
         };
-        Ok(Row { id: row.get("id")?, task: row.get("task_id")?, run })
+        Ok(Row { id: row.get("id")?, task: column::text(row, "task_id")?, run })
     })
 }
 

@@ -94,7 +94,7 @@ fn sums_what_runs_and_traces_tell() {
     let tokens = [100, 20, 3000, 7].map(|count| Sum(Some(count)));
     assert_eq!(alpha.tokens.by_kind().map(|(_, sum)| sum), tokens);
     assert_eq!((alpha.tool_calls, alpha.tool_errors, alpha.unreadable), (1, Sum(Some(1)), 0));
-    let stray = &section.groups["unregistered"];
+    let stray = &section.groups["(unregistered)"];
     assert_eq!((stray.runs, stray.run_errors, stray.cost_usd, stray.tool_calls), (1, Sum(None), Sum(None), 1));
     assert_eq!(section.groups["beta"], Group::default());
     assert_eq!(values(&section, "alpha")["agenthost_usage_tokens_total cache_read"], Some(3000.0));
@@ -116,6 +116,17 @@ fn broken_rows_are_counted_as_such_and_no_sum_falls() {
     let alpha = &section.groups["alpha"];
     assert_eq!((alpha.runs, alpha.unreadable), (2, 5));
     assert_eq!((alpha.cost_usd, alpha.turns, alpha.tokens.input), (Sum(Some(0.25)), Sum(Some(3)), Sum(Some(100))));
+}
+
+#[test]
+fn a_group_that_cannot_be_read_hides_no_other() {
+    let mut scene = Scene::new();
+    scene.host.execute_batch("UPDATE registered_groups SET folder = X'00' WHERE jid = 'jid-b'").unwrap();
+    scene.run("1", "jid-a", GOOD);
+    scene.run("2", "jid-b", GOOD);
+    let section = scene.look("12:00:00");
+    assert_eq!((section.groups["alpha"].runs, section.groups["(unregistered)"].runs), (1, 1));
+    assert_eq!(section.unreadable_rows, 1);
 }
 
 #[test]

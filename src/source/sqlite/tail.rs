@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rusqlite::types::ValueRef;
 
 use super::{Database, Reader, Row, Stamp, params};
 use crate::sample::Now;
@@ -204,11 +205,7 @@ impl Recent {
         if identity == 0 || rowid < last.saturating_sub(REMEMBERED) {
             return Ok(true);
         }
-        let mut hasher = DefaultHasher::new();
-        for column in 0..identity {
-            row.get_ref(column)?.as_bytes_or_null().ok().flatten().hash(&mut hasher);
-        }
-        let key = hasher.finish();
+        let Some(key) = key(row, identity)? else { return Ok(true) };
         self.order.push_back((rowid, key));
         let new = self.latest.insert(key, rowid).is_none();
         self.evict(rowid - REMEMBERED);
@@ -225,4 +222,21 @@ impl Recent {
             }
         }
     }
+}
+
+/// A hash of the types and values of the first columns. `None` if one is NULL: to SQLite no NULL is the same as
+/// another, so such a row replaces none.
+fn key(row: &Row<'_>, identity: usize) -> rusqlite::Result<Option<u64>> {
+    let mut hasher = DefaultHasher::new();
+    for column in 0..identity {
+        let value = row.get_ref(column)?;
+        (value.data_type() as u8).hash(&mut hasher);
+        match value {
+            ValueRef::Null => return Ok(None),
+            ValueRef::Integer(number) => number.hash(&mut hasher),
+            ValueRef::Real(number) => number.to_bits().hash(&mut hasher),
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.hash(&mut hasher),
+        }
+    }
+    Ok(Some(hasher.finish()))
 }

@@ -93,7 +93,7 @@ fn garbage_is_not_a_database() {
     for size in [5, 99, 5000] {
         fs::write(&path, vec![b'x'; size]).unwrap();
         let text = error(&path);
-        assert!(text.contains("not a database"), "{size} bytes: {text}");
+        assert_eq!(text, format!("read {}: file is not a database", path.display()), "{size} bytes");
     }
 }
 
@@ -119,7 +119,7 @@ fn a_lock_is_waited_for_a_quarter_second() {
     let begun = Instant::now();
     let text = error(&path);
     let took = begun.elapsed();
-    assert!(text.contains("database is locked"), "{text}");
+    assert_eq!(text, format!("read {}: database is locked", path.display()));
     assert!(took >= Duration::from_millis(200), "{took:?}");
     host.execute_batch("ROLLBACK").unwrap();
     assert_eq!(count(&path).unwrap(), 3);
@@ -438,6 +438,20 @@ fn columns_may_be_added_but_not_missing() {
 }
 
 #[test]
+fn what_a_query_stumbled_over_is_said_once() {
+    let folder = folder();
+    let path = folder.path().join("messages.db");
+    let _host = three(&path);
+    let text = |sql: &str| {
+        let reader = Database::new(&path).open().unwrap();
+        format!("{:#}", reader.row(sql, [], |row| row.get::<_, i64>(0)).unwrap_err())
+    };
+    let path = path.display();
+    assert_eq!(text("SELECT n FROM t WHERE n > 7"), format!("read {path}: Query returned no rows"));
+    assert_eq!(text("SELECT 'x'"), format!("read {path}: Invalid column type Text at index: 0, name: 'x'"));
+}
+
+#[test]
 fn a_real_in_an_integer_column_is_an_error_not_a_number() {
     let folder = folder();
     let path = folder.path().join("messages.db");
@@ -457,4 +471,24 @@ fn a_corrupted_page_is_an_error() {
     file.write_all_at(&[0xff; 200], 4096).unwrap();
     let text = error(&path);
     assert!(text.contains("malformed"), "{text}");
+}
+
+#[test]
+fn only_a_row_of_the_same_name_and_type_was_there_before() {
+    let folder = folder();
+    let path = folder.path().join("messages.db");
+    let host = Connection::open(&path).unwrap();
+    host.execute_batch("CREATE TABLE t (id, chat TEXT, PRIMARY KEY (id, chat))").unwrap();
+    let mut tail = Tail::new("t", &["id", "chat"], 2);
+    let mut new = |values: &str| {
+        host.execute_batch(&format!("INSERT OR REPLACE INTO t VALUES {values}")).unwrap();
+        let mut new = 0;
+        let reader = Database::new(&path).open().unwrap();
+        tail.read(&reader, false, |_, is_new| new += u32::from(is_new)).unwrap();
+        new
+    };
+    assert_eq!(new("(1, 'a'), (2, 'a'), (2, 'b'), ('1', 'a'), (X'31', 'a'), (1.5, 'a'), (2.5, 'a')"), 7);
+    assert_eq!(new("(1, 'a'), ('1', 'a'), (X'31', 'a'), (1.5, 'a')"), 0, "replaced ones");
+    assert_eq!(new("(NULL, 'a')"), 1);
+    assert_eq!(new("(NULL, 'a'), (NULL, 'a')"), 2, "NULL replaces no NULL");
 }

@@ -392,9 +392,8 @@ type Key = (&'static str, String);
 pub struct Oracle {
     collectors: Vec<Polled>,
     own: Vec<Rule>,
-    started: Duration,
     /// Every moment at which it was called.
-    calls: Vec<Duration>,
+    calls: Vec<Time>,
     past: BTreeMap<Key, Past>,
     settled: BTreeSet<&'static str>,
     denied: BTreeSet<&'static str>,
@@ -407,8 +406,7 @@ impl Oracle {
         let mut oracle = Oracle {
             collectors,
             own,
-            started: now.mono,
-            calls: vec![now.mono],
+            calls: vec![Time { mono: now.mono, watched: Duration::ZERO }],
             past: BTreeMap::new(),
             settled: BTreeSet::new(),
             denied: BTreeSet::new(),
@@ -438,9 +436,11 @@ impl Oracle {
 
     /// Every second, and before every reading.
     pub fn wake(&mut self, now: Now) {
-        let gap = now.mono - self.calls[self.calls.len() - 1];
-        self.calls.push(now.mono);
-        let time = self.time();
+        let Time { mono, watched } = self.time();
+        let gap = now.mono - mono;
+        // A gap in which nobody watched is no watched time.
+        let time = Time { mono: now.mono, watched: if gap > AWAKE { watched } else { watched + gap } };
+        self.calls.push(time);
         for past in self.past.values_mut() {
             past.away(time, gap);
             // Time alone says nothing of one that the latest good reading did not list.
@@ -486,12 +486,9 @@ impl Oracle {
         self.since
     }
 
-    /// Watched time is what is left of the time since the start without the gaps in which nobody watched.
+    /// The latest call.
     fn time(&self) -> Time {
-        let gaps = self.calls.windows(2).map(|pair| pair[1] - pair[0]);
-        let unwatched: Duration = gaps.filter(|gap| *gap > AWAKE).sum();
-        let mono = self.calls[self.calls.len() - 1];
-        Time { mono, watched: mono - self.started - unwatched }
+        self.calls[self.calls.len() - 1]
     }
 
     fn window(&mut self, polled: &Polled, rule: &Rule, subject: &str) -> Option<&mut Past> {

@@ -523,6 +523,20 @@ impl Dice {
 }
 
 #[test]
+fn half_of_the_polls_unanswered_at_random_does_not_flap() {
+    for interval in [1, 15, 60] {
+        for seed in 1..=4 {
+            let pace = Pace::new(interval);
+            let script = move |poll: Poll| if Dice::hits(seed, poll.count, 50) { Found::Failed } else { Found::Ok };
+            let mut sim = pace.simulate(script);
+            sim.run(HOUR * 2);
+            let changes = sim.readiness().len();
+            assert!((1..=10).contains(&changes), "{changes} {pace:?} seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn one_percent_of_random_blips_for_a_week_never_loses_readiness() {
     for interval in [15, 60] {
         for seed in 1..=4 {
@@ -693,7 +707,7 @@ fn a_bad_channel_unlisted_in_every_eighth_reading_still_fails() {
 }
 
 #[test]
-fn a_critical_subject_that_stays_away_is_dropped_and_one_that_returns_is_not() {
+fn a_critical_subject_that_stays_away_is_unknown_and_then_dropped_but_never_failed() {
     for pace in paces() {
         let leaves = pace.interval * 10;
         let mut sim = pace.simulate(fault(Found::Unlisted, leaves, DAY * 2));
@@ -703,7 +717,7 @@ fn a_critical_subject_that_stays_away_is_dropped_and_one_that_returns_is_not() {
         assert_eq!(sim.subjects(), ["slack"], "{pace:?}");
         sim.run(pace.interval * 4);
         assert!(sim.subjects().is_empty(), "{pace:?}");
-        assert_eq!(sim.health.overall(), Overall::Healthy);
+        assert_eq!((sim.health.overall(), sim.lost_at()), (Overall::Healthy, None), "{pace:?}");
     }
 }
 
@@ -1235,7 +1249,7 @@ fn engine_and_oracle_agree_after_every_call() {
     let rng_seed = if long { RngSeed::Random } else { RngSeed::Fixed(1) };
     let rng_algorithm = RngAlgorithm::XorShift;
     let config = Config { cases, rng_seed, rng_algorithm, failure_persistence: None, ..Config::default() };
-    let scripts = (world(), prop::collection::vec(stretch(), 1..16));
+    let scripts = (world(), prop::collection::vec(stretch(), 1..12));
     let run = |(world, script): (World, Vec<Stretch>)| Pair::new(&world).play(&world, &script);
     match TestRunner::new(config).run(&scripts, run) {
         Ok(()) => {}

@@ -174,3 +174,6 @@ impl Kept {
         Some(Pause { from: self.wall(), to, length, why })
     }
 }
+
+#[cfg(test)]
+mod tests;

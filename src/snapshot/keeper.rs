@@ -99,6 +99,8 @@ struct Book {
     logged: Option<String>,
     /// A disk that damages every file must not be filled with them.
     has_set_aside: bool,
+    /// The file is somebody else's, and stays so.
+    given_up: bool,
 }
 
 /// The first text in the file: to whom and to which boot the others belong.
@@ -159,9 +161,11 @@ impl Book {
         Ok(Some((kept, away)))
     }
 
-    /// The file is closed, and tried again at the next save. Damage is moved out of its way.
+    /// The file is closed, and tried again at the next save, unless it is somebody else's: one who was there first knows
+    /// more than we, and may end only to start again. Damage is moved out of the way.
     fn give_way(&mut self, trouble: Trouble, wall: Timestamp) {
         self.state = None;
+        self.given_up |= matches!(trouble, Trouble::Foreign | Trouble::Newer | Trouble::Taken);
         let trouble = match trouble {
             Trouble::Damaged(how) => self.set_aside(&how, wall).err(),
             trouble => Some(trouble),
@@ -185,6 +189,9 @@ impl Book {
     }
 
     fn save(&mut self, kept: &Kept) {
+        if self.given_up {
+            return;
+        }
         let wall = kept.wall();
         match self.write(kept, wall) {
             Ok(()) if self.logged.take().is_some() => {

@@ -358,7 +358,7 @@ impl Feed {
     /// A collector that is new is waited for from now on.
     fn resume(&mut self, kept: Option<&KeptCollector>, watched: Duration) {
         self.begun = kept.map_or(watched, |kept| kept.begun);
-        self.settled |= kept.is_some_and(|kept| kept.settled);
+        self.settled |= kept.is_some_and(|kept| kept.settled) || self.has_waited_enough(watched);
         self.denied = kept.is_some_and(|kept| kept.denied);
     }
 

@@ -251,9 +251,11 @@ impl Window {
         }
     }
 
-    /// Goes on from what was kept, under a configuration that may name other subjects.
-    pub fn resume(self, named: bool) -> Window {
-        Window { named, ..self }
+    /// Goes on from what was kept, under a configuration that may have other rules and name other subjects.
+    pub fn resume(self, rules: Rules<'_>, named: bool) -> Window {
+        let mut window = Window { named, ..self };
+        window.past.trim(rules);
+        window
     }
 
     /// Takes one observation, made at the clock's moment, for which it has been woken.

@@ -104,10 +104,11 @@ impl Board {
             false if self.expected.contains(&name) => Role::Expected,
             false => Role::Listed,
         };
-        let (noted, window) = (Some(kept.window.state()), kept.window.resume(named));
-        let mut subject = Subject { role, feed: feed.index, pace: feed.pace, policy, window, noted };
-        subject.window.unwatched(Rules { policy: &subject.policy, pace: subject.pace }, away, clock.at().now);
-        self.subjects.insert(name, subject);
+        let rules = Rules { policy: &policy, pace: feed.pace };
+        let (noted, mut window) = (Some(kept.window.state()), kept.window.resume(rules, named));
+        window.unwatched(rules, away, clock.at().now);
+        window.wake(rules, clock); // by a faster pace it may be silent already
+        self.subjects.insert(name, Subject { role, feed: feed.index, pace: feed.pace, policy, window, noted });
     }
 
     pub fn keep(&self, feeds: &[Feed]) -> KeptCheck {

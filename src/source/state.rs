@@ -115,15 +115,15 @@ impl State {
     pub fn open(path: &Path) -> Result<State, Trouble> {
         let is_new = !is_ours(path)?;
         let mut connection = Connection::open(path)?;
+        if connection.is_readonly("main")? {
+            return Err(Trouble::Unusable("it may only be read".into()));
+        }
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = NORMAL")?;
         connection.pragma_update(None, "max_page_count", MOST_PAGES)?;
         connection.pragma_update(None, "journal_size_limit", MOST_JOURNAL)?;
         if is_new {
             make(&mut connection)?;
-        }
-        if connection.is_readonly("main")? {
-            return Err(Trouble::Unusable("it may only be read".into()));
         }
         connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         check(&connection)?;

@@ -84,7 +84,9 @@ impl Clock {
     fn note_gap(&mut self, length: Duration) {
         let end = self.at.now.mono;
         self.gaps.retain(|gap| end.saturating_sub(gap.end) <= self.memory);
-        self.gaps.push_back(Gap { end, length });
+        if length > Duration::ZERO {
+            self.gaps.push_back(Gap { end, length });
+        }
     }
 
     /// A moment of the past, from its monotonic time.

@@ -74,12 +74,18 @@ pub struct Past {
 impl Past {
     /// Adds one, and lets go of those that have left the window.
     pub fn push(&mut self, at: Duration, seen: Seen, rules: Rules<'_>) {
+        self.seen.push_back(micros(at) << 2 | seen as u64);
+        self.tally.0[seen as usize] += 1;
+        self.trim(rules);
+    }
+
+    /// Lets go of what had left the window at the latest observation, and of what is too much for it.
+    pub fn trim(&mut self, rules: Rules<'_>) {
+        let Some(&latest) = self.seen.back() else { return };
+        let at = Duration::from_micros(latest >> 2);
         while self.seen.front().is_some_and(|&oldest| has_left(oldest, at, rules.span())) {
             self.drop_oldest();
         }
-        self.seen.push_back(micros(at) << 2 | seen as u64);
-        self.tally.0[seen as usize] += 1;
-        // More than one may be too many: a new configuration may have slowed the pace.
         while self.seen.len() > rules.capacity() {
             self.drop_oldest();
         }

@@ -6,6 +6,7 @@ mod fixture;
 mod oracle;
 mod outputs;
 mod shape;
+mod survives;
 mod verdicts;
 
 /// Says that a test could not run, and why. Under `tests/run` that is a failure.

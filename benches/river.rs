@@ -1,6 +1,6 @@
 //! What it costs, beside something that anyone can judge, in one run: `cargo bench`. Prints figures, asserts nothing.
 //!
-//! `cargo bench -- encode` runs one part: encode, health, database, git, process.
+//! `cargo bench -- encode` runs one part: encode, health, state, database, git, process.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agenthost_exporter::collect::{self, Collect, Subsystem};
-use agenthost_exporter::fact::Fact;
-use agenthost_exporter::health::{Health, Settings, Watched};
+use agenthost_exporter::fact::{Check, Fact};
+use agenthost_exporter::health::{Health, Kept, Settings, Texts, Watched};
 use agenthost_exporter::host::{self, Profile};
 use agenthost_exporter::sample::{Now, Point, Points, Reading, Sample};
 use agenthost_exporter::show::{metrics, status};
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot, catalogue};
-use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::{Sources, state};
 use rusqlite::Connection;
 use serde_json::value::RawValue;
 
@@ -24,8 +24,14 @@ fn main() {
     if wanted.first().is_some_and(|arg| arg == "bare-server") {
         return bare_server(&wanted[1]);
     }
-    let parts: [(&str, fn()); 5] =
-        [("encode", encode), ("health", health), ("database", database), ("git", git), ("process", process)];
+    let parts: [(&str, fn()); 6] = [
+        ("encode", encode),
+        ("health", health),
+        ("state", state),
+        ("database", database),
+        ("git", git),
+        ("process", process),
+    ];
     for (name, part) in parts {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             println!("\n== {name}");
@@ -107,9 +113,10 @@ fn by_hand(snapshot: &Snapshot) -> String {
     text
 }
 
-/// 5 000 subjects of one check: what an observation and a wake cost.
-fn health() {
-    const SUBJECTS: usize = 5000;
+const SUBJECTS: usize = 5000;
+
+/// A check with subjects, and its collector.
+fn watched() -> (Watched, &'static Check) {
     let subsystem = collect::ALL.iter().find(|one| one.checks.iter().any(|check| check.fact.labels.len() == 1));
     let subsystem = subsystem.expect("some check has subjects");
     let check = subsystem.checks.iter().find(|check| check.fact.labels.len() == 1).expect("as above");
@@ -119,12 +126,18 @@ fn health() {
         timeout: Duration::from_secs(10),
         checks: vec![check],
     };
+    (watched, check)
+}
+
+/// 5 000 subjects of one check: what an observation and a wake cost.
+fn health() {
+    let (watched, check) = watched();
+    let name = watched.name;
     let begin = Now::read();
     let before = resident(std::process::id());
     let mut health = Health::new(begin, vec![watched], &[], &Settings::default());
     let outcome = Ok(sample(points(&[check.fact], SUBJECTS)));
-    let reading =
-        Reading { collector: subsystem.name, at: begin, took: Duration::ZERO, outcome, own: Points::default() };
+    let reading = Reading { collector: name, at: begin, took: Duration::ZERO, outcome, own: Points::default() };
     let mut now = begin;
     let mut observe = || {
         now = now.plus(Duration::from_secs(5)); // within what counts as watched
@@ -137,6 +150,76 @@ fn health() {
     say("memory a subject, window full", (after.saturating_sub(before)) as f64 / SUBJECTS as f64, "bytes");
     say("a wake with 5 000 subjects", best(20, || health.wake(now)), "us");
     say("all verdicts of 5 000 subjects", best(20, || drop(black_box(health.verdicts()))), "us");
+}
+
+/// A week of 5 000 subjects, one look in a thousand bad: what is kept of it. It is saved once an hour here instead of
+/// every ten seconds; how often changes what is written, not what is there in the end.
+fn state() {
+    const PER_HOUR: u64 = 240;
+    let (watched, check) = watched();
+    let (name, interval, mut now) = (watched.name, watched.interval, Now::read());
+    let mut health = Health::new(now, vec![watched.clone()], &[], &Settings::default());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("state.db");
+    let mut file = state::State::open(&path).expect("a new file");
+    let (good, bad) = if check.bad.is_bad(0.0) { (1.0, 0.0) } else { (0.0, 1e12) };
+    let mut dice: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut saved = Vec::new();
+    let labels: Vec<std::sync::Arc<str>> = (0..SUBJECTS).map(|number| format!("subject-{number}").into()).collect();
+    for look in 1..=7 * 24 * PER_HOUR {
+        let points = labels.iter().map(|label| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            let value = if dice.is_multiple_of(1000) { bad } else { good };
+            Point { fact: check.fact, labels: vec![label.clone()], value: Some(value), exported: true }
+        });
+        let outcome = Ok(sample(Points(points.collect())));
+        (0..3).for_each(|third| health.wake(now.plus(interval / 3 * third)));
+        now = now.plus(interval);
+        health
+            .observe(now, &Reading { collector: name, at: now, took: Duration::ZERO, outcome, own: Points::default() });
+        if look.is_multiple_of(PER_HOUR) {
+            saved.push(timed(|| file.save(&texts(&health.keep())).expect("it is written")));
+        }
+    }
+    let kept = health.keep();
+    let written = texts(&kept);
+    let bytes: usize =
+        written.windows.iter().map(|((name, subject), text)| name.len() + subject.len() + text.len()).sum();
+    say("a window, full, as it is written", bytes as f64 / SUBJECTS as f64, "bytes");
+    let bytes: usize = written.changes.values().map(String::len).sum();
+    say("transitions kept of the last day", written.changes.len() as f64, "");
+    say("a transition", bytes as f64 / written.changes.len() as f64, "bytes");
+    say("what the river does for a save", best(20, || drop(black_box(health.keep()))) / 1e3, "ms");
+    say("what the thread does: writing the texts", best(20, || drop(black_box(texts(&kept)))) / 1e3, "ms");
+    say(
+        "what the thread does: all, when every window has changed",
+        saved.iter().min().map_or(0.0, |d| d.as_secs_f64() * 1e3),
+        "ms",
+    );
+    say(
+        "what the thread does: all, when none has",
+        best(5, || file.save(&written).expect("it is written")) / 1e3,
+        "ms",
+    );
+    let wal = std::fs::metadata(path.with_extension("db-wal")).map_or(0, |data| data.len());
+    drop(file);
+    let size = std::fs::metadata(&path).expect("the file").len();
+    say("the file after a week", size as f64 / 1e6, "MB");
+    say("its -wal while it was open", wal as f64 / 1e6, "MB");
+    let mut file = state::State::open(&path).expect("the file");
+    let begun = Instant::now();
+    let state::Texts { about, windows, changes } = file.load().expect("the file").expect("what was saved");
+    let kept = Kept::read(&Texts { about, windows, changes }).expect("what was saved");
+    let away = kept.away(now, true);
+    black_box(Health::restore(now, vec![watched], &[], &Settings::default(), kept, away));
+    say("a restart reads it within", begun.elapsed().as_secs_f64() * 1e3, "ms");
+}
+
+fn texts(kept: &Kept) -> state::Texts {
+    let Texts { about, windows, changes } = kept.write().expect("JSON");
+    state::Texts { about, windows, changes }
 }
 
 /// 5 million messages: the first reading, and ticks after it.

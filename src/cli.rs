@@ -33,6 +33,9 @@ pub struct Flags {
     /// The base of the host's HTTP API.
     #[arg(long = "host.url", env = "AGENTHOST_HOST_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub host_url: Option<String>,
+    /// The file in which verdicts outlive a restart; without it they do not.
+    #[arg(long = "state.path", env = "AGENTHOST_STATE_PATH", value_name = "FILE", global = true)]
+    pub state_path: Option<PathBuf>,
     /// An address to listen on; may be given more than once.
     #[arg(long = "web.listen-address", env = "AGENTHOST_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = address, global = true)]
     pub web_listen_address: Vec<SocketAddr>,
@@ -68,6 +71,7 @@ impl Flags {
         config.host.root = self.host_root.clone().or(config.host.root);
         config.host.url = self.host_url.clone().or(config.host.url);
         config.host.profile = self.host_profile.map(Profile::from).or(config.host.profile);
+        config.state.path = self.state_path.clone().or(config.state.path);
         if !self.web_listen_address.is_empty() {
             config.web.listen = self.web_listen_address.clone();
         }

@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::collect::{self, Build, Subsystem, Table};
 use crate::fact::{Check, Span};
+use crate::source::state;
 use crate::{health, host, pulse, serve};
 
 /// Read if it exists and no other file is named.
@@ -26,6 +27,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Config {
     pub host: host::Config,
     pub web: serve::Config,
+    pub state: state::Config,
     pub checks: health::Settings,
     pub collectors: Vec<Planned>,
     /// Where what is seen is recorded for a replay; by a flag only.
@@ -77,13 +79,16 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
     let config = Config {
         host: read(take(&mut root, "host"))?,
         web: read(take(&mut root, "web"))?,
+        state: read(take(&mut root, "state"))?,
         checks: read_checks(take(&mut root, "checks"), custom)?,
         collectors: plan_all(take(&mut root, "collect"))?,
         record: None,
     };
     match root.iter().next() {
         None => Ok(config),
-        Some((key, _)) => Err(Fault::unknown("table", key, ["host", "web", "collect", "checks", "custom_check"])),
+        Some((key, _)) => {
+            Err(Fault::unknown("table", key, ["host", "web", "state", "collect", "checks", "custom_check"]))
+        }
     }
 }
 

@@ -3,26 +3,31 @@
 //! Nothing here asks a clock: `observe` takes a reading, `wake` the passing of time. Work for a reading grows with its
 //! points and not with the past; work for a wake is one short look at each window.
 //!
-//! Kept across restarts later: what must be kept is `Window`, one per check and subject, and nothing beside it.
+//! What a restart keeps is `Kept`: the windows, the clock they count by, and which collectors have said something.
 
 mod board;
 mod custom;
+mod history;
+mod kept;
 mod settings;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::fact::{Check, Severity};
 use crate::sample::{Cause, Now, Reading};
 use crate::window::{Clock, Pace, Rules, Seen};
 
 use board::{Board, Subject};
+use kept::{About, KeptCollector};
 
 pub use crate::window::State;
 pub use custom::CustomCheck;
+pub use history::{Change, History, IN_ALL, PAUSES, PER_SUBJECT, Pause, REACH, Why};
+pub use kept::{Away, Kept, Texts};
 pub use settings::{CheckConfig, FailCount, FailRatio, RatioMin, Settings, SubjectConfig};
 
 /// One collector that runs, as health knows it.
@@ -35,7 +40,7 @@ pub struct Watched {
 }
 
 /// What all verdicts together say of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Overall {
     /// Not enough was seen yet to call it ready. Never again afterwards.
@@ -131,6 +136,9 @@ pub struct Health {
     overall: Overall,
     since: Now,
     revision: u64,
+    /// How often the state of any window has changed.
+    transitions: u64,
+    history: Arc<History>,
 }
 
 /// One collector: whose readings come in here.
@@ -144,31 +152,64 @@ struct Feed {
     denied: bool,
     /// Nothing more is to be waited for before the host can be called ready.
     settled: bool,
-    /// Watched time after which waiting is over.
+    /// Watched time at which waiting began.
+    begun: Duration,
+    /// Waiting is over so long after that.
     settle_after: Duration,
 }
 
 impl Health {
     /// `own_checks` are on facts of the loop (`Reading::own`), judged on every reading of every collector.
     pub fn new(now: Now, watched: Vec<Watched>, own_checks: &'static [Check], settings: &Settings) -> Health {
-        let mut boards = Vec::new();
-        for (feed, collector) in watched.iter().enumerate() {
-            let checks = collector.checks.iter();
-            boards.extend(checks.filter_map(|check| Board::new(check, Some(feed), settings)));
-            let custom = settings.custom.iter().filter(|check| check.collector == Some(collector.name));
-            boards.extend(custom.filter_map(|check| Board::custom(check, Some(feed))));
-        }
-        boards.extend(own_checks.iter().filter_map(|check| Board::new(check, None, settings)));
-        let custom = settings.custom.iter().filter(|check| check.collector.is_none());
-        boards.extend(custom.filter_map(|check| Board::custom(check, None)));
-        let feeds: Vec<Feed> = watched.iter().enumerate().map(|(i, one)| Feed::new(i, one, &boards)).collect();
+        let (mut boards, feeds) = set_up(&watched, own_checks, settings);
         let clock = Clock::new(now, longest_span(&boards, &feeds));
         for board in &mut boards {
             board.begin(&clock, &feeds);
         }
-        let mut health = Health { clock, feeds, boards, overall: Overall::Starting, since: now, revision: 0 };
+        let (overall, history) = (Overall::Starting, Arc::default());
+        let mut health = Health { clock, feeds, boards, overall, since: now, revision: 0, transitions: 0, history };
         health.judge();
         health
+    }
+
+    /// Goes on from what was kept, after a time in which nobody watched: what a restart and a reload have in common.
+    /// Windows are matched by check and subject, and judged by this configuration; what it does not have is dropped.
+    pub fn restore(
+        now: Now,
+        watched: Vec<Watched>,
+        own_checks: &'static [Check],
+        settings: &Settings,
+        mut kept: Kept,
+        away: Away,
+    ) -> Health {
+        let (mut boards, mut feeds) = set_up(&watched, own_checks, settings);
+        let clock = kept.about.clock.clone().resume(now, away.length, longest_span(&boards, &feeds));
+        for feed in &mut feeds {
+            feed.resume(kept.collector(feed.name), clock.at().watched);
+        }
+        for board in &mut boards {
+            match kept.take(board.name()) {
+                Some(kept) => board.resume(kept, &clock, &feeds, away.forgets()),
+                None => board.begin(&clock, &feeds),
+            }
+        }
+        let mut history = kept.history.clone();
+        if let Some(pause) = kept.pause(away, clock.at().now) {
+            Arc::make_mut(&mut history).pause(pause);
+        }
+        let (overall, since) = (kept.about.overall, kept.about.since);
+        let mut health = Health { clock, feeds, boards, overall, since, revision: 0, transitions: 0, history };
+        health.note();
+        health.judge();
+        health
+    }
+
+    /// What a restart needs.
+    pub fn keep(&self) -> Kept {
+        let collectors = self.feeds.iter().map(Feed::keep).collect();
+        let about = About { clock: self.clock.clone(), overall: self.overall, since: self.since, collectors };
+        let checks = self.boards.iter().map(|board| board.keep(&self.feeds)).collect();
+        Kept { about, checks, history: self.history.clone() }
     }
 
     /// Takes a reading, at the moment at which it arrives.
@@ -189,12 +230,15 @@ impl Health {
         self.feeds[index].denied = denied;
         self.feeds[index].settled |= denied || heard;
         self.revision += 1;
+        self.note();
         self.judge();
     }
 
     /// Lets time pass. To be called every second: silence changes verdicts too.
     pub fn wake(&mut self, now: Now) {
+        let before = self.clock.at().now.wall;
         let gap = self.clock.advance(now);
+        self.remember(gap, before);
         let mut changed = false;
         for board in &mut self.boards {
             for subject in board.subjects.values_mut() {
@@ -202,12 +246,13 @@ impl Health {
             }
         }
         let waited = self.clock.at().watched;
-        for feed in self.feeds.iter_mut().filter(|feed| !feed.settled && waited >= feed.settle_after) {
+        for feed in self.feeds.iter_mut().filter(|feed| feed.has_waited_enough(waited)) {
             feed.settled = true;
             changed = true;
         }
         if changed {
             self.revision += 1;
+            self.note();
             self.judge();
         }
     }
@@ -242,18 +287,51 @@ impl Health {
         self.revision
     }
 
+    /// Grows whenever the state of any check on any subject has changed.
+    pub fn transitions(&self) -> u64 {
+        self.transitions
+    }
+
+    /// Whether some verdict hangs on the next observations: a streak or a recovery is under way, or a silence that fails.
+    pub fn is_pending(&self) -> bool {
+        self.boards.iter().flat_map(|board| board.subjects.values()).any(Subject::is_pending)
+    }
+
+    /// The last day.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
     /// How long the series of a collector stay after its last success: three intervals and a time-out, since the
     /// effective `unknown_for` of a check is never shorter. Zero for a collector that does not run.
     pub fn fresh_for(&self, collector: &str) -> Duration {
         self.feeds.iter().find(|feed| feed.name == collector).map_or(Duration::ZERO, |feed| feed.pace.patience())
     }
 
-    /// Nothing is to be waited for: the verdicts were restored.
-    pub fn settle(&mut self) {
-        for feed in &mut self.feeds {
-            feed.settled = true;
+    /// Writes down which states have changed.
+    fn note(&mut self) {
+        let mut changes = Vec::new();
+        for board in &mut self.boards {
+            board.note(self.clock.at().now, &mut changes);
         }
-        self.judge();
+        self.transitions += changes.len() as u64;
+        changes.retain(Change::is_news);
+        if !changes.is_empty() {
+            let history = Arc::make_mut(&mut self.history);
+            changes.into_iter().for_each(|change| history.push(change));
+        }
+    }
+
+    /// Writes down that nobody watched, and forgets what is older than a day.
+    fn remember(&mut self, gap: Option<Duration>, before: Timestamp) {
+        let to = self.clock.at().now;
+        if let Some(length) = gap {
+            let pause = Pause { from: before, to, length: Some(length), why: Why::Asleep };
+            Arc::make_mut(&mut self.history).pause(pause);
+        }
+        if self.history.is_overdue(to) {
+            Arc::make_mut(&mut self.history).forget(to);
+        }
     }
 
     /// After a good reading: whether something critical is known of the collector, or nothing critical is listed.
@@ -285,6 +363,21 @@ impl Health {
     }
 }
 
+fn set_up(watched: &[Watched], own_checks: &'static [Check], settings: &Settings) -> (Vec<Board>, Vec<Feed>) {
+    let mut boards = Vec::new();
+    for (feed, collector) in watched.iter().enumerate() {
+        let checks = collector.checks.iter();
+        boards.extend(checks.filter_map(|check| Board::new(check, Some(feed), settings)));
+        let custom = settings.custom.iter().filter(|check| check.collector == Some(collector.name));
+        boards.extend(custom.filter_map(|check| Board::custom(check, Some(feed))));
+    }
+    boards.extend(own_checks.iter().filter_map(|check| Board::new(check, None, settings)));
+    let custom = settings.custom.iter().filter(|check| check.collector.is_none());
+    boards.extend(custom.filter_map(|check| Board::custom(check, None)));
+    let feeds = watched.iter().enumerate().map(|(i, one)| Feed::new(i, one, &boards)).collect();
+    (boards, feeds)
+}
+
 /// How far back the widest window reaches.
 fn longest_span(boards: &[Board], feeds: &[Feed]) -> Duration {
     let spans = boards.iter().flat_map(|board| {
@@ -302,7 +395,23 @@ impl Feed {
         let critical = policies.filter(|policy| policy.severity == Severity::Critical);
         let longest = critical.map(|policy| Rules { policy, pace }.unknown_for()).max();
         let (settled, settle_after) = (longest.is_none(), longest.unwrap_or_default());
-        Feed { index, name: watched.name, pace, denied: false, settled, settle_after }
+        Feed { index, name: watched.name, pace, denied: false, settled, begun: Duration::ZERO, settle_after }
+    }
+
+    /// A collector that is new is waited for from now on.
+    fn resume(&mut self, kept: Option<&KeptCollector>, watched: Duration) {
+        self.begun = kept.map_or(watched, |kept| kept.begun);
+        self.settled |= kept.is_some_and(|kept| kept.settled) || self.has_waited_enough(watched);
+        self.denied = kept.is_some_and(|kept| kept.denied);
+    }
+
+    fn keep(&self) -> KeptCollector {
+        let Feed { begun, settled, denied, .. } = *self;
+        KeptCollector { name: self.name.into(), begun, settled, denied }
+    }
+
+    fn has_waited_enough(&self, watched: Duration) -> bool {
+        !self.settled && watched.saturating_sub(self.begun) >= self.settle_after
     }
 }
 
@@ -484,13 +593,6 @@ mod tests {
         assert_eq!(lab.wait(1599), Overall::Starting, "a thousand seconds of it nobody watched");
         assert_eq!(lab.wait(1600), Overall::Unhealthy, "by now the channel is silent");
         assert_eq!(lab.verdict("channel_connected", "slack").rule, "unknown_for 5m");
-    }
-
-    #[test]
-    fn restored_verdicts_need_no_start() {
-        let mut lab = lab("");
-        lab.health.settle();
-        assert_eq!(lab.health.overall(), Overall::Healthy);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use agenthost_exporter::collect::Subsystem;
 use agenthost_exporter::config::{Config, Planned};
@@ -15,6 +16,7 @@ use agenthost_exporter::pulse::{self, Pulse};
 use agenthost_exporter::sample::Now;
 use agenthost_exporter::serve;
 use agenthost_exporter::show::{Show, status};
+use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
 use agenthost_exporter::source::Sources;
 use agenthost_exporter::source::record::{self, Recorder};
@@ -103,6 +105,7 @@ fn with_demo(flags: &Flags) -> Result<()> {
     let demo = demo::Demo::start(0)?;
     config.host.root = Some(demo.root().to_owned());
     config.host.url = Some(demo.url().to_owned());
+    config.state.path = flags.state_path.clone(); // a file's may be of a real host
     let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
     let open = format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or "));
     watch(config, flags.once, &(demo.story() + &open))
@@ -110,23 +113,51 @@ fn with_demo(flags: &Flags) -> Result<()> {
 
 /// Runs until a signal; prints `hello` once it listens. Threads that hang in a source are left behind: they must not keep
 /// the process.
-fn watch(config: Config, once: bool, hello: &str) -> Result<()> {
+fn watch(mut config: Config, once: bool, hello: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let stop = signals()?;
         let listeners = if once { Vec::new() } else { listen(&config.web).await? };
-        let current = wire(config)?;
         if once {
+            // It looks once and leaves: the verdicts of a sidecar that stays are not its own.
+            config.state.path = None;
+            let running = wire(config)?;
             return tokio::select! {
-                printed = print_once(&current) => printed,
+                printed = print_once(&running.current) => printed,
                 () = stop => bail!("interrupted before every collector had looked"),
             };
         }
+        let running = wire(config)?;
         print(hello)?;
-        serve_until(stop, listeners, &current).await
+        let served = serve_until(stop, listeners, &running.current).await;
+        running.end().await;
+        served
     });
     runtime.shutdown_background();
     ended
+}
+
+/// A river that flows.
+struct Running {
+    current: Current,
+    keeper: Option<Keeper>,
+    end: tokio::sync::oneshot::Sender<()>,
+    river: tokio::task::JoinHandle<()>,
+}
+
+/// A stop waits so long for the verdicts to be written; the disk may hang.
+const LAST_SAVE: Duration = Duration::from_secs(1);
+
+impl Running {
+    async fn end(self) {
+        let _ = self.end.send(());
+        if let Some(keeper) = self.keeper
+            && self.river.await.is_ok()
+            && !keeper.finish(LAST_SAVE)
+        {
+            tracing::warn!("the state file could not be written in time");
+        }
+    }
 }
 
 async fn listen(web: &serve::Config) -> Result<Vec<tokio::net::TcpListener>> {
@@ -138,7 +169,7 @@ async fn listen(web: &serve::Config) -> Result<Vec<tokio::net::TcpListener>> {
 }
 
 /// Starts every collector's loop and the river they flow into.
-fn wire(config: Config) -> Result<Current> {
+fn wire(config: Config) -> Result<Running> {
     let (now, sources) = (Now::read(), Sources::default());
     let folder = std::env::current_dir().context("find the current folder")?;
     let host = host::find(&config.host, &sources.processes, &folder).map_err(refused)?;
@@ -153,19 +184,30 @@ fn wire(config: Config) -> Result<Current> {
         tracing::info!(file = %file.display(), "recording");
     }
     let watched = pulses.iter().map(|(subsystem, pulse)| watched(subsystem.checks, pulse)).collect();
-    let health = Health::new(now, watched, pulse::CHECKS, &config.checks);
+    let (keeper, kept) = match &config.state.path {
+        Some(path) => Keeper::start(path, &host.root.display().to_string(), now),
+        None => (None, None),
+    };
+    let health = match kept {
+        Some((kept, away)) => Health::restore(now, watched, pulse::CHECKS, &config.checks, kept, away),
+        None => Health::new(now, watched, pulse::CHECKS, &config.checks),
+    };
     let seen =
         pulses.iter().map(|(_, pulse)| Seen::nothing(pulse.name(), pulse.interval, health.fresh_for(pulse.name())));
     let river = River::new(now, sidecar(now, &host), seen.collect(), health);
-    let river = river.recording(recorder);
+    let mut river = river.recording(recorder);
     let current = river.current();
+    if let Some(keeper) = keeper.clone() {
+        river.keep(keeper);
+    }
     let (sender, readings) = mpsc::channel(64);
     for (_, pulse) in pulses {
         tokio::spawn(pulse.run(sender.clone()));
     }
-    tokio::spawn(river.flow(readings));
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let river = tokio::spawn(river.flow(readings, async { drop(ended.await) }));
     tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
-    Ok(current)
+    Ok(Running { current, keeper, end, river })
 }
 
 fn header(now: Now, pulses: &[(&Subsystem, Pulse)]) -> record::Header {

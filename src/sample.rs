@@ -15,7 +15,8 @@ use serde_json::value::RawValue;
 use crate::fact::Fact;
 
 /// One instant on both clocks. Everything below the loop is told the time; nothing there asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "(u64, i64, i32)", try_from = "(u64, i64, i32)")]
 pub struct Now {
     /// Time since an arbitrary origin; never falls, and counts time asleep where the platform can. Decides verdicts.
     pub mono: Duration,
@@ -38,6 +39,22 @@ impl Now {
     /// What the wall clock showed so long before.
     pub fn ago(self, span: Duration) -> Timestamp {
         self.wall.checked_sub(span).unwrap_or(Timestamp::MIN)
+    }
+}
+
+/// As it is kept: nanoseconds of the monotonic clock; seconds and nanoseconds of the other.
+impl From<Now> for (u64, i64, i32) {
+    fn from(now: Now) -> (u64, i64, i32) {
+        let mono = u64::try_from(now.mono.as_nanos()).unwrap_or(u64::MAX);
+        (mono, now.wall.as_second(), now.wall.subsec_nanosecond())
+    }
+}
+
+impl TryFrom<(u64, i64, i32)> for Now {
+    type Error = jiff::Error;
+
+    fn try_from((mono, seconds, nanos): (u64, i64, i32)) -> Result<Now, jiff::Error> {
+        Ok(Now { mono: Duration::from_nanos(mono), wall: Timestamp::new(seconds, nanos)? })
     }
 }
 

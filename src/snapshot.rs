@@ -15,10 +15,14 @@ use tokio::time::MissedTickBehavior;
 
 use crate::collect;
 use crate::fact::Fact;
-use crate::health::{Health, Judged, Overall, Verdict};
+use crate::health::{Health, History, Judged, Overall, Verdict};
 use crate::pulse;
 use crate::sample::{Now, Point, Points, Reading};
 use crate::source::record::Recorder;
+
+pub mod keeper;
+
+use keeper::Keeper;
 
 static READY: Fact = Fact::gauge(
     "agenthost.ready",
@@ -97,6 +101,7 @@ pub struct Snapshot {
     pub overall: Overall,
     pub ready: bool,
     pub since: Timestamp,
+    pub history: Arc<History>,
     /// What the river says of itself.
     pub own: Arc<Points>,
 }
@@ -184,6 +189,26 @@ pub struct River {
     next: Snapshot,
     current: Current,
     recorder: Option<Recorder>,
+    saving: Option<Saving>,
+}
+
+/// Verdicts are kept at least this often while the river flows.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// What outlives a restart: to whom it is handed, and what was handed over last.
+struct Saving {
+    keeper: Keeper,
+    at: Duration,
+    transitions: u64,
+}
+
+impl Saving {
+    /// At a transition; with every reading while some verdict hangs on the next one; and every ten seconds.
+    fn is_due(&self, health: &Health, now: Now, read: bool) -> bool {
+        now.mono.saturating_sub(self.at) >= KEEP_EVERY
+            || health.transitions() != self.transitions
+            || read && health.is_pending()
+    }
 }
 
 impl River {
@@ -199,6 +224,7 @@ impl River {
             overall: health.overall(),
             ready: health.ready(),
             since: health.since().wall,
+            history: health.history().clone(),
             own: Arc::default(),
         };
         let current = Current::fixed(next.clone());
@@ -210,6 +236,7 @@ impl River {
             next,
             current,
             recorder: None,
+            saving: None,
         };
         river.publish(now);
         river
@@ -224,19 +251,29 @@ impl River {
         self.current.clone()
     }
 
-    /// Takes readings until no loop is left to send one. Wakes every second too, because silence changes verdicts.
-    pub async fn flow(mut self, mut readings: Receiver<Reading>) {
+    /// Hands the verdicts to one who keeps them across restarts.
+    pub fn keep(&mut self, keeper: Keeper) {
+        self.saving = Some(Saving { keeper, at: self.next.at.mono, transitions: self.health.transitions() });
+        self.hand_over(self.next.at);
+    }
+
+    /// Takes readings until no loop is left to send one, or it is told to end. Wakes every second too, because silence
+    /// changes verdicts.
+    pub async fn flow(mut self, mut readings: Receiver<Reading>, end: impl Future<Output = ()>) {
+        tokio::pin!(end);
         let mut wake = tokio::time::interval(Duration::from_secs(1));
         wake.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 reading = readings.recv() => match reading {
                     Some(reading) => self.take(Now::read(), reading),
-                    None => return,
+                    None => break,
                 },
                 _ = wake.tick() => self.wake(Now::read()),
+                () = &mut end => break,
             }
         }
+        self.hand_over(Now::read());
     }
 
     /// A reading has come.
@@ -251,6 +288,7 @@ impl River {
         }
         self.forget(now);
         self.publish(now);
+        self.save(now, true);
         self.beat(now);
     }
 
@@ -265,7 +303,21 @@ impl River {
         if self.forget(now) || changed {
             self.publish(now);
         }
+        self.save(now, false);
         self.beat(now);
+    }
+
+    fn save(&mut self, now: Now, read: bool) {
+        if self.saving.as_ref().is_some_and(|saving| saving.is_due(&self.health, now, read)) {
+            self.hand_over(now);
+        }
+    }
+
+    fn hand_over(&mut self, now: Now) {
+        if let Some(saving) = &mut self.saving {
+            (saving.at, saving.transitions) = (now.mono, self.health.transitions());
+            saving.keeper.offer(self.health.keep());
+        }
     }
 
     fn forget(&mut self, now: Now) -> bool {
@@ -288,6 +340,7 @@ impl River {
         next.ready = self.health.ready();
         next.since = self.health.since().wall;
         self.transitions.count(&next.verdicts);
+        next.history = self.health.history().clone();
         next.own = Arc::new(own(next, &self.transitions, &mut self.dropped));
         self.current.publish(next.clone());
     }

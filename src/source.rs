@@ -1,10 +1,12 @@
-//! The outside world, read only. Nothing else in the program touches it, and no type of a source's crate leaves here.
+//! The outside world, read only but for one file of our own. Nothing else in the program touches it, and no type of a
+//! source's crate leaves here.
 
 pub mod git;
 pub mod http;
 pub mod process;
 pub mod record;
 pub mod sqlite;
+pub mod state;
 
 /// The ways out that collectors share. The seam for tests is a path or a URL in the host, never a trait.
 #[derive(Debug, Clone, Default)]

@@ -10,7 +10,7 @@ mod past;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fact::{Policy, Span, UnknownAs};
 use crate::sample::{Cause, Now};
@@ -23,7 +23,7 @@ pub use past::{Seen, Tally};
 const RELAPSE: Duration = Duration::from_secs(3600);
 
 /// What a window says of its subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Nothing known yet.
@@ -144,7 +144,8 @@ fn share(part: u32, whole: u32) -> f64 {
 }
 
 /// By what a check failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Rule {
     FailFor,
     FailCount,
@@ -153,7 +154,8 @@ enum Rule {
 }
 
 /// The verdict of known observations alone.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Base {
     Starting,
     Ok { since: Now },
@@ -163,7 +165,7 @@ enum Base {
 }
 
 /// Bad observations without an ok between them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Streak {
     first: Now,
     count: u32,
@@ -171,31 +173,39 @@ struct Streak {
 }
 
 /// Ok observations with nothing else between them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Run {
     first: Now,
     count: u32,
 }
 
 /// A streak that lasted: its first bad observation, and the rule it broke.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Failure {
     since: Now,
     rule: Rule,
 }
 
 /// Nobody answers: since when, and whether that has become a failure.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 struct Silence {
     /// Where the unbroken run of unanswered observations began.
+    #[serde(skip_serializing_if = "Option::is_none")]
     unbroken: Option<Moment>,
     /// Where silence began if answers in between are too rare to count.
+    #[serde(skip_serializing_if = "Option::is_none")]
     intermittent: Option<Moment>,
     /// Set once silence has failed the check: where it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<Moment>,
 }
 
 impl Silence {
+    fn is_none(&self) -> bool {
+        *self == Silence::default()
+    }
+
     fn start(&self) -> Option<Moment> {
         [self.unbroken, self.intermittent].into_iter().flatten().min_by_key(|start| start.watched)
     }
@@ -205,11 +215,13 @@ fn has_lasted(start: Option<Moment>, at: Moment, span: Duration) -> bool {
     start.is_some_and(|start| at.watched.saturating_sub(start.watched) >= span)
 }
 
-/// One check on one subject. All that it remembers is in here; what it is judged by is an argument.
-#[derive(Debug)]
+/// One check on one subject. All that it remembers is in here, and is what a restart keeps; what it is judged by is an
+/// argument.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Window {
     past: Past,
     base: Base,
+    #[serde(default, skip_serializing_if = "Silence::is_none")]
     silence: Silence,
     created: Now,
     /// The latest observation; the past may have been emptied since. `None`: none ever.
@@ -220,10 +232,13 @@ pub struct Window {
     stale: bool,
     /// The first unanswered, denied or stale moment after the last known observation.
     unknown_since: Option<Now>,
-    /// It was known once, or the configuration names it: only then can silence fail it.
-    vouched: bool,
-    /// How long the recovery from the latest failure must last.
-    recover_for: Duration,
+    /// The configuration names the subject.
+    #[serde(skip)]
+    named: bool,
+    /// It was known once.
+    known: bool,
+    /// How many failures came each soon after the recovery from the one before: recovery doubles with each.
+    relapses: u32,
     recovered_at: Option<Duration>,
     /// Watched time at which a good reading first did not list the subject any more.
     pub absent_since: Option<Duration>,
@@ -241,11 +256,19 @@ impl Window {
             latest_at: at,
             stale: false,
             unknown_since: None,
-            vouched: named,
-            recover_for: Duration::ZERO,
+            named,
+            known: false,
+            relapses: 0,
             recovered_at: None,
             absent_since: None,
         }
+    }
+
+    /// Goes on from what was kept, under a configuration that may have other rules and name other subjects.
+    pub fn resume(self, rules: Rules<'_>, named: bool) -> Window {
+        let mut window = Window { named, ..self };
+        window.past.trim(rules);
+        window
     }
 
     /// Takes one observation, made at the clock's moment, for which it has been woken.
@@ -254,14 +277,14 @@ impl Window {
         if seen != Seen::Unanswered {
             self.break_silence(rules, at);
         }
-        if seen.is_known() && !self.vouched {
+        if seen.is_known() && !self.is_vouched_for() {
             self.past.clear(); // silence from before it was ever known says nothing of it
         }
         self.past.push(at.now.mono, seen, rules);
         (self.latest, self.latest_at, self.stale) = (Some(seen), at, false);
         match seen {
             Seen::Ok => {
-                self.ok(at.now);
+                self.ok(rules, at.now);
                 self.known(rules);
             }
             Seen::Bad => {
@@ -311,7 +334,7 @@ impl Window {
         true
     }
 
-    fn ok(&mut self, now: Now) {
+    fn ok(&mut self, rules: Rules<'_>, now: Now) {
         self.base = match self.base {
             Base::Ok { since } => Base::Ok { since },
             Base::Starting | Base::Failing(_) => Base::Ok { since: now },
@@ -319,7 +342,7 @@ impl Window {
             Base::Recovering { failure, since, run } => {
                 let first = run.map_or(now, |run| run.first);
                 let run = Run { first, count: run.map_or(0, |run| run.count).saturating_add(1) };
-                match self.has_recovered(run, now) {
+                match self.has_recovered(rules, run, now) {
                     true => self.recover(now),
                     false => Base::Recovering { failure, since, run: Some(run) },
                 }
@@ -327,8 +350,14 @@ impl Window {
         };
     }
 
-    fn has_recovered(&self, run: Run, now: Now) -> bool {
-        run.count >= 2 && now.mono.saturating_sub(run.first.mono) >= self.recover_for
+    fn has_recovered(&self, rules: Rules<'_>, run: Run, now: Now) -> bool {
+        run.count >= 2 && now.mono.saturating_sub(run.first.mono) >= self.recover_for(rules)
+    }
+
+    /// How long the recovery from the latest failure must last.
+    fn recover_for(&self, rules: Rules<'_>) -> Duration {
+        let (once, most) = (rules.policy.recover_for, rules.span().max(rules.policy.recover_for));
+        once.saturating_mul(1_u32.checked_shl(self.relapses).unwrap_or(u32::MAX)).min(most)
     }
 
     /// The past is emptied, or the old bad ones would fail it again at the first new one.
@@ -355,12 +384,9 @@ impl Window {
     }
 
     fn fail(&mut self, rules: Rules<'_>, now: Now, failure: Failure) -> Base {
-        let (span, recover_for) = (rules.span(), rules.policy.recover_for);
-        let relapse = self.recovered_at.is_some_and(|at| now.mono.saturating_sub(at) <= span.saturating_add(RELAPSE));
-        self.recover_for = match relapse {
-            true => self.recover_for.saturating_mul(2).min(span.max(recover_for)),
-            false => recover_for,
-        };
+        let soon = rules.span().saturating_add(RELAPSE);
+        let relapse = self.recovered_at.is_some_and(|at| now.mono.saturating_sub(at) <= soon);
+        self.relapses = if relapse { self.relapses.saturating_add(1) } else { 0 };
         Base::Failed(failure)
     }
 
@@ -384,7 +410,7 @@ impl Window {
         let failed = self.silence.failed.filter(|_| stays);
         self.silence = Silence { unbroken: None, intermittent: None, failed };
         self.unknown_since = None;
-        self.vouched = true;
+        self.known = true;
     }
 
     fn unanswered(&mut self, rules: Rules<'_>, clock: &Clock) {
@@ -397,10 +423,15 @@ impl Window {
 
     fn trip_silence(&mut self, rules: Rules<'_>, at: Moment) {
         let start = self.silence.start();
-        let may_fail = self.vouched && rules.policy.unknown_as == UnknownAs::Fail;
+        let may_fail = self.is_vouched_for() && rules.policy.unknown_as == UnknownAs::Fail;
         if may_fail && !self.is_silenced() && has_lasted(start, at, rules.unknown_for()) {
             self.silence.failed = start;
         }
+    }
+
+    /// Known once, or named by the configuration: only then can silence fail it.
+    fn is_vouched_for(&self) -> bool {
+        self.known || self.named
     }
 
     fn is_silenced(&self) -> bool {
@@ -464,7 +495,7 @@ impl Window {
     pub fn trips_at(&self, rules: Rules<'_>) -> Option<Timestamp> {
         let moment = match (self.state(), self.base) {
             (State::Failing, Base::Failing(streak)) => streak.first.plus(rules.policy.fail_for),
-            (State::Unknown, _) if self.vouched && rules.policy.unknown_as == UnknownAs::Fail => {
+            (State::Unknown, _) if self.is_vouched_for() && rules.policy.unknown_as == UnknownAs::Fail => {
                 self.silence.start()?.now.plus(rules.unknown_for())
             }
             _ => return None,
@@ -473,9 +504,9 @@ impl Window {
     }
 
     /// When it will be ok if it goes on like this.
-    pub fn recovers_at(&self) -> Option<Timestamp> {
+    pub fn recovers_at(&self, rules: Rules<'_>) -> Option<Timestamp> {
         match (self.state(), self.base) {
-            (State::Recovering, Base::Recovering { run, .. }) => Some(run?.first.plus(self.recover_for).wall),
+            (State::Recovering, Base::Recovering { run, .. }) => Some(run?.first.plus(self.recover_for(rules)).wall),
             _ => None,
         }
     }
@@ -508,8 +539,13 @@ impl Window {
     }
 
     /// How long it must be ok to get over its failure. `None` if none stands, or the next answer is enough.
-    pub fn recovers_after(&self) -> Option<Duration> {
-        matches!(self.base, Base::Failed(_) | Base::Recovering { .. }).then_some(self.recover_for)
+    pub fn recovers_after(&self, rules: Rules<'_>) -> Option<Duration> {
+        matches!(self.base, Base::Failed(_) | Base::Recovering { .. }).then(|| self.recover_for(rules))
+    }
+
+    /// Whether its next observations may change the verdict: losing one of them would.
+    pub fn is_pending(&self, rules: Rules<'_>) -> bool {
+        self.trips_at(rules).is_some() || self.state() == State::Recovering
     }
 
     /// Why nothing is known now; unanswered if silence has failed it.
@@ -623,6 +659,10 @@ mod tests {
 
         fn trips_at(&self) -> Option<Timestamp> {
             self.window.trips_at(self.rules())
+        }
+
+        fn recovers_at(&self) -> Option<Timestamp> {
+            self.window.recovers_at(self.rules())
         }
     }
 
@@ -738,11 +778,11 @@ mod tests {
         let mut lab = lab();
         lab.see_all(150, Seen::Bad);
         assert_eq!(lab.see(165, Seen::Ok), State::Recovering);
-        assert_eq!((lab.window.since(), lab.window.recovers_at()), (lab.moment(165), Some(lab.moment(225).wall)));
+        assert_eq!((lab.window.since(), lab.recovers_at()), (lab.moment(165), Some(lab.moment(225).wall)));
         assert_eq!(lab.see_all(210, Seen::Ok), State::Recovering);
         assert_eq!(lab.tally().total(), 14);
         assert_eq!(lab.see(225, Seen::Ok), State::Ok);
-        assert_eq!((lab.window.since(), lab.window.recovers_at()), (lab.moment(225), None));
+        assert_eq!((lab.window.since(), lab.recovers_at()), (lab.moment(225), None));
         assert_eq!(lab.tally(), Tally::default());
     }
 
@@ -772,7 +812,7 @@ mod tests {
             lab.see_all(150, Seen::Bad);
             lab.see_all(210, Seen::Ok);
             assert_eq!(lab.see(220, unknown), State::Recovering);
-            assert_eq!(lab.window.recovers_at(), None);
+            assert_eq!(lab.recovers_at(), None);
             assert_eq!(lab.see_all(270, Seen::Ok), State::Recovering, "the run began at 225");
             assert_eq!(lab.window.since(), lab.moment(165));
             assert_eq!(lab.see(285, Seen::Ok), State::Ok);
@@ -1072,7 +1112,7 @@ mod tests {
         assert_eq!(lab.sleep(1300), State::Failed);
         lab.see(1301, Seen::Ok);
         assert_eq!(lab.sleep(1700), State::Recovering);
-        assert_eq!(lab.window.recovers_at(), None);
+        assert_eq!(lab.recovers_at(), None);
         assert_eq!(lab.see(1701, Seen::Ok), State::Recovering);
         assert_eq!(lab.see(1760, Seen::Ok), State::Recovering);
         assert_eq!(lab.see(1761, Seen::Ok), State::Ok);
@@ -1152,7 +1192,7 @@ mod tests {
         });
         lab.see_all(60, Seen::Bad);
         assert_eq!(lab.see_all(120, Seen::Ok), State::Recovering);
-        assert_eq!(lab.window.recovers_at(), Some(Timestamp::MAX));
+        assert_eq!(lab.recovers_at(), Some(Timestamp::MAX));
         assert_eq!(lab.see_all(600, Seen::Unanswered), State::Recovering);
     }
 }

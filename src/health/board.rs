@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::custom::CustomCheck;
+use super::kept::{KeptCheck, KeptWindow};
 use super::settings::{self, CheckConfig, Settings};
-use super::{Feed, Judged, Verdict};
+use super::{Change, Feed, Judged, Verdict};
 use crate::fact::{Bound, Check, Fact, Policy, ReadyNeeds, Severity};
-use crate::sample::{Cause, Point, Points};
+use crate::sample::{Cause, Now, Point, Points};
 use crate::window::{Clock, Pace, Rules, Seen, State, Window};
 
 /// One check on all its subjects.
@@ -22,6 +23,8 @@ pub struct Board {
     named: BTreeMap<Arc<str>, Option<Arc<Policy>>>,
     expected: BTreeSet<Arc<str>>,
     pub subjects: BTreeMap<Arc<str>, Subject>,
+    /// Subjects that the latest readings dropped, with their last state: not noted yet.
+    gone: Vec<(Arc<str>, Option<State>)>,
 }
 
 /// What a check asks of a reading: all of it that is not policy.
@@ -44,6 +47,8 @@ pub struct Subject {
     pace: Pace,
     policy: Arc<Policy>,
     pub window: Window,
+    /// The state that was noted last; `None`: none yet.
+    noted: Option<State>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,19 +96,74 @@ impl Board {
             named: named.collect(),
             expected: config.iter().flat_map(|config| &config.expect).map(|name| name.as_str().into()).collect(),
             subjects: BTreeMap::new(),
+            gone: Vec::new(),
         })
     }
 
     /// Opens the windows that stand before any reading: of the subjects that the configuration names, or of none.
     pub fn begin(&mut self, clock: &Clock, feeds: &[Feed]) {
         let Some(first) = feeds.get(self.feed.unwrap_or(0)) else { return };
-        let names: Vec<Arc<str>> = self.named.keys().chain(&self.expected).cloned().collect();
-        for name in names {
-            // A check of the loop means the collector of that name; one that does not run is missed by the first.
-            let namesake = feeds.iter().find(|feed| self.feed.is_none() && feed.name == &*name);
-            self.open(&name, namesake.unwrap_or(first), clock, Role::Listed);
+        for name in self.names() {
+            self.open_named(&name, first, clock, feeds);
         }
         self.hold_place(first, clock);
+    }
+
+    /// Goes on from what was kept, `away` after it.
+    pub fn resume(&mut self, kept: KeptCheck, clock: &Clock, feeds: &[Feed], away: Duration) {
+        let Some(first) = feeds.get(self.feed.unwrap_or(0)) else { return };
+        for (name, kept) in kept.windows {
+            self.reopen(name, kept, clock, feeds, away);
+        }
+        let is_new = |board: &Board, name: &Arc<str>| board.expected.contains(name) || !kept.named.contains(name);
+        for name in self.names() {
+            if !self.subjects.contains_key(&name) && is_new(self, &name) {
+                self.open_named(&name, first, clock, feeds);
+            }
+        }
+    }
+
+    /// Of a collector that no longer runs nothing goes on.
+    fn reopen(&mut self, name: Arc<str>, kept: KeptWindow, clock: &Clock, feeds: &[Feed], away: Duration) {
+        let Some(policy) = self.policy_of(&name).cloned() else { return };
+        let its = |feed: &&Feed| self.feed.map_or(feed.name == &*kept.collector, |index| feed.index == index);
+        let Some(feed) = feeds.iter().find(its) else { return };
+        let named = self.is_named(&name);
+        let role = match kept.placeholder && !named {
+            true => Role::Placeholder,
+            false if self.expected.contains(&name) => Role::Expected,
+            false => Role::Listed,
+        };
+        let rules = Rules { policy: &policy, pace: feed.pace };
+        let (noted, mut window) = (Some(kept.window.state()), kept.window.resume(rules, named));
+        window.unwatched(rules, away, clock.at().now);
+        window.wake(rules, clock); // by a faster pace it may be silent already
+        self.subjects.insert(name, Subject { role, feed: feed.index, pace: feed.pace, policy, window, noted });
+    }
+
+    pub fn keep(&self, feeds: &[Feed]) -> KeptCheck {
+        let named = self.names().into_iter().filter(|name| self.policy_of(name).is_some()).collect();
+        let windows = self.subjects.iter().map(|(name, subject)| (name.clone(), subject.keep(feeds)));
+        KeptCheck { name: self.question.name.clone(), named, windows: windows.collect() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.question.name
+    }
+
+    /// The subjects that the configuration names, those that it switches off among them.
+    fn names(&self) -> BTreeSet<Arc<str>> {
+        self.named.keys().chain(&self.expected).cloned().collect()
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.expected.contains(name) || self.named.contains_key(name)
+    }
+
+    fn open_named(&mut self, name: &Arc<str>, first: &Feed, clock: &Clock, feeds: &[Feed]) {
+        // A check of the loop means the collector of that name; one that does not run is missed by the first.
+        let namesake = feeds.iter().find(|feed| self.feed.is_none() && feed.name == &**name);
+        self.open(name, namesake.unwrap_or(first), clock, Role::Listed);
     }
 
     fn hold_place(&mut self, feed: &Feed, clock: &Clock) {
@@ -116,9 +176,9 @@ impl Board {
     fn open(&mut self, name: &Arc<str>, feed: &Feed, clock: &Clock, role: Role) -> Option<&mut Subject> {
         let policy = self.policy_of(name)?.clone();
         let role = if self.expected.contains(name) { Role::Expected } else { role };
-        let named = role == Role::Expected || self.named.contains_key(name);
+        let named = self.is_named(name);
         let window = || Window::new(clock.at(), named);
-        let new = || Subject { role, feed: feed.index, pace: feed.pace, policy, window: window() };
+        let new = || Subject { role, feed: feed.index, pace: feed.pace, policy, window: window(), noted: None };
         Some(self.subjects.entry(name.clone()).or_insert_with(new))
     }
 
@@ -139,7 +199,32 @@ impl Board {
                 subject.observe(clock, seen);
             }
         }
-        self.subjects.retain(|name, subject| listed.contains_key(name) || subject.stays_unlisted(feed, clock));
+        let gone = self
+            .subjects
+            .extract_if(.., |name, subject| !listed.contains_key(name) && !subject.stays_unlisted(feed, clock));
+        self.gone.extend(gone.map(|(name, subject)| (name, subject.noted)));
+    }
+
+    /// Tells which states have changed since the last time.
+    pub fn note(&mut self, at: Now, changes: &mut Vec<Change>) {
+        let change = |subject: &Arc<str>, from, to, since| Change {
+            check: self.question.name.clone(),
+            subject: subject.clone(),
+            at,
+            from,
+            to,
+            since,
+        };
+        for (name, from) in self.gone.drain(..) {
+            changes.push(change(&name, from, None, None));
+        }
+        for (name, subject) in &mut self.subjects {
+            let (from, to) = (subject.noted, Some(subject.window.state()));
+            if from != to {
+                subject.noted = to;
+                changes.push(change(name, from, to, Some(subject.window.since())));
+            }
+        }
     }
 
     /// The subjects of a reading. Of two points of one subject the worse counts.
@@ -231,6 +316,15 @@ impl Subject {
         self.window.wake(rules, clock) || forgot
     }
 
+    fn keep(&self, feeds: &[Feed]) -> KeptWindow {
+        let collector = feeds[self.feed].name.into();
+        KeptWindow { collector, placeholder: self.role == Role::Placeholder, window: self.window.clone() }
+    }
+
+    pub fn is_pending(&self) -> bool {
+        self.window.is_pending(self.rules())
+    }
+
     fn is_listed(&mut self, feed: &Feed) {
         (self.feed, self.pace) = (feed.index, feed.pace);
         self.window.absent_since = None;
@@ -280,12 +374,12 @@ impl Subject {
             bad: tally.of(Seen::Bad),
             rule: window.rule(rules),
             trips_at: window.trips_at(rules),
-            recovers_at: window.recovers_at(),
+            recovers_at: window.recovers_at(rules),
             unknown_cause: window.unknown_cause(),
             latest: window.shown(),
             bad_since: window.bad_since(),
             trouble_since: window.trouble_since(),
-            recovers_after: window.recovers_after(),
+            recovers_after: window.recovers_after(rules),
             unready: lost && down && self.is_critical(),
         }
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use crate::health::{Overall, Verdict};
+use crate::health::{self, Change, Overall, State, Verdict};
 use crate::sample::{Cause, Failure, Reading};
 use crate::snapshot::{Current, Seen, Snapshot};
 
@@ -27,7 +27,7 @@ impl Serialize for Status<'_> {
         for seen in &self.0.collectors {
             map.serialize_entry(seen.name, &section(seen))?;
         }
-        map.serialize_entry("health", &health(self.0))?;
+        map.serialize_entry("health", &health_of(self.0))?;
         map.serialize_entry("collectors", &collectors(self.0))?;
         map.serialize_entry("schema", &SCHEMA)?;
         map.serialize_entry("sidecar", &sidecar(self.0))?;
@@ -41,10 +41,12 @@ impl Serialize for Status<'_> {
 /// A defect of the section's types: JSON cannot hold them.
 pub fn part(snapshot: &Snapshot, name: &str) -> Result<Option<Vec<u8>>, serde_json::Error> {
     let bytes = match name {
-        "health" => serde_json::to_vec(&health(snapshot))?,
+        "health" => serde_json::to_vec(&health_of(snapshot))?,
         "collectors" => serde_json::to_vec(&collectors(snapshot))?,
         "schema" => serde_json::to_vec(&SCHEMA)?,
         "sidecar" => serde_json::to_vec(&sidecar(snapshot))?,
+        // Not in the whole document: it is long, and few ask for it.
+        "history" => serde_json::to_vec(&history(&snapshot.history))?,
         name => match snapshot.collectors.iter().find(|seen| seen.name == name) {
             Some(seen) => serde_json::to_vec(&section(seen))?,
             None => return Ok(None),
@@ -86,8 +88,63 @@ struct Health<'a> {
     checks: &'a [Verdict],
 }
 
-fn health(snapshot: &Snapshot) -> Health<'_> {
+fn health_of(snapshot: &Snapshot) -> Health<'_> {
     Health { overall: snapshot.overall, ready: snapshot.ready, since: snapshot.since, checks: &snapshot.verdicts }
+}
+
+#[derive(Serialize)]
+struct History<'a> {
+    hours: u64,
+    /// Times in which nobody watched.
+    unwatched: Vec<Pause>,
+    checks: Vec<Past<'a>>,
+}
+
+#[derive(Serialize)]
+struct Pause {
+    from: Timestamp,
+    to: Timestamp,
+    /// Null across a reboot: nobody knows.
+    seconds: Option<f64>,
+    why: health::Why,
+}
+
+#[derive(Serialize)]
+struct Past<'a> {
+    check: &'a str,
+    subject: &'a str,
+    /// Oldest first.
+    changes: Vec<Transition>,
+}
+
+#[derive(Serialize)]
+struct Transition {
+    at: Timestamp,
+    /// Null: it was not there.
+    from: Option<State>,
+    /// Null: it is no longer listed.
+    to: Option<State>,
+    since: Option<Timestamp>,
+}
+
+fn history(history: &health::History) -> History<'_> {
+    let mut pasts: BTreeMap<(&str, &str), Vec<Transition>> = BTreeMap::new();
+    for (_, change) in history.changes() {
+        pasts.entry((&change.check, &change.subject)).or_default().push(transition(change));
+    }
+    let checks = pasts.into_iter().map(|((check, subject), changes)| Past { check, subject, changes });
+    let unwatched = history.pauses().iter().map(pause);
+    History { hours: health::REACH.as_secs() / 3600, unwatched: unwatched.collect(), checks: checks.collect() }
+}
+
+fn transition(change: &Change) -> Transition {
+    let Change { at, from, to, since, .. } = change;
+    Transition { at: at.wall, from: *from, to: *to, since: since.map(|since| since.wall) }
+}
+
+fn pause(pause: &health::Pause) -> Pause {
+    let seconds = pause.length.map(|length| length.as_secs_f64());
+    Pause { from: pause.from, to: pause.to.wall, seconds, why: pause.why }
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::sample::Now;
 
@@ -11,7 +12,7 @@ use crate::sample::Now;
 const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// One instant, and how much time somebody had watched until then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     pub now: Now,
     pub watched: Duration,
@@ -23,16 +24,20 @@ impl Moment {
     }
 }
 
-/// Time as verdicts count it. It stands still while nobody watches: asleep, stopped, or the river woke too late.
-#[derive(Debug)]
+/// Time as verdicts count it. What is watched stands still while nobody watches: asleep, stopped, or the river woke too
+/// late. It goes on where it was after a restart, and after a reboot too, though the machine's clock then begins anew.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Clock {
     at: Moment,
+    /// The monotonic time that it was told last: a reboot apart, the same as the moment's.
+    told: Duration,
     /// Pauses in which nobody watched, for as long as a window reaches back.
     gaps: VecDeque<Gap>,
+    #[serde(skip)]
     memory: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Gap {
     end: Duration,
     length: Duration,
@@ -41,7 +46,16 @@ struct Gap {
 impl Clock {
     /// `memory` is how far back the widest window reaches.
     pub fn new(now: Now, memory: Duration) -> Clock {
-        Clock { at: Moment { now, watched: Duration::ZERO }, gaps: VecDeque::new(), memory }
+        Clock { at: Moment { now, watched: Duration::ZERO }, told: now.mono, gaps: VecDeque::new(), memory }
+    }
+
+    /// Goes on from what was kept, after a pause of this length, whatever the machine's clock shows.
+    pub fn resume(self, now: Now, away: Duration, memory: Duration) -> Clock {
+        let mono = self.at.now.mono.saturating_add(away);
+        let at = Moment { now: Now { mono, wall: now.wall }, ..self.at };
+        let mut clock = Clock { at, told: now.mono, memory, ..self };
+        clock.note_gap(away);
+        clock
     }
 
     /// The latest moment it was told.
@@ -49,18 +63,30 @@ impl Clock {
         self.at
     }
 
+    /// The monotonic time that it was told last.
+    pub fn told(&self) -> Duration {
+        self.told
+    }
+
     /// Tells it the time; answers with the length of the pause before, if nobody watched in it.
     pub fn advance(&mut self, now: Now) -> Option<Duration> {
-        let passed = now.mono.saturating_sub(self.at.now.mono);
+        let passed = now.mono.saturating_sub(self.told);
+        self.told = self.told.max(now.mono);
         self.at.now = Now { mono: self.at.now.mono.saturating_add(passed), wall: now.wall };
         if passed <= UNWATCHED {
             self.at.watched += passed;
             return None;
         }
+        self.note_gap(passed);
+        Some(passed)
+    }
+
+    fn note_gap(&mut self, length: Duration) {
         let end = self.at.now.mono;
         self.gaps.retain(|gap| end.saturating_sub(gap.end) <= self.memory);
-        self.gaps.push_back(Gap { end, length: passed });
-        Some(passed)
+        if length > Duration::ZERO {
+            self.gaps.push_back(Gap { end, length });
+        }
     }
 
     /// A moment of the past, from its monotonic time.

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Rules;
 use crate::sample::Cause;
 
 /// What one look at a subject came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Seen {
     Ok,
     Bad,
@@ -59,7 +62,10 @@ impl Tally {
 }
 
 /// The observations in the window, oldest first: microseconds, with the kind in the two lowest bits.
-#[derive(Debug, Default)]
+///
+/// Kept, each is written as the time since the one before it: half as long.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<u64>", into = "Vec<u64>")]
 pub struct Past {
     seen: VecDeque<u64>,
     tally: Tally,
@@ -68,12 +74,19 @@ pub struct Past {
 impl Past {
     /// Adds one, and lets go of those that have left the window.
     pub fn push(&mut self, at: Duration, seen: Seen, rules: Rules<'_>) {
+        self.seen.push_back(micros(at) << 2 | seen as u64);
+        self.tally.0[seen as usize] += 1;
+        self.trim(rules);
+    }
+
+    /// Lets go of what had left the window at the latest observation, and of what is too much for it.
+    pub fn trim(&mut self, rules: Rules<'_>) {
+        let Some(&latest) = self.seen.back() else { return };
+        let at = Duration::from_micros(latest >> 2);
         while self.seen.front().is_some_and(|&oldest| has_left(oldest, at, rules.span())) {
             self.drop_oldest();
         }
-        self.seen.push_back(micros(at) << 2 | seen as u64);
-        self.tally.0[seen as usize] += 1;
-        if self.seen.len() > rules.capacity() {
+        while self.seen.len() > rules.capacity() {
             self.drop_oldest();
         }
     }
@@ -105,6 +118,29 @@ impl Past {
     /// When the oldest of a kind was seen.
     pub fn first(&self, wanted: Seen) -> Option<Duration> {
         self.seen.iter().find(|&&word| kind(word) == wanted).map(|&word| Duration::from_micros(word >> 2))
+    }
+}
+
+impl From<Past> for Vec<u64> {
+    fn from(past: Past) -> Vec<u64> {
+        let mut before = 0;
+        let since = |word: u64| {
+            let at = word >> 2;
+            (at - std::mem::replace(&mut before, at)) << 2 | word & 3
+        };
+        past.seen.into_iter().map(since).collect()
+    }
+}
+
+impl From<Vec<u64>> for Past {
+    fn from(words: Vec<u64>) -> Past {
+        let (mut past, mut at) = (Past::default(), 0_u64);
+        for word in words {
+            at = at.saturating_add(word >> 2).min(u64::MAX >> 2);
+            past.seen.push_back(at << 2 | word & 3);
+            past.tally.0[kind(word) as usize] += 1;
+        }
+        past
     }
 }
 

@@ -34,7 +34,7 @@ interval = \"1s\"
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-fn exporter() -> Command {
+pub fn exporter() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agenthost-exporter"));
     command.env_clear().current_dir("/").stdin(Stdio::null());
     command
@@ -119,7 +119,7 @@ fn listening(log: impl Read + Send + 'static) -> SocketAddr {
     address.expect("the log says where it listens")
 }
 
-fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;

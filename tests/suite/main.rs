@@ -11,6 +11,7 @@ mod probes;
 mod replay;
 mod shape;
 mod stage;
+mod survives;
 mod verdicts;
 
 /// Says that a test could not run, and why. Under `tests/run` that is a failure.

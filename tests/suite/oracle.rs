@@ -144,6 +144,14 @@ struct Entry {
     event: Event,
 }
 
+/// What a restart leaves as it is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Before {
+    entries: usize,
+    silent_from: Option<Duration>,
+    stale: bool,
+}
+
 /// The whole past of one check on one subject, since it was first listed, named or missed.
 #[derive(Debug, Clone)]
 struct Past {
@@ -159,13 +167,16 @@ struct Past {
     /// Watched time at which it was made.
     born: Duration,
     entries: Vec<Entry>,
+    /// What silence there was before the latest restart, by the pace of that time.
+    before: Before,
     absent_since: Option<Duration>,
     base: State,
     silenced: bool,
     /// Where silence with breaks began, while no answer has come since that was shown.
     intermittent_from: Option<Duration>,
     recovered_at: Option<Duration>,
-    recover_for: Duration,
+    /// How many failures came each soon after a recovery: it takes twice as long after each.
+    relapses: u32,
 }
 
 impl Past {
@@ -238,18 +249,24 @@ impl Past {
     }
 
     fn is_stale(&self, watched: Duration) -> bool {
-        watched - self.last().map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
+        let none_since = seen(&self.entries[self.before.entries..]).next().is_none();
+        none_since && self.before.stale
+            || watched - self.last().map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
     }
 
-    /// Since when (watched time) it has been silent without a break: since the first unanswered one after the latest
-    /// answer, or since one was overdue.
+    /// Since when (watched time) it has been silent without a break.
     fn silent_from(&self, watched: Duration) -> Option<Duration> {
-        let run = self.seen().rev().take_while(|(_, seen)| *seen == Seen::Unanswered);
-        let first = run.last().map(|(entry, _)| entry.watched);
-        let answer = self.seen().rev().find(|(_, seen)| *seen != Seen::Unanswered);
-        let answered = answer.map_or(self.born, |(entry, _)| entry.watched);
-        let overdue = first.unwrap_or(watched) - answered > self.stale_after;
-        if overdue { Some(answered + self.stale_after) } else { first }
+        let answered = |seen: Seen| seen != Seen::Unanswered;
+        let (before, since) = self.entries.split_at(self.before.entries);
+        let mut previous = seen(before).next_back().map_or(self.born, |(entry, _)| entry.watched);
+        let mut from = self.before.silent_from;
+        for (entry, seen) in seen(since) {
+            let stale = entry.watched - previous > self.stale_after;
+            from = from.or(stale.then(|| previous + self.stale_after)).or(Some(entry.watched));
+            from = from.filter(|_| !answered(seen));
+            previous = entry.watched;
+        }
+        from.or((watched - previous > self.stale_after).then(|| previous + self.stale_after))
     }
 
     /// Whether so many in the window went unanswered that the rest does not count.
@@ -290,11 +307,19 @@ impl Past {
         self.entries.push(Entry { at: time.mono, watched: time.watched, event });
     }
 
-    /// Nobody watched for `gap`.
-    fn away(&mut self, time: Time, gap: Duration) {
-        if gap <= AWAKE || gap <= self.stale_after {
-            return;
-        }
+    /// What ratios did not look at any more at the latest observation does not come back, though a later configuration
+    /// may look further.
+    fn forget_what_has_left(&mut self) {
+        let Some((last, _)) = self.last() else { return };
+        let (at, watched) = (last.at, last.watched);
+        let is_seen = |place: &usize| matches!(self.entries[*place].event, Event::Seen(_));
+        let seen: Vec<usize> = (0..self.entries.len()).filter(is_seen).collect();
+        let first = seen.get(seen.len() - self.window(at).len()).copied().unwrap_or(self.entries.len());
+        self.entries.insert(first, Entry { at, watched, event: Event::Emptied });
+    }
+
+    /// Nobody watched for longer than it takes to forget.
+    fn away(&mut self, time: Time) {
         self.write(time, Event::Away);
         if self.base == State::Failing {
             self.base = if self.was_ok() { State::Ok } else { State::Starting };
@@ -324,7 +349,7 @@ impl Past {
 
     fn ok(&mut self, time: Time) {
         let run = self.ok_run();
-        let long = run.len() >= 2 && run[run.len() - 1] - run[0] >= self.recover_for;
+        let long = run.len() >= 2 && run[run.len() - 1] - run[0] >= self.recover_for();
         self.base = match self.base {
             State::Failed => State::Recovering,
             State::Recovering if !long => State::Recovering,
@@ -342,17 +367,20 @@ impl Past {
             State::Failed | State::Recovering => self.base = State::Failed,
             _ if self.fails(time.mono) => {
                 self.base = State::Failed;
-                self.recover_for = self.next_recover_for(time.mono);
+                self.relapses = if self.failed_soon(time.mono) { self.relapses + 1 } else { 0 };
             }
             _ => self.base = State::Failing,
         }
     }
 
     /// A failure soon after a recovery makes the next one take twice as long.
-    fn next_recover_for(&self, now: Duration) -> Duration {
-        let soon = self.recovered_at.is_some_and(|at| now - at <= HOUR + self.span());
+    fn failed_soon(&self, now: Duration) -> bool {
+        self.recovered_at.is_some_and(|at| now - at <= HOUR + self.span())
+    }
+
+    fn recover_for(&self) -> Duration {
         let most = self.span().max(self.policy.recover_for);
-        if soon { (self.recover_for * 2).min(most) } else { self.policy.recover_for }
+        (0..self.relapses).fold(self.policy.recover_for, |once, _| (once * 2).min(most))
     }
 
     /// The verdict that stands when nothing is seen.
@@ -392,8 +420,13 @@ type Key = (&'static str, String);
 pub struct Oracle {
     collectors: Vec<Polled>,
     own: Vec<Rule>,
+    started: Duration,
     /// Every moment at which it was called.
-    calls: Vec<Time>,
+    calls: Vec<Duration>,
+    /// Which of these calls were the first after a restart.
+    restarts: BTreeSet<usize>,
+    /// Watched time at which the wait for a collector began, if not at the start.
+    begun: BTreeMap<&'static str, Duration>,
     past: BTreeMap<Key, Past>,
     settled: BTreeSet<&'static str>,
     denied: BTreeSet<&'static str>,
@@ -406,43 +439,124 @@ impl Oracle {
         let mut oracle = Oracle {
             collectors,
             own,
-            calls: vec![Time { mono: now.mono, watched: Duration::ZERO }],
+            started: now.mono,
+            calls: vec![now.mono],
+            restarts: BTreeSet::new(),
+            begun: BTreeMap::new(),
             past: BTreeMap::new(),
             settled: BTreeSet::new(),
             denied: BTreeSet::new(),
             overall: Overall::Starting,
             since: now.mono,
         };
-        for polled in oracle.collectors.clone() {
-            for rule in polled.checks.iter().filter(|rule| rule.enabled) {
-                for subject in rule.named() {
-                    oracle.window(&polled, rule, &subject);
-                }
-                oracle.make_placeholder(&polled, rule);
-            }
+        for (polled, rule) in oracle.judged() {
+            oracle.begin(&polled, &rule);
         }
-        for rule in oracle.own.clone().iter().filter(|rule| rule.enabled) {
-            // A subject of these is a collector. One that does not run is missed by the first that does.
-            for subject in rule.named() {
-                let meant = oracle.collectors.iter().find(|polled| polled.name == subject);
-                let polled = meant.unwrap_or(&oracle.collectors[0]).clone();
-                oracle.window(&polled, rule, &subject);
-            }
-            oracle.make_placeholder(&oracle.collectors[0].clone(), rule);
-        }
-        oracle.overall = oracle.judge();
+        oracle.conclude();
         oracle
+    }
+
+    /// Each check that is enabled, with its collector; with the first of all where it judges all.
+    fn judged(&self) -> Vec<(Polled, Rule)> {
+        let of = |polled: &Polled| polled.checks.iter().map(|rule| (polled.clone(), rule.clone())).collect::<Vec<_>>();
+        let own = self.own.iter().map(|rule| (self.collectors[0].clone(), rule.clone()));
+        let all = self.collectors.iter().flat_map(of).chain(own);
+        all.filter(|(_, rule)| rule.enabled).collect()
+    }
+
+    fn is_own(&self, rule: &Rule) -> bool {
+        self.own.iter().any(|own| own.check.name == rule.check.name)
+    }
+
+    fn begin(&mut self, polled: &Polled, rule: &Rule) {
+        for subject in rule.named() {
+            self.begin_one(polled, rule, &subject);
+        }
+        self.make_placeholder(polled, rule);
+    }
+
+    /// A subject of a check of the loop is a collector. One that does not run is missed by the first that does.
+    fn begin_one(&mut self, polled: &Polled, rule: &Rule, subject: &str) {
+        let meant = self.collectors.iter().find(|other| self.is_own(rule) && other.name == subject);
+        let polled = meant.unwrap_or(polled).clone();
+        self.window(&polled, rule, subject);
+    }
+
+    /// The sidecar was away for so long, and comes back with what it knew then, perhaps under another configuration.
+    pub fn restart(&mut self, away: Duration, rebooted: bool, collectors: Vec<Polled>, own: Vec<Rule>) {
+        let before = self.judged();
+        let known: Vec<_> = self.collectors.drain(..).map(|polled| polled.name).collect();
+        (self.collectors, self.own) = (collectors, own);
+        self.restarts.insert(self.calls.len());
+        self.calls.push(self.calls[self.calls.len() - 1] + away);
+        self.forget_collectors(&known);
+        for ((check, subject), past) in std::mem::take(&mut self.past) {
+            let place = self.judged().into_iter().find(|(_, rule)| rule.check.name == check);
+            let past = place.and_then(|(polled, rule)| self.go_on(past, &polled, &rule, &subject));
+            if let Some(mut past) = past {
+                if rebooted || away > past.stale_after {
+                    past.away(self.time());
+                }
+                if past.absent_since.is_none() {
+                    past.notice(self.time().watched);
+                }
+                self.past.insert((check, subject), past);
+            }
+        }
+        for (polled, rule) in self.judged() {
+            match before.iter().find(|(_, old)| old.check.name == rule.check.name) {
+                None => self.begin(&polled, &rule),
+                Some((_, old)) => self.begin_new_names(&polled, &rule, &old.named()),
+            }
+        }
+        self.conclude();
+    }
+
+    /// Those that no longer run; those that run and were not known are waited for from now on.
+    fn forget_collectors(&mut self, known: &[&str]) {
+        let (running, watched): (Vec<_>, _) =
+            (self.collectors.iter().map(|polled| polled.name).collect(), self.time().watched);
+        self.settled.retain(|name| running.contains(name));
+        self.denied.retain(|name| running.contains(name));
+        self.begun.retain(|name, _| running.contains(name));
+        self.begun.extend(running.iter().filter(|name| !known.contains(name)).map(|name| (*name, watched)));
+    }
+
+    /// One that was named before and has no past was dropped for good; one that is expected always has one.
+    fn begin_new_names(&mut self, polled: &Polled, rule: &Rule, old: &BTreeSet<String>) {
+        let expected: BTreeSet<_> = rule.expected().cloned().collect();
+        for subject in rule.named().iter().filter(|name| expected.contains(*name) || !old.contains(*name)) {
+            self.begin_one(polled, rule, subject);
+        }
+    }
+
+    /// What becomes of one past under a new configuration; `None`: there is no place for it.
+    fn go_on(&self, mut past: Past, polled: &Polled, rule: &Rule, subject: &str) -> Option<Past> {
+        let watched = self.time().watched;
+        let polled = match self.is_own(rule) {
+            true => self.collectors.iter().find(|polled| polled.name == past.collector)?,
+            false => polled,
+        };
+        let (silent_from, stale) = (past.silent_from(watched), past.is_stale(watched));
+        past.forget_what_has_left();
+        past.policy = rule.policy(subject)?.clone();
+        (past.interval, past.stale_after) = (polled.interval, polled.stale_after());
+        past.forget_what_has_left();
+        past.before = Before { entries: past.entries.len(), silent_from, stale };
+        past.named = rule.named().contains(subject);
+        past.placeholder &= !past.named;
+        Some(past)
     }
 
     /// Every second, and before every reading.
     pub fn wake(&mut self, now: Now) {
-        let Time { mono, watched } = self.time();
-        let gap = now.mono - mono;
-        // A gap in which nobody watched is no watched time.
-        let time = Time { mono: now.mono, watched: if gap > AWAKE { watched } else { watched + gap } };
-        self.calls.push(time);
+        let gap = now.mono - self.calls[self.calls.len() - 1];
+        self.calls.push(now.mono);
+        let time = self.time();
         for past in self.past.values_mut() {
-            past.away(time, gap);
+            if gap > AWAKE && gap > past.stale_after {
+                past.away(time);
+            }
             // Time alone says nothing of one that the latest good reading did not list.
             if past.absent_since.is_none() {
                 past.notice(time.watched);
@@ -486,9 +600,13 @@ impl Oracle {
         self.since
     }
 
-    /// The latest call.
+    /// Watched time is what is left of the time since the start without the gaps in which nobody watched.
     fn time(&self) -> Time {
-        self.calls[self.calls.len() - 1]
+        let gaps = self.calls.windows(2).map(|pair| pair[1] - pair[0]).zip(1..);
+        let unwatched = gaps.filter(|(gap, call)| *gap > AWAKE || self.restarts.contains(call));
+        let unwatched: Duration = unwatched.map(|(gap, _)| gap).sum();
+        let mono = self.calls[self.calls.len() - 1];
+        Time { mono, watched: mono - self.started - unwatched }
     }
 
     fn window(&mut self, polled: &Polled, rule: &Rule, subject: &str) -> Option<&mut Past> {
@@ -502,12 +620,13 @@ impl Oracle {
             named: rule.named().contains(subject),
             born,
             entries: Vec::new(),
+            before: Before::default(),
             absent_since: None,
             base: State::Starting,
             silenced: false,
             intermittent_from: None,
             recovered_at: None,
-            recover_for: policy.recover_for,
+            relapses: 0,
             policy,
         }))
     }
@@ -591,10 +710,15 @@ impl Oracle {
 
     fn is_settled(&self, polled: &Polled) -> bool {
         let waits = polled.checks.iter().flat_map(Rule::critical).map(|policy| polled.patience(policy)).max();
-        self.settled.contains(polled.name) || waits.is_none_or(|longest| self.time().watched >= longest)
+        let begun = self.begun.get(polled.name).copied().unwrap_or_default();
+        self.settled.contains(polled.name) || waits.is_none_or(|longest| self.time().watched - begun >= longest)
     }
 
     fn conclude(&mut self) {
+        // Who has once been waited for long enough is not waited for again.
+        let settled: Vec<_> = self.collectors.iter().filter(|polled| self.is_settled(polled)).collect();
+        let settled: Vec<_> = settled.into_iter().map(|polled| polled.name).collect();
+        self.settled.extend(settled);
         let overall = self.judge();
         if overall != self.overall {
             self.since = self.time().mono;
@@ -603,7 +727,7 @@ impl Oracle {
     }
 
     fn judge(&self) -> Overall {
-        if self.overall == Overall::Starting && !self.collectors.iter().all(|polled| self.is_settled(polled)) {
+        if !self.collectors.iter().all(|polled| self.is_settled(polled)) {
             return Overall::Starting;
         }
         let rules: Vec<_> = self.collectors.iter().flat_map(|polled| &polled.checks).chain(&self.own).collect();

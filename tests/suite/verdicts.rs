@@ -1,18 +1,12 @@
 //! The verdicts in virtual time: every vector of the design at several paces, and the engine against the oracle.
-//!
-//! Left for the day on which verdicts are kept across restarts, because one process cannot show them:
-//! * two blips 8 h apart around a restart -> 200 (here: around 8 h in which nobody watched);
-//! * the sidecar restarted every 60 s in an outage -> 503 no later than without restarts;
-//! * restored verdicts skip `starting`;
-//! * a reboot (another boot id) starts streaks anew and holds states;
-//! * a restart within 3 I + T is bridged as if nothing had been.
+//! Restarts go through the texts that the state file holds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agenthost_exporter::fact::{Bound, Check, Fact, Policy, ReadyNeeds, Severity, Span, UnknownAs};
-use agenthost_exporter::health::{Health, Overall, Settings, State, Verdict, Watched};
+use agenthost_exporter::health::{Away, Health, Kept, Overall, Settings, State, Verdict, Watched};
 use agenthost_exporter::sample::{Cause, Failure, Now, Points, Reading, Sample};
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -141,9 +135,15 @@ struct Due {
     outcome: Result<Points, Cause>,
 }
 
+/// What a restart goes on from: what was kept, written down and read again.
+fn written(health: &Health) -> Kept {
+    Kept::read(&health.keep().write().unwrap()).unwrap()
+}
+
 /// Health in virtual time: polls at their times, a wake every second, and a record of what it said.
 struct Simulation {
     health: Health,
+    settings: Settings,
     pollers: Vec<Poller>,
     time: Duration,
     next_wake: Duration,
@@ -163,6 +163,7 @@ impl Simulation {
         let changes = vec![(Duration::ZERO, health.overall())];
         Simulation {
             health,
+            settings,
             polls: vec![0; pollers.len()],
             pollers,
             time: Duration::ZERO,
@@ -199,6 +200,21 @@ impl Simulation {
                 *count += 1;
             }
         }
+        self
+    }
+
+    /// The sidecar is killed, and runs again after this much time: it polls at once.
+    fn restart(&mut self, away: Duration) -> &mut Simulation {
+        let kept = written(&self.health);
+        self.away(away);
+        for poller in &mut self.pollers {
+            poller.phase = self.time;
+        }
+        self.polls.fill(0);
+        let watched = self.pollers.iter().map(Poller::watched).collect();
+        let away = kept.away(self.now(), true);
+        self.health = Health::restore(self.now(), watched, &[], &self.settings, kept, away);
+        self.note();
         self
     }
 
@@ -591,6 +607,80 @@ fn two_blips_around_a_long_absence_are_two_blips() {
 }
 
 #[test]
+fn two_blips_around_a_restart_hours_later_are_two_blips() {
+    for pace in paces() {
+        let script = move |poll: Poll| match poll.at >= HOUR && poll.at < HOUR * 9 + pace.interval {
+            true => Found::Bad,
+            false => Found::Ok,
+        };
+        let mut sim = pace.simulate(script);
+        sim.run(HOUR + pace.interval).restart(HOUR * 8 - pace.interval).run(HOUR);
+        assert_eq!(sim.lost_at(), None, "{pace:?}");
+        assert_eq!(sim.health.overall(), Overall::Healthy);
+    }
+}
+
+#[test]
+fn restarted_beside_a_healthy_host_it_is_ready_at_once_and_stays_so() {
+    for pace in paces() {
+        for seconds in [1, 60, 360, 8 * 3600] {
+            let mut sim = pace.simulate(|_| Found::Ok);
+            sim.run(HOUR).restart(SECOND * seconds);
+            assert_eq!(sim.health.overall(), Overall::Healthy, "{pace:?} {seconds}");
+            sim.run(HOUR);
+            assert_eq!(sim.lost_at(), None, "{pace:?} {seconds}");
+        }
+    }
+}
+
+/// A sidecar that is killed every minute, and back after two seconds.
+fn restarted_every_minute(sim: &mut Simulation, minutes: u32) {
+    for _ in 0..minutes {
+        sim.run(SECOND * 58).restart(SECOND * 2);
+    }
+}
+
+#[test]
+fn restarts_every_minute_in_an_outage_do_not_delay_its_detection() {
+    for pace in paces() {
+        let outage = fault(Found::Bad, HOUR, HOUR);
+        let lost = pace.simulate(outage).run(HOUR * 2).lost_at().unwrap();
+        let mut sim = pace.simulate(fault(Found::Bad, HOUR, HOUR));
+        sim.run(HOUR);
+        restarted_every_minute(&mut sim, 60);
+        let late = sim.lost_at().unwrap_or_else(|| panic!("{pace:?}"));
+        // Each start polls at once: from then on it polls at other times.
+        assert!(late <= lost + pace.interval, "{late:?}, without restarts {lost:?}: {pace:?}");
+        assert_eq!(sim.readiness().len(), 1, "and it stays so: {pace:?}");
+        restarted_every_minute(&mut sim, 10);
+        assert_eq!(sim.readiness().len(), 2, "nor is its end missed: {pace:?}");
+    }
+}
+
+#[test]
+fn restarts_every_minute_delay_the_end_of_a_silence_by_no_more_than_their_own_time() {
+    for pace in paces() {
+        let lost = pace.simulate(fault(Found::Nothing, HOUR, HOUR)).run(HOUR * 2).lost_at().unwrap();
+        let mut sim = pace.simulate(fault(Found::Nothing, HOUR, HOUR));
+        sim.run(HOUR);
+        restarted_every_minute(&mut sim, 60);
+        let late = sim.lost_at().unwrap_or_else(|| panic!("{pace:?}"));
+        let stops = late.saturating_sub(HOUR).as_secs() as u32 / 60 + 1;
+        assert!(late <= lost + SECOND * 2 * stops + pace.interval, "{late:?}, without restarts {lost:?}: {pace:?}");
+    }
+}
+
+#[test]
+fn restarts_every_minute_beside_a_healthy_host_lose_nothing() {
+    for pace in paces() {
+        let mut sim = pace.simulate(|poll| if poll.at.as_secs() / 7 % 10 == 3 { Found::Bad } else { Found::Ok });
+        sim.run(HOUR);
+        restarted_every_minute(&mut sim, 120);
+        assert_eq!(sim.lost_at(), None, "{pace:?}");
+    }
+}
+
+#[test]
 fn a_failure_is_held_while_nobody_watches() {
     for pace in paces() {
         let mut sim = pace.simulate(fault(Found::Bad, HOUR, HOUR));
@@ -900,9 +990,11 @@ impl CheckTable {
     }
 }
 
-/// A configuration: two collectors and a table for every check.
+/// A configuration: one collector or two, and a table for every check.
 #[derive(Debug, Clone)]
 struct World {
+    /// `beta` runs; `alpha` always does.
+    both: bool,
     paces: [(u64, u64); 2],
     high: CheckTable,
     low: CheckTable,
@@ -918,18 +1010,21 @@ impl World {
         std::array::from_fn(|index| (checks[index], tables[index]))
     }
 
-    fn health(&self, start: Now) -> Health {
+    fn settings(&self) -> Settings {
         let text: String = self.tables().iter().map(|(check, table)| table.toml(check.name)).collect();
-        let settings: Settings = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    fn watched(&self) -> Vec<Watched> {
         let watched = self.polled().into_iter().map(|polled| {
             let checks = polled.checks.iter().map(|rule| rule.check).collect();
             Watched { name: polled.name, interval: polled.interval, timeout: polled.timeout, checks }
         });
-        Health::new(start, watched.collect(), &OWN, &settings)
+        watched.collect()
     }
 
-    fn oracle(&self, start: Now) -> Oracle {
-        Oracle::new(start, self.polled(), vec![self.own.rule(&OWN[0])])
+    fn own(&self) -> Vec<Rule> {
+        vec![self.own.rule(&OWN[0])]
     }
 
     fn polled(&self) -> Vec<Polled> {
@@ -941,7 +1036,7 @@ impl World {
             timeout: Duration::from_millis(timeout),
             checks,
         });
-        polled.collect()
+        polled.filter(|polled| self.both || polled.name == "alpha").collect()
     }
 }
 
@@ -1000,9 +1095,23 @@ fn points(collector: usize, listed: [Listed; 3]) -> Points {
     points
 }
 
-/// A stretch of polls of one collector (or of both): mostly one answer, every nth another.
+/// The sidecar stops and starts again.
+#[derive(Debug, Clone)]
+struct Restart {
+    /// For so many milliseconds, or for 3 I + T of `alpha` and so many more (or fewer).
+    away: Result<u64, i64>,
+    reboot: bool,
+    /// Meanwhile the wall clock is set by so many milliseconds.
+    set: i64,
+    /// The file is a copy from the beginning of the stretch before.
+    old_copy: bool,
+    configuration: Option<Box<World>>,
+}
+
+/// A stretch of polls of one collector (or of both): mostly one answer, every nth another; before it, perhaps, a restart.
 #[derive(Debug, Clone)]
 struct Stretch {
+    restart: Option<Restart>,
     collector: Option<usize>,
     usual: Answer,
     other: Answer,
@@ -1028,38 +1137,138 @@ enum Pause {
 struct Pair {
     health: Health,
     oracle: Oracle,
+    world: World,
+    /// Real time, which no clock shows.
     time: Duration,
+    /// Which boot it is, and when it began.
+    boot: (u32, Duration),
+    /// By how many milliseconds the wall clock was set.
+    set: i64,
+    /// The oracle's time, in which no boot ends: this was it at that real time.
+    anchor: (Duration, Duration),
+    /// What both were told last.
+    told: (Now, Duration),
+    copy: Copied,
 }
+
+/// What one finds in a copy of the state file: both as they were then.
+#[derive(Clone)]
+struct Copied {
+    kept: Kept,
+    oracle: Oracle,
+    at: Now,
+    boot: u32,
+    oracle_time: Duration,
+}
+
+const ORIGIN: Duration = Duration::from_secs(5000);
 
 impl Pair {
     fn new(world: &World) -> Pair {
         let start = now(Duration::ZERO);
-        Pair { health: world.health(start), oracle: world.oracle(start), time: Duration::ZERO }
+        let health = Health::new(start, world.watched(), &OWN, &world.settings());
+        let oracle = Oracle::new(start, world.polled(), world.own());
+        let copy = Copied { kept: health.keep(), oracle: oracle.clone(), at: start, boot: 0, oracle_time: start.mono };
+        let anchor = (ORIGIN, Duration::ZERO);
+        let time = Duration::ZERO;
+        // The first boot began long before.
+        Pair {
+            health,
+            oracle,
+            world: world.clone(),
+            time,
+            boot: (0, Duration::ZERO),
+            set: 0,
+            anchor,
+            told: (start, start.mono),
+            copy,
+        }
     }
 
-    fn play(&mut self, world: &World, script: &[Stretch]) -> Result<(), TestCaseError> {
+    /// What the clocks of the machine show.
+    fn now(&self) -> Now {
+        let (boot, began) = self.boot;
+        let mono = if boot == 0 { ORIGIN + self.time } else { SECOND * 7 + (self.time - began) };
+        Now { mono, wall: now(self.time).wall + jiff::SignedDuration::from_millis(self.set) }
+    }
+
+    fn oracle_time(&self) -> Duration {
+        self.anchor.0 + (self.time - self.anchor.1)
+    }
+
+    fn oracle_now(&self) -> Now {
+        Now { mono: self.oracle_time(), ..self.now() }
+    }
+
+    fn play(&mut self, script: &[Stretch]) -> Result<(), TestCaseError> {
         self.compare()?;
         for stretch in script {
-            let mut stretch = stretch.clone();
-            for poll in 1..=stretch.polls {
-                let odd = stretch.every > 0 && poll % stretch.every == 0;
-                let answer = if odd { stretch.other } else { stretch.usual };
-                let collectors = stretch.collector.map_or(vec![0, 1], |one| vec![one]);
-                for collector in &collectors {
-                    self.observe(&polled(*collector, answer, now(self.time)))?;
-                }
-                self.pause(world, collectors[0], stretch.pause)?;
-                // Rare things happen once, or the script would be nothing else.
-                if !matches!(stretch.pause, Pause::Eighths(_)) {
-                    stretch.pause = Pause::Eighths(8);
-                }
+            let copy = self.copied();
+            if let Some(restart) = &stretch.restart {
+                self.restart(restart, copy)?;
+            } else {
+                self.copy = copy;
+            }
+            self.stretch(stretch.clone())?;
+        }
+        Ok(())
+    }
+
+    fn copied(&self) -> Copied {
+        let (kept, oracle) = (self.health.keep(), self.oracle.clone());
+        Copied { kept, oracle, at: self.told.0, boot: self.boot.0, oracle_time: self.told.1 }
+    }
+
+    fn restart(&mut self, restart: &Restart, latest: Copied) -> Result<(), TestCaseError> {
+        let copy = if restart.old_copy { self.copy.clone() } else { latest };
+        let (interval, timeout) = self.world.paces[0];
+        let away = restart.away.unwrap_or_else(|more| (interval * 3 + timeout).saturating_add_signed(more));
+        self.time += Duration::from_millis(away);
+        self.set += restart.set;
+        if restart.reboot {
+            self.boot = (self.boot.0 + 1, self.time);
+        }
+        if let Some(world) = &restart.configuration {
+            self.world = (**world).clone();
+        }
+        let (now, world) = (self.now(), &self.world);
+        let same_boot = copy.boot == self.boot.0;
+        let kept = Kept::read(&copy.kept.write().unwrap()).unwrap();
+        let engine = kept.away(now, same_boot);
+        self.health = Health::restore(now, world.watched(), &OWN, &world.settings(), kept, engine);
+        let away = match same_boot {
+            true => now.mono - copy.at.mono,
+            false => Duration::try_from(now.wall.duration_since(copy.at.wall)).unwrap_or_default(),
+        };
+        prop_assert_eq!(engine, Away { length: away, rebooted: !same_boot });
+        self.oracle = copy.oracle;
+        self.oracle.restart(away, !same_boot, world.polled(), world.own());
+        self.anchor = (copy.oracle_time + away, self.time);
+        self.told = (now, self.oracle_time());
+        self.copy = self.copied();
+        self.compare()
+    }
+
+    fn stretch(&mut self, mut stretch: Stretch) -> Result<(), TestCaseError> {
+        for poll in 1..=stretch.polls {
+            let odd = stretch.every > 0 && poll % stretch.every == 0;
+            let answer = if odd { stretch.other } else { stretch.usual };
+            let collectors = stretch.collector.map_or(vec![0, 1], |one| vec![one]);
+            let running = if self.world.both { 2 } else { 1 };
+            for &collector in collectors.iter().filter(|collector| **collector < running) {
+                self.observe(&polled(collector, answer, self.now()))?;
+            }
+            self.pause(collectors[0], stretch.pause)?;
+            // Rare things happen once, or the script would be nothing else.
+            if !matches!(stretch.pause, Pause::Eighths(_)) {
+                stretch.pause = Pause::Eighths(8);
             }
         }
         Ok(())
     }
 
-    fn pause(&mut self, world: &World, collector: usize, pause: Pause) -> Result<(), TestCaseError> {
-        let (interval, timeout) = world.paces[collector];
+    fn pause(&mut self, collector: usize, pause: Pause) -> Result<(), TestCaseError> {
+        let (interval, timeout) = self.world.paces[collector];
         let stale = |more: i64| Duration::from_millis((interval * 3 + timeout).saturating_add_signed(more));
         match pause {
             Pause::Eighths(count) => self.watch(Duration::from_millis(interval) * count / 8),
@@ -1086,14 +1295,16 @@ impl Pair {
     }
 
     fn wake(&mut self) -> Result<(), TestCaseError> {
-        self.health.wake(now(self.time));
-        self.oracle.wake(now(self.time));
+        self.told = (self.now(), self.oracle_time());
+        self.health.wake(self.now());
+        self.oracle.wake(self.oracle_now());
         self.compare()
     }
 
     fn observe(&mut self, reading: &Reading) -> Result<(), TestCaseError> {
-        self.health.observe(now(self.time), reading);
-        self.oracle.observe(now(self.time), reading);
+        self.told = (self.now(), self.oracle_time());
+        self.health.observe(self.now(), reading);
+        self.oracle.observe(self.oracle_now(), reading);
         self.compare()
     }
 
@@ -1193,8 +1404,8 @@ fn world() -> BoxedStrategy<World> {
     let pools = || check_table(&["x", "y", "w"]);
     let tables =
         (pools(), pools(), check_table(&[""]), check_table(&["here/x", "there/x"]), check_table(&["alpha", "gamma"]));
-    ([pace(), pace()], tables)
-        .prop_map(|(paces, (high, low, lives, linked, own))| World { paces, high, low, lives, linked, own })
+    (prop::bool::weighted(0.9), [pace(), pace()], tables)
+        .prop_map(|(both, paces, (high, low, lives, linked, own))| World { both, paces, high, low, lives, linked, own })
         .boxed()
 }
 
@@ -1226,11 +1437,24 @@ fn pause() -> impl Strategy<Value = Pause> {
     ]
 }
 
+fn restart() -> impl Strategy<Value = Restart> {
+    let away = prop_oneof![
+        4 => prop::sample::select(vec![0, 1, 900, 4000, 10_000, 10_001, 60_000, 7_300_000]).prop_map(Ok),
+        2 => (-1..=1_i64).prop_map(Err),
+    ];
+    let set = prop_oneof![2 => Just(0), 1 => prop::sample::select(vec![-3_600_000, -5000, 5000, 3_600_000])];
+    let configuration = prop::option::weighted(0.4, world().prop_map(Box::new));
+    (away, prop::bool::weighted(0.3), set, prop::bool::weighted(0.2), configuration)
+        .prop_map(|(away, reboot, set, old_copy, configuration)| Restart { away, reboot, set, old_copy, configuration })
+}
+
 fn stretch() -> BoxedStrategy<Stretch> {
+    let restart = prop::option::weighted(0.25, restart());
     let collector = prop::option::of(0..2_usize);
     let every = prop_oneof![2 => Just(0_usize), 1 => Just(2), 1 => 3..8_usize];
-    (collector, answer(), answer(), every, 1..12_usize, pause())
-        .prop_map(|(collector, usual, other, every, polls, pause)| Stretch {
+    (restart, collector, answer(), answer(), every, 1..12_usize, pause())
+        .prop_map(|(restart, collector, usual, other, every, polls, pause)| Stretch {
+            restart,
             collector,
             usual,
             other,
@@ -1250,7 +1474,7 @@ fn engine_and_oracle_agree_after_every_call() {
     let rng_algorithm = RngAlgorithm::XorShift;
     let config = Config { cases, rng_seed, rng_algorithm, failure_persistence: None, ..Config::default() };
     let scripts = (world(), prop::collection::vec(stretch(), 1..12));
-    let run = |(world, script): (World, Vec<Stretch>)| Pair::new(&world).play(&world, &script);
+    let run = |(world, script): (World, Vec<Stretch>)| Pair::new(&world).play(&script);
     match TestRunner::new(config).run(&scripts, run) {
         Ok(()) => {}
         Err(TestError::Fail(why, (world, script))) => panic!("{why}\n{world:?}\n{script:?}"),

@@ -27,6 +27,9 @@ pub use pool::Pool;
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// A status that takes longer was of a large tree.
+const LARGE: Duration = Duration::from_millis(100);
+
 /// Whoever holds an index lock for longer has died, or waits for a person.
 const STALE_LOCK: Duration = Duration::from_secs(60);
 
@@ -504,7 +507,11 @@ pub fn status(place: &Place, wall: Timestamp) -> (Result<Status>, Duration) {
         std::thread::sleep(PAUSE);
         outcome = steady(TRIES, attempt);
     }
-    (outcome, begun.elapsed())
+    let took = begun.elapsed();
+    if took > LARGE {
+        process::return_memory();
+    }
+    (outcome, took)
 }
 
 /// Whether somebody holds the index right now: what the tree shows then is half of something.

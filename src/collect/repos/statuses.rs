@@ -16,8 +16,10 @@ pub type Key = (Arc<str>, Option<Arc<str>>);
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// A tree that has changed by its marks is looked at again after so many times its last duration.
 const CHANGED: u32 = 20;
-/// One that has not, after so many times, and times the number of slow trees: together they use under 1 % of a core.
-const UNCHANGED: u32 = 120;
+/// One that has not, after so many times: one large tree costs less than a `git status` each minute would.
+const UNCHANGED: u32 = 500;
+/// Where more than so many are slow, they wait for each other: together they use under 1 % of a core.
+const AT_FULL_PACE: usize = 4;
 const SLOW: Duration = Duration::from_millis(100);
 /// Loops do not tick exactly.
 const EARLY: Duration = Duration::from_secs(2);
@@ -102,7 +104,7 @@ impl Known {
 
     fn is_due(&self, now: Now, mark: &Mark, every: Duration, slow: usize) -> bool {
         let Some(tried) = self.tried else { return true };
-        let shared = u32::try_from(slow.max(1)).unwrap_or(u32::MAX);
+        let shared = u32::try_from(slow.div_ceil(AT_FULL_PACE).max(1)).unwrap_or(u32::MAX);
         let wait = match tried.in_vain || self.has_moved(mark) {
             true => tried.took * CHANGED,
             false => every.max(tried.took.saturating_mul(UNCHANGED).saturating_mul(shared)),
@@ -152,9 +154,10 @@ mod tests {
     fn a_quick_status_keeps_the_interval_and_a_slow_one_waits_in_proportion() {
         assert!(Known::default().is_due(crate::collect::fixture::now(), &mark("main"), MINUTE, 0));
         assert_eq!(wait(&taken(1, clean()), "main", 0), 60);
-        assert_eq!(wait(&taken(500, clean()), "main", 1), 60);
-        assert_eq!(wait(&taken(2500, clean()), "main", 1), 300);
-        assert_eq!(wait(&taken(2500, clean()), "main", 4), 1200, "slow ones share what they may use");
+        assert_eq!(wait(&taken(100, clean()), "main", 1), 60);
+        assert_eq!(wait(&taken(500, clean()), "main", 1), 250);
+        assert_eq!(wait(&taken(2500, clean()), "main", 4), 1250);
+        assert_eq!(wait(&taken(2500, clean()), "main", 8), 2500, "many slow ones share what they may use");
     }
 
     #[test]

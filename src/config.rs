@@ -3,6 +3,7 @@
 //! Nobody imports this room but main: it knows everyone.
 
 mod custom;
+mod subject;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,14 +109,24 @@ fn read<T: for<'de> Deserialize<'de> + Default>(value: Option<Value<'_>>) -> Res
 
 fn read_checks(value: Option<Value<'_>>, custom: Vec<health::CustomCheck>) -> Result<health::Settings, Fault> {
     let names: Vec<&str> = checks().map(|check| check.name).collect();
-    let mut keys = value.iter().filter_map(|value| value.get_ref().as_table()).flat_map(DeTable::keys);
-    match keys.find(|key| !names.contains(&&**key.get_ref())) {
+    let tables = || value.iter().filter_map(|value| value.get_ref().as_table()).flatten();
+    match tables().map(|(key, _)| key).find(|key| !names.contains(&&**key.get_ref())) {
         Some(key) if custom.iter().any(|check| *check.name == **key.get_ref()) => {
             let message = format!("the policy of `{}` stands in its own `[[custom_check]]`", key.get_ref());
             Err(Fault { span: Some(key.span()), message })
         }
         Some(key) => Err(Fault::unknown("check", key, names)),
-        None => Ok(health::Settings { custom, ..read(value)? }),
+        None => {
+            tables().try_for_each(|(key, table)| subjects_of(key.get_ref(), table.get_ref()))?;
+            Ok(health::Settings { custom, ..read(value)? })
+        }
+    }
+}
+
+fn subjects_of(name: &str, value: &DeValue<'_>) -> Result<(), Fault> {
+    match (checks().find(|check| check.name == name), value.as_table()) {
+        (Some(check), Some(table)) => subject::all_possible(table, check.fact),
+        _ => Ok(()), // the table's own reading says what is wrong with it
     }
 }
 

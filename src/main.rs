@@ -31,6 +31,7 @@ use tokio::sync::mpsc;
 const REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
+    one_heap();
     let cli = Cli::parse();
     log(&cli.flags);
     match run(&cli) {
@@ -41,6 +42,21 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Threads that come and go would each leave a heap behind: 3.5 MB beside a database of 200 000 messages.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn one_heap() {
+    use std::ffi::c_int;
+    unsafe extern "C" {
+        fn mallopt(parameter: c_int, value: c_int) -> c_int;
+    }
+    const M_ARENA_MAX: c_int = -8;
+    // SAFETY: it sets a number of the allocator's, before there is a second thread.
+    unsafe { mallopt(M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn one_heap() {}
 
 /// Marks an error that no restart can mend.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
-use super::{Fault, Value, checks, nearest, table, take};
+use super::{Fault, Value, checks, nearest, subject, table, take};
 use crate::collect::Table;
 use crate::fact::{Bound, Fact, Kind};
 use crate::health::{CheckConfig, CustomCheck};
@@ -40,6 +40,7 @@ fn read(mut table: Table<'_>, others: &[CustomCheck]) -> Result<CustomCheck, Fau
     let labels = labels(take(keys, "labels"), fact)?;
     let means = take(keys, "means").map(text).transpose()?.map(Spanned::into_inner);
     let means = means.unwrap_or_else(|| format!("{} is {bad}.", fact.prometheus)).into();
+    subject::all_possible(table.get_ref(), fact)?;
     let policy = CheckConfig::deserialize(toml::Deserializer::from(table))?;
     Ok(CustomCheck { name, fact, collector, bad, labels, means, policy })
 }

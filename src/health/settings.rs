@@ -92,17 +92,6 @@ impl Settings {
     pub(super) fn of(&self, check: &str) -> Option<&CheckConfig> {
         self.checks.get(check)
     }
-
-    /// What is wrong with the names of the configured checks, if anything: names the nearest check there is.
-    pub fn unknown_checks(&self, known: &[&str]) -> Option<String> {
-        let wrong = self.checks.keys().find(|name| !known.contains(&name.as_str()))?;
-        let likeness = |name: &str| strsim::jaro_winkler(wrong, name);
-        let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-        Some(match nearest {
-            Some(nearest) => format!("there is no check `{wrong}`; did you mean `{nearest}`?"),
-            None => format!("there is no check `{wrong}`"),
-        })
-    }
 }
 
 impl CheckConfig {
@@ -341,17 +330,5 @@ mod tests {
             assert!(error.contains(says), "{line}: {error}");
             assert!(error.contains("line 2"), "{line}: {error}");
         }
-    }
-
-    #[test]
-    fn a_check_that_does_not_exist_is_named_with_the_nearest_that_does() {
-        let settings = read("[lamp_lit]\n[lamp_light]\nfail_for = \"1m\"");
-        assert_eq!(settings.unknown_checks(&["lamp_lit", "lamp_light"]), None);
-        assert_eq!(
-            settings.unknown_checks(&["door_shut", "lamp_lit", "gate_open"]).unwrap(),
-            "there is no check `lamp_light`; did you mean `lamp_lit`?"
-        );
-        assert_eq!(settings.unknown_checks(&[]).unwrap(), "there is no check `lamp_light`");
-        assert_eq!(Settings::default().unknown_checks(&[]), None);
     }
 }

@@ -81,6 +81,33 @@ fn a_collector_switched_off_is_not_run_but_its_table_must_be_right() {
     assert!(refusal("[collect.messages]\nenabled = false\nno_such = 1\n").contains("no_such"));
 }
 
+#[test]
+fn a_subject_that_the_fact_cannot_have_is_refused() {
+    for (text, message) in [
+        (
+            "[checks.service_up]\nexpect = [\"main\"]\n",
+            "config.toml:2: expect: `main` is no subject: agenthost_service_up has no labels",
+        ),
+        (
+            "[checks.service_up.subjects.main]\nenabled = false\n",
+            "config.toml:1: [checks.service_up.subjects.main]: `main` is no subject: agenthost_service_up has no labels",
+        ),
+        (
+            "[checks.deliveries_pending]\nexpect = [\"slack\", \"slack/x\", \"a/b/c\"]\n[checks.collector_up]\nexpect = [\"gruops\"]\n",
+            "config.toml:4: expect: there is no collector `gruops`, did you mean `groups`?",
+        ),
+    ] {
+        assert_eq!(refusal(text), message, "{text}");
+    }
+    let two = agenthost_exporter::collect::ALL.iter().flat_map(|one| one.checks).find(|one| one.fact.labels.len() == 2);
+    let two = two.expect("a check with two labels");
+    let message = refusal(&format!("[checks.{}]\nexpect = [\"a/b\", \"alone\"]\n", two.name));
+    let of = format!("one of {} is `{}`", two.fact.prometheus, two.fact.labels.join("/"));
+    assert_eq!(message, format!("config.toml:2: expect: `alone` is no subject: {of}"));
+    let message = custom("name = \"x\"\nfact = \"agenthost_service_up\"\nbelow = 1\nexpect = [\"y\"]");
+    assert_eq!(message, "config.toml:5: expect: `y` is no subject: agenthost_service_up has no labels");
+}
+
 fn custom(lines: &str) -> String {
     refusal(&format!("[[custom_check]]\n{lines}\n"))
 }

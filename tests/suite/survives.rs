@@ -195,7 +195,7 @@ fn lives(round: u64) -> Duration {
     Duration::from_millis((round * 7919 + 313) * 7 % 1500)
 }
 
-const KILLS: u64 = 20;
+const KILLS: u64 = 50;
 
 #[test]
 fn killed_at_any_moment_it_neither_forgets_an_outage_nor_cries_in_health() {

@@ -70,12 +70,15 @@ fn points(facts: &[&'static Fact], series: usize) -> Points {
     points
 }
 
+fn river(now: Now, collector: &'static str, health: Health) -> River {
+    let sidecar = Sidecar { version: "0", arch: "", profile: Profile::Pynchy, root: "/".into(), started_at: now.wall };
+    River::new(now, sidecar, vec![Seen::nothing(collector, Duration::from_secs(15), Duration::MAX)], health)
+}
+
 fn snapshot(series: usize) -> Snapshot {
     let now = Now::read();
-    let sidecar = Sidecar { version: "0", arch: "", profile: Profile::Pynchy, root: "/".into(), started_at: now.wall };
     let health = Health::new(now, Vec::new(), &[], &Settings::default());
-    let mut river =
-        River::new(now, sidecar, vec![Seen::nothing("bench", Duration::from_secs(15), Duration::MAX)], health);
+    let mut river = river(now, "bench", health);
     let facts: Vec<_> = catalogue().into_iter().map(|(_, fact)| fact).filter(|fact| fact.labels.len() == 1).collect();
     let outcome = Ok(sample(points(&facts, series)));
     river.take(now, Reading { collector: "bench", at: now, took: Duration::ZERO, outcome, own: Points::default() });
@@ -150,6 +153,14 @@ fn health() {
     say("memory a subject, window full", (after.saturating_sub(before)) as f64 / SUBJECTS as f64, "bytes");
     say("a wake with 5 000 subjects", best(20, || health.wake(now)), "us");
     say("all verdicts of 5 000 subjects", best(20, || drop(black_box(health.verdicts()))), "us");
+    let mut river = river(now, name, health);
+    let taken = best(20, || {
+        now = now.plus(Duration::from_secs(5));
+        let outcome = Ok(sample(points(&[check.fact], SUBJECTS)));
+        river.take(now, Reading { collector: name, at: now, took: Duration::ZERO, outcome, own: Points::default() });
+    });
+    say("a reading of 5 000 subjects, from its points to the published snapshot", taken / 1e3, "ms");
+    say("a second in which nothing happens", best(20, || river.wake(now)) / 1e3, "ms");
 }
 
 /// A week of 5 000 subjects, one look in a thousand bad: what is kept of it. It is saved once an hour here instead of

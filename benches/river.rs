@@ -90,16 +90,20 @@ fn encode() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     for series in [500, 5000] {
         let current = Current::fixed(snapshot(series));
-        let page = metrics::Page::new(&current).expect("a page");
-        let rendered = best(20, || drop(black_box(page.render())));
+        let page = metrics::page(&current).expect("a page");
+        let rendered = best(20, || drop(black_box(page.write())));
         let by_hand = best(20, || drop(black_box(by_hand(&current.get()))));
         say(&format!("{series} series: /metrics rendered"), rendered, "us");
         say(&format!("{series} series: the same by hand"), by_hand, "us");
         say(&format!("{series} series: ratio"), rendered / by_hand, "x");
         let standing = best(20, || drop(black_box(runtime.block_on(page.get()))));
         say(&format!("{series} series: /metrics standing"), standing, "us");
-        let json = status::Page::new(&current);
-        say(&format!("{series} series: /status standing"), best(20, || drop(black_box(json.get()))), "us");
+        let json = status::page(&current);
+        say(
+            &format!("{series} series: /status standing"),
+            best(20, || drop(black_box(runtime.block_on(json.get())))),
+            "us",
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use agenthost_exporter::health::{Health, Watched};
 use agenthost_exporter::host::{self, Host};
 use agenthost_exporter::pulse::{self, Pulse};
 use agenthost_exporter::sample::Now;
-use agenthost_exporter::serve;
+use agenthost_exporter::serve::Server;
 use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
@@ -32,6 +32,7 @@ const REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
     one_heap();
+    all_files();
     let cli = Cli::parse();
     log(&cli.flags);
     match run(&cli) {
@@ -57,6 +58,13 @@ fn one_heap() {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn one_heap() {}
+
+/// Raises the limit of open files as far as we may: 1024 is for programs that still use select(2).
+fn all_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // or it stays as it was
+}
 
 /// Marks an error that no restart can mend.
 #[derive(Debug)]
@@ -133,7 +141,6 @@ fn watch(mut config: Config, once: bool, hello: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let stop = signals()?;
-        let listeners = if once { Vec::new() } else { listen(&config.web).await? };
         if once {
             // It looks once and leaves: the verdicts of a sidecar that stays are not its own.
             config.state.path = None;
@@ -143,11 +150,12 @@ fn watch(mut config: Config, once: bool, hello: &str) -> Result<()> {
                 () = stop => bail!("interrupted before every collector had looked"),
             };
         }
+        let server = Server::listen(&config.web).await?;
         let running = wire(config)?;
         print(hello)?;
-        let served = serve_until(stop, listeners, &running.current).await;
+        server.serve(Show::new(&running.current)?, stop).await;
         running.end().await;
-        served
+        Ok(())
     });
     runtime.shutdown_background();
     ended
@@ -174,14 +182,6 @@ impl Running {
             tracing::warn!("the state file could not be written in time");
         }
     }
-}
-
-async fn listen(web: &serve::Config) -> Result<Vec<tokio::net::TcpListener>> {
-    let mut listeners = Vec::new();
-    for &address in &web.listen {
-        listeners.push(serve::listen(address).await?);
-    }
-    Ok(listeners)
 }
 
 /// Starts every collector's loop and the river they flow into.
@@ -245,26 +245,6 @@ fn sidecar(now: Now, host: &Host) -> Sidecar {
     }
 }
 
-async fn serve_until(
-    stop: impl Future<Output = ()>,
-    listeners: Vec<tokio::net::TcpListener>,
-    current: &Current,
-) -> Result<()> {
-    let show = Show::new(current)?;
-    let (ending, _) = tokio::sync::watch::channel(false);
-    let mut servers = tokio::task::JoinSet::new();
-    for listener in listeners {
-        tracing::info!(address = %listener.local_addr()?, "listening");
-        let mut ended = ending.subscribe();
-        let stop = async move { drop(ended.wait_for(|ended| *ended).await) };
-        servers.spawn(serve::serve(listener, show.clone(), stop));
-    }
-    stop.await;
-    ending.send_replace(true);
-    servers.join_all().await;
-    Ok(())
-}
-
 /// Waits until every collector has looked once; each answers within its time-out.
 async fn print_once(current: &Current) -> Result<()> {
     let seen = |snapshot: &Snapshot| snapshot.collectors.iter().all(|seen| seen.last.is_some());
@@ -275,15 +255,22 @@ async fn print_once(current: &Current) -> Result<()> {
     print(&(json + "\n"))
 }
 
-/// Resolves at SIGTERM or SIGINT; the handlers stand before this returns.
+/// Resolves at SIGTERM or SIGINT, and ends the process at a second one; the handlers stand before this returns.
 fn signals() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    let mut next = async move || {
         tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
         }
+    };
+    Ok(async move {
+        tracing::info!("{}: stopping", next().await);
+        tokio::spawn(async move {
+            tracing::warn!("{}: ending at once", next().await);
+            std::process::exit(1);
+        });
     })
 }
 

@@ -1,11 +1,15 @@
 //! Routes: which renderer answers which path. Nothing here waits for the host.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH,
+    VARY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 
 use percent_encoding::percent_decode_str;
@@ -14,10 +18,12 @@ use crate::sample::Now;
 use crate::show::status::Detail;
 use crate::snapshot::Current;
 use probes::{Asked, Reasons};
+use standing::{Body, Standing};
 
 pub mod metrics;
 pub mod page;
 pub mod probes;
+pub mod standing;
 pub mod status;
 
 const JSON: &str = "application/json; charset=utf-8";
@@ -31,16 +37,23 @@ pub type Answer = Response<Full<Bytes>>;
 #[derive(Clone)]
 pub struct Show {
     current: Current,
-    metrics: Arc<metrics::Page>,
-    status: Arc<status::Page>,
+    metrics: Arc<Standing>,
+    status: Arc<Standing>,
+    /// The sidecar is about to end.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Show {
     /// # Errors
     /// The Prometheus exporter cannot be built: a defect of the declarations.
     pub fn new(current: &Current) -> Result<Show> {
-        let (metrics, status) = (metrics::Page::new(current)?, Arc::new(status::Page::new(current)));
-        Ok(Show { current: current.clone(), metrics, status })
+        let (metrics, status) = (metrics::page(current)?, status::page(current));
+        Ok(Show { current: current.clone(), metrics, status, stopping: Arc::default() })
+    }
+
+    /// From now on it is not ready: it answers only what is under way.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Answers one request. `now` is for the heartbeat, and for how long ago something began.
@@ -65,11 +78,12 @@ impl Show {
         let asked = Asked::of(request.uri().query());
         match request.uri().path() {
             "/" => content(HTML, page::render(&self.current.get())),
-            "/metrics" => self.metrics().await,
+            "/metrics" => self.metrics(request.headers()).await,
             "/livez" | "/-/healthy" => probe(probes::live(&self.current, now, &asked)),
             "/readyz" => self.ready(now, &asked),
+            "/-/ready" if self.stopping() => stopping(),
             "/-/ready" => probe(Some(probes::serving())),
-            "/status" => self.status(request),
+            "/status" => self.status(request).await,
             path => match (path.strip_prefix("/livez/"), path.strip_prefix("/readyz/")) {
                 (Some(check), _) => probe(probes::live(&self.current, now, &asked.only(check))),
                 (_, Some(check)) => self.ready(now, &asked.only(check)),
@@ -80,34 +94,41 @@ impl Show {
 
     /// Everything else is open to whoever can reach it, so the reasons are too.
     fn ready(&self, now: Now, asked: &Asked<'_>) -> Answer {
+        if self.stopping() {
+            return stopping();
+        }
         probe(probes::ready(&self.current, now, asked, Reasons::Shown))
     }
 
-    async fn metrics(&self) -> Answer {
+    fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    async fn metrics(&self, headers: &HeaderMap) -> Answer {
         match self.metrics.get().await {
-            Ok(text) => content(metrics::CONTENT_TYPE, text),
+            Ok(body) => encoded(metrics::CONTENT_TYPE, body, headers),
             Err(error) => defect(&error),
         }
     }
 
-    fn status<B>(&self, request: &Request<B>) -> Answer {
+    async fn status<B>(&self, request: &Request<B>) -> Answer {
         match section(request.uri().query()) {
             Some(name) => self.section(name),
-            None => self.whole(request),
+            None => self.whole(request.headers()).await,
         }
     }
 
-    fn whole<B>(&self, request: &Request<B>) -> Answer {
-        let (seq, bytes) = match self.status.get() {
-            Ok(rendered) => rendered,
+    async fn whole(&self, headers: &HeaderMap) -> Answer {
+        let body = match self.status.get().await {
+            Ok(body) => body,
             Err(error) => return defect(&error),
         };
         let started = self.current.get().sidecar.started_at.as_millisecond();
-        let tag = format!("\"{started:x}-{seq:x}\"");
-        if request.headers().get(IF_NONE_MATCH).is_some_and(|known| knows(known, &tag)) {
+        let tag = format!("W/\"{started:x}-{:x}\"", body.seq); // weak: the same whether or not it is gzip
+        if headers.get(IF_NONE_MATCH).is_some_and(|known| knows(known, &tag)) {
             return with(answer(StatusCode::NOT_MODIFIED, JSON, Bytes::new()), ETAG, &tag);
         }
-        with(content(JSON, bytes), ETAG, &tag)
+        with(encoded(JSON, body, headers), ETAG, &tag)
     }
 
     fn section(&self, name: &str) -> Answer {
@@ -133,7 +154,32 @@ impl Show {
 /// Whether a client's `If-None-Match` names this tag: one, a list, weak ones too, or any.
 fn knows(known: &HeaderValue, tag: &str) -> bool {
     let tags = known.to_str().unwrap_or("").split(',').map(|known| known.trim().trim_start_matches("W/"));
-    tags.into_iter().any(|known| known == tag || known == "*")
+    tags.into_iter().any(|known| known == tag.trim_start_matches("W/") || known == "*")
+}
+
+/// The form that the client takes.
+fn encoded(kind: &'static str, body: Body, headers: &HeaderMap) -> Answer {
+    let accepted = headers.get_all(ACCEPT_ENCODING);
+    let packed = takes_gzip(accepted.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')));
+    let answer = content(kind, if packed { body.gzip } else { body.plain });
+    let answer = if packed { with(answer, CONTENT_ENCODING, "gzip") } else { answer };
+    with(answer, VARY, "Accept-Encoding")
+}
+
+/// Whether the codings that a client accepts have gzip among them: by its name, else by `*`; a weight of 0 refuses it.
+fn takes_gzip<'a>(codings: impl Iterator<Item = &'a str>) -> bool {
+    let (mut named, mut any) = (None, None);
+    for coding in codings {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = parameters.split(';').find_map(|parameter| parameter.trim().strip_prefix("q="));
+        let taken = weight.is_none_or(|weight| weight.trim().parse().is_ok_and(|weight: f32| weight > 0.0));
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => named = Some(taken),
+            "*" => any = Some(taken),
+            _ => {}
+        }
+    }
+    named.or(any).unwrap_or(false)
 }
 
 /// The value of `section=` in a query. Names of sections need no decoding.
@@ -143,6 +189,15 @@ fn section(query: Option<&str>) -> Option<&str> {
 
 fn missing() -> Answer {
     text(StatusCode::NOT_FOUND, "nothing of this name in the latest reading\n")
+}
+
+fn stopping() -> Answer {
+    text(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is stopping\n")
+}
+
+/// To a request that calls a loopback address by a name that is not its own.
+pub fn misdirected() -> Answer {
+    text(StatusCode::MISDIRECTED_REQUEST, "this name is not mine: use localhost, or add it to `hosts` in [web]\n")
 }
 
 fn probe(probe: Option<probes::Probe>) -> Answer {
@@ -190,4 +245,30 @@ fn head(answer: Answer) -> Answer {
 fn defect(error: &anyhow::Error) -> Answer {
     tracing::error!(%error, "cannot render");
     text(StatusCode::INTERNAL_SERVER_ERROR, "cannot render: a defect of this program, its log says more\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_taken_if_it_is_accepted() {
+        let takes = |header: &str| takes_gzip(header.split(','));
+        for header in
+            ["gzip", "deflate, gzip;q=0.5", "GZIP", "x-gzip", "*", "*;q=0.1", "identity;q=0, gzip; q=1.0", "br,*"]
+        {
+            assert!(takes(header), "{header}");
+        }
+        for header in ["", "identity", "gzip;q=0", "gzip; q=0.000", "gzip;q=0, *", "*;q=0", "br", "gzip;q=x", "notgzip"]
+        {
+            assert!(!takes(header), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_known_by_itself_in_a_list_and_by_a_star() {
+        let knows = |known: &'static str| knows(&HeaderValue::from_static(known), "W/\"a-1\"");
+        assert!(knows("W/\"a-1\"") && knows("\"a-1\"") && knows("\"x\", W/\"a-1\"") && knows("*"));
+        assert!(!knows("\"a-2\"") && !knows("") && !knows("a-1"));
+    }
 }

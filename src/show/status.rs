@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
-use arc_swap::ArcSwapOption;
-use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use super::standing::Standing;
 use crate::health::{self, Change, Overall, State, Verdict};
 use crate::sample::{Cause, Failure, Reading};
 use crate::snapshot::{Current, Seen, Snapshot};
@@ -206,29 +205,7 @@ fn sidecar(snapshot: &Snapshot) -> Sidecar<'_> {
     }
 }
 
-/// The document of the current snapshot, rendered once and served as the same bytes.
-pub struct Page {
-    current: Current,
-    rendered: ArcSwapOption<(u64, Bytes)>,
-}
-
-impl Page {
-    pub fn new(current: &Current) -> Page {
-        Page { current: current.clone(), rendered: ArcSwapOption::empty() }
-    }
-
-    /// The bytes and the sequence number of their snapshot. Splicing ready JSON takes microseconds, so two requests that
-    /// meet a new snapshot may both do it; the results are the same.
-    ///
-    /// # Errors
-    /// A defect of a type: JSON cannot hold it.
-    pub fn get(&self) -> Result<(u64, Bytes)> {
-        let snapshot = self.current.get();
-        if let Some(rendered) = self.rendered.load().as_ref().filter(|rendered| rendered.0 == snapshot.seq) {
-            return Ok((**rendered).clone());
-        }
-        let bytes = Bytes::from(serde_json::to_vec(&Status(&snapshot))?);
-        self.rendered.store(Some(Arc::new((snapshot.seq, bytes.clone()))));
-        Ok((snapshot.seq, bytes))
-    }
+/// The document of the current snapshot.
+pub fn page(current: &Current) -> Arc<Standing> {
+    Standing::new(current, |snapshot| Ok(serde_json::to_vec(&Status(snapshot))?))
 }

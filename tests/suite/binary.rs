@@ -41,17 +41,17 @@ pub fn exporter() -> Command {
 }
 
 /// A running sidecar; it is ended when this is dropped.
-struct Sidecar {
-    child: Child,
-    address: SocketAddr,
+pub struct Sidecar {
+    pub child: Child,
+    pub address: SocketAddr,
 }
 
 impl Sidecar {
-    fn start(root: &Path, extra: &str) -> Sidecar {
+    pub fn start(root: &Path, extra: &str) -> Sidecar {
         Sidecar::start_with(root, extra, &[])
     }
 
-    fn start_with(root: &Path, extra: &str, flags: &[String]) -> Sidecar {
+    pub fn start_with(root: &Path, extra: &str, flags: &[String]) -> Sidecar {
         let config = root.join("exporter.toml");
         std::fs::write(&config, format!("{FAST}{extra}")).unwrap();
         let mut child = exporter()
@@ -66,16 +66,16 @@ impl Sidecar {
         Sidecar { child, address }
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    pub fn get(&self, path: &str) -> (u16, String) {
         get(self.address, path).unwrap()
     }
 
-    fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         serde_json::from_str(&self.get("/status").1).unwrap()
     }
 
     /// Reads `/status` until it is as wanted.
-    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
             let status = self.status();
@@ -87,7 +87,7 @@ impl Sidecar {
         }
     }
 
-    fn terminate(&mut self) -> std::process::ExitStatus {
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let begun = Instant::now();
@@ -122,7 +122,7 @@ fn listening(log: impl Read + Send + 'static) -> SocketAddr {
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");

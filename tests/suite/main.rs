@@ -2,6 +2,7 @@
 
 mod binary;
 mod config;
+mod doors;
 mod fixture;
 mod git;
 mod oracle;

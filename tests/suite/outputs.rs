@@ -16,6 +16,7 @@ use agenthost_exporter::health::{Health, Overall, Settings, Verdict, Watched};
 use agenthost_exporter::host::Profile;
 use agenthost_exporter::pulse;
 use agenthost_exporter::sample::{Cause, Failure, Now, Point, Points, Reading, Sample};
+use agenthost_exporter::show::standing::Standing;
 use agenthost_exporter::show::{metrics, probes, status};
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot, catalogue};
 use agenthost_exporter::tool;
@@ -114,8 +115,8 @@ fn fixed() -> Arc<Snapshot> {
 
 #[test]
 fn metrics_are_as_they_were() {
-    let page = metrics::Page::new(&Current::fixed((*fixed()).clone())).unwrap();
-    golden("metrics.txt", std::str::from_utf8(&page.render().unwrap()).unwrap());
+    let page = metrics::page(&Current::fixed((*fixed()).clone())).unwrap();
+    golden("metrics.txt", std::str::from_utf8(&page.write().unwrap().plain).unwrap());
 }
 
 #[test]
@@ -135,8 +136,8 @@ fn promtool_finds_nothing_to_say() {
     else {
         return crate::skipped("promtool check metrics", "promtool is not installed");
     };
-    let page = metrics::Page::new(&Current::fixed(everything())).unwrap();
-    promtool.stdin.take().unwrap().write_all(&page.render().unwrap()).unwrap();
+    let page = metrics::page(&Current::fixed(everything())).unwrap();
+    promtool.stdin.take().unwrap().write_all(&page.write().unwrap().plain).unwrap();
     let said = promtool.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stderr), "");
     assert_eq!(String::from_utf8_lossy(&said.stdout), "");
@@ -154,8 +155,8 @@ fn everything() -> Snapshot {
 
 #[test]
 fn every_fact_is_rendered_under_its_literal_name_and_type() {
-    let page = metrics::Page::new(&Current::fixed(everything())).unwrap();
-    let text = String::from_utf8(page.render().unwrap().into()).unwrap();
+    let page = metrics::page(&Current::fixed(everything())).unwrap();
+    let text = String::from_utf8(page.write().unwrap().plain.into()).unwrap();
     for (_, fact) in catalogue() {
         let kind = if fact.kind == Kind::Counter { "counter" } else { "gauge" };
         let (name, help) = (fact.prometheus, fact.help);
@@ -222,8 +223,8 @@ fn every_fact_put_is_declared() {
     }
 }
 
-fn render(page: &metrics::Page) -> String {
-    String::from_utf8(page.render().unwrap().into()).unwrap()
+fn render(page: &Standing) -> String {
+    String::from_utf8(page.write().unwrap().plain.into()).unwrap()
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn a_series_that_is_no_longer_seen_leaves() {
         snapshot
     };
     let current = Current::fixed(publish(&["one", "two"], 1));
-    let page = metrics::Page::new(&current).unwrap();
+    let page = metrics::page(&current).unwrap();
     let shown = |label: &str, text: &str| text.contains(&format!("=\"{label}\"}} 7"));
     let text = render(&page);
     assert!(shown("one", &text) && shown("two", &text), "{text}");
@@ -281,13 +282,13 @@ fn no_page_mixes_two_snapshots() {
             snapshot
         };
         let current = Current::fixed(numbered(1));
-        let page = metrics::Page::new(&current).unwrap();
+        let page = metrics::page(&current).unwrap();
         let publisher =
             tokio::task::spawn_blocking(move || (2..3000).for_each(|number| current.publish(numbered(number))));
         let mut scrapes = tokio::task::JoinSet::new();
         for _ in 0..1000 {
             let page = page.clone();
-            scrapes.spawn(async move { page.get().await.unwrap() });
+            scrapes.spawn(async move { page.get().await.unwrap().plain });
         }
         while let Some(text) = scrapes.join_next().await {
             let text = String::from_utf8(text.unwrap().into()).unwrap();

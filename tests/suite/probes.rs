@@ -346,7 +346,7 @@ fn probe_metric_and_json_agree() {
             facts_agree(&stage, &format!("seed {seed}, step {step}"));
             ready[usize::from(stage.snapshot().ready)] += 1;
         }
-        let page = metrics::Page::new(&stage.current()).unwrap().render().unwrap();
+        let page = metrics::page(&stage.current()).unwrap().write().unwrap().plain;
         let line = format!("\nagenthost_ready {}\n", u8::from(stage.snapshot().ready));
         assert!(std::str::from_utf8(&page).unwrap().contains(&line), "seed {seed}");
     }

@@ -1,0 +1,156 @@
+//! The server as clients meet it, the unfriendly ones among them.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::binary::Sidecar;
+use crate::fixture::Root;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn start() -> (Root, Sidecar) {
+    start_with("")
+}
+
+fn start_with(config: &str) -> (Root, Sidecar) {
+    let root = Root::with_history(Timestamp::now());
+    let sidecar = Sidecar::start(root.path(), config);
+    sidecar.until("a reading", |status| status["collectors"]["messages"]["up"] == true);
+    (root, sidecar)
+}
+
+/// The head, in lower case, and the body of one answer.
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer has a head");
+    (String::from_utf8(answer[..end].to_vec()).unwrap().to_ascii_lowercase(), answer[end + 4..].to_vec())
+}
+
+fn code(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn unpacked(gzip: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(gzip).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    out.stdout
+}
+
+#[test]
+fn gzip_is_given_to_who_takes_it_and_says_the_same() {
+    let (_root, sidecar) = start_with("[collect.exporter]\nenabled = false\n");
+    let host = "Host: localhost\r\n";
+    for path in ["/metrics", "/status"] {
+        let (plain_head, _) = ask(sidecar.address, "GET", path, host);
+        assert!(
+            !plain_head.contains("content-encoding") && plain_head.contains("vary: accept-encoding"),
+            "{plain_head}"
+        );
+        let (head, packed) = ask(sidecar.address, "GET", path, &format!("{host}Accept-Encoding: gzip\r\n"));
+        assert!(head.contains("content-encoding: gzip") && head.contains("vary: accept-encoding"), "{head}");
+        let text = String::from_utf8(unpacked(&packed)).unwrap();
+        let known = if path == "/metrics" { "agenthost_build_info{" } else { "\"schema\":1" };
+        assert!(text.contains(known) && packed.len() < text.len() / 4, "{path}: {} of {}", packed.len(), text.len());
+        let (head, body) = ask(sidecar.address, "HEAD", path, &format!("{host}Accept-Encoding: gzip\r\n"));
+        assert!(head.contains("content-length: ") && body.is_empty(), "{head}");
+    }
+    let (head, _) = ask(sidecar.address, "GET", "/status", &format!("{host}Accept-Encoding: gzip\r\n"));
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    assert!(tag.starts_with("w/\""), "{tag}");
+    let again = format!("{host}If-None-Match: {}\r\n", tag.replacen('w', "W", 1));
+    let unchanged = (0..50).any(|_| code(&ask(sidecar.address, "GET", "/status", &again).0) == 304);
+    let newer = || ask(sidecar.address, "GET", "/status", host).0.lines().all(|line| line != format!("etag: {tag}"));
+    assert!(unchanged || newer(), "a tag that stands is known");
+}
+
+#[test]
+fn strangers_names_are_refused_where_only_this_machine_can_call() {
+    let (_root, sidecar) = start_with("[web]\nhosts = [\"agents.example\"]\n");
+    for path in ["/", "/metrics", "/status", "/readyz?verbose"] {
+        let (head, body) = ask(sidecar.address, "GET", path, "Host: evil.example\r\n");
+        assert_eq!(code(&head), 421, "{path}");
+        assert!(String::from_utf8(body).unwrap().contains("`hosts` in [web]"));
+        for host in ["localhost:1", "127.0.0.1", "[::1]:10484", "agents.example"] {
+            assert_ne!(code(&ask(sidecar.address, "GET", path, &format!("Host: {host}\r\n")).0), 421, "{path} {host}");
+        }
+    }
+}
+
+/// More connections than there is room for, silent or dripping: whoever comes next is served all the same.
+#[test]
+fn slow_clients_and_idle_ones_keep_no_probe_waiting() {
+    let (_root, sidecar) = start();
+    let mut others = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for number in 0..1500 {
+        let mut stream = TcpStream::connect(sidecar.address).unwrap();
+        let begun: &[u8] = match number % 3 {
+            0 => b"",
+            1 => b"GET /metrics HT",
+            _ => b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n", // ... whose answer nobody takes
+        };
+        let _ = stream.write_all(begun);
+        others.push(stream);
+        if number % 50 == 0 {
+            let begun = Instant::now();
+            assert_eq!(sidecar.get("/livez").0, 200);
+            slowest = slowest.max(begun.elapsed());
+        }
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    let files = std::fs::read_dir(format!("/proc/{}/fd", sidecar.child.id())).unwrap().count();
+    assert!(files < 700, "{files} open files");
+    // One that asks again and again is not the one that leaves.
+    let mut busy = TcpStream::connect(sidecar.address).unwrap();
+    busy.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..700 {
+        others.push(TcpStream::connect(sidecar.address).unwrap());
+        busy.write_all(b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = [0; 17];
+        busy.read_exact(&mut answer).unwrap();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.rotate_left(1);
+            busy.read_exact(&mut answer[16..]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_head_that_is_too_long_is_refused() {
+    let (_root, sidecar) = start();
+    let long = format!("Host: localhost\r\nX: {}\r\n", "x".repeat(64 * 1024));
+    let mut stream = TcpStream::connect(sidecar.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = write!(stream, "GET / HTTP/1.1\r\n{long}\r\n");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(sidecar.get("/livez").0, 200);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let (_root, mut sidecar) = start();
+    // A request that never ends would be waited for.
+    let mut stream = TcpStream::connect(sidecar.address).unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /me").unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    let pid = Pid::from_child(&sidecar.child);
+    let begun = Instant::now();
+    kill_process(pid, Signal::TERM).unwrap();
+    std::thread::sleep(Duration::from_millis(100)); // two at once would be one
+    let _ = kill_process(pid, Signal::INT);
+    sidecar.child.wait().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}

@@ -266,9 +266,11 @@ fn signals() -> Result<impl Future<Output = ()>> {
         }
     };
     Ok(async move {
-        tracing::info!("{}: stopping", next().await);
+        let first = next().await;
+        tracing::info!("{first}: stopping");
         tokio::spawn(async move {
-            tracing::warn!("{}: ending at once", next().await);
+            let second = next().await;
+            tracing::warn!("{second}: ending at once");
             std::process::exit(1);
         });
     })

@@ -92,7 +92,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine without authentication: anyone who reaches it can read it");
     }
-    tracing::info!(address = %listener.local_addr()?, "listening");
     Ok(listener)
 }
 
@@ -106,6 +105,9 @@ struct Door {
 impl Door {
     async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let graceful = GracefulShutdown::new();
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "listening");
+        }
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {

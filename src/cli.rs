@@ -19,7 +19,7 @@ pub struct Cli {
 }
 
 /// Flags win over the environment, the environment over the file.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Flags {
     /// The TOML file; without it /etc/agenthost-exporter/config.toml is read if it exists.
     #[arg(long = "config.file", env = "AGENTHOST_CONFIG_FILE", value_name = "FILE", global = true)]
@@ -39,6 +39,9 @@ pub struct Flags {
     /// An address to listen on; may be given more than once.
     #[arg(long = "web.listen-address", env = "AGENTHOST_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = address, global = true)]
     pub web_listen_address: Vec<SocketAddr>,
+    /// Lets POST /-/reload read the configuration anew, as SIGHUP always does.
+    #[arg(long = "web.enable-lifecycle", env = "AGENTHOST_WEB_ENABLE_LIFECYCLE", global = true)]
+    pub web_enable_lifecycle: bool,
     /// A file to which everything seen is appended, for `replay`; a full one (64 MiB) is kept once, as FILE.1.
     #[arg(long = "state.record", env = "AGENTHOST_STATE_RECORD", value_name = "FILE", global = true)]
     pub state_record: Option<PathBuf>,

@@ -40,6 +40,8 @@ pub struct Planned {
     pub subsystem: &'static Subsystem,
     pub interval: Duration,
     pub timeout: Duration,
+    /// Its own table, without what the loop takes: two that are equal make the same collector.
+    pub settings: toml::Table,
     pub build: Build,
 }
 
@@ -152,8 +154,9 @@ fn plan(subsystem: &'static Subsystem, value: Option<Value<'_>>) -> Result<Optio
     let enabled = pace("enabled").map(|value| bool::deserialize(ValueDeserializer::from(value))).transpose()?;
     let interval = duration(pace("interval"), subsystem.every, SHORTEST_INTERVAL)?;
     let timeout = duration(pace("timeout"), subsystem.timeout, Duration::from_millis(1))?;
-    let build = (subsystem.plan)(table)?;
-    Ok((enabled != Some(false)).then_some(Planned { subsystem, interval, timeout, build }))
+    let settings = table.clone().map(|table| toml::Table::deserialize(toml::Deserializer::from(table))).transpose()?;
+    let (settings, build) = (settings.unwrap_or_default(), (subsystem.plan)(table)?);
+    Ok((enabled != Some(false)).then_some(Planned { subsystem, interval, timeout, settings, build }))
 }
 
 fn duration(value: Option<Value<'_>>, default: Duration, least: Duration) -> Result<Duration, Fault> {

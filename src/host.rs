@@ -77,7 +77,7 @@ impl Config {
 }
 
 /// The watched host: what its profile, the configuration and discovery say of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Host {
     pub profile: Profile,
     /// The folder it runs in, without links; everything of it hangs off this.

@@ -1,31 +1,28 @@
 //! argv -> configuration -> wire the river -> wait for a signal.
 
 mod cli;
+mod file;
+mod run;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
 
-use agenthost_exporter::collect::Subsystem;
-use agenthost_exporter::config::{Config, Planned};
-use agenthost_exporter::health::{Health, Watched};
-use agenthost_exporter::host::{self, Host};
-use agenthost_exporter::pulse::{self, Pulse};
-use agenthost_exporter::sample::Now;
+use agenthost_exporter::config::Config;
 use agenthost_exporter::serve::Server;
 use agenthost_exporter::show::{Show, status};
-use agenthost_exporter::snapshot::keeper::Keeper;
-use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
-use agenthost_exporter::source::Sources;
-use agenthost_exporter::source::record::{self, Recorder};
+use agenthost_exporter::snapshot::{Current, Snapshot};
 use agenthost_exporter::tool::{self, demo};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use cli::{Cli, Command, ConfigAction, Flags};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use file::Watched;
+use run::{Load, Running};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
 /// The configuration is wrong, or does not fit this machine.
 const REFUSED: u8 = 2;
@@ -89,7 +86,10 @@ fn run(cli: &Cli) -> Result<()> {
         Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
         Some(Command::Replay { files }) => replay(&cli.flags, files),
         Some(Command::Demo) => with_demo(&cli.flags),
-        None => watch(configure(&cli.flags)?, cli.flags.once, ""),
+        None => {
+            let flags = cli.flags.clone();
+            watch(&cli.flags, Arc::new(move || configure(&flags)), "")
+        }
     }
 }
 
@@ -125,123 +125,80 @@ fn replay(flags: &Flags, files: &[PathBuf]) -> Result<()> {
 }
 
 fn with_demo(flags: &Flags) -> Result<()> {
-    let mut config = configure(flags)?;
     let demo = demo::Demo::start(0)?;
-    config.host.root = Some(demo.root().to_owned());
-    config.host.url = Some(demo.url().to_owned());
-    config.state.path = flags.state_path.clone(); // a file's may be of a real host
-    let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
+    let (root, url, own) = (demo.root().to_owned(), demo.url().to_owned(), flags.clone());
+    let load = move || {
+        let mut config = configure(&own)?;
+        config.host.root = Some(root.clone());
+        config.host.url = Some(url.clone());
+        config.state.path = own.state_path.clone(); // a file's may be of a real host
+        Ok(config)
+    };
+    let addresses: Vec<String> = load()?.web.listen.iter().map(|address| format!("http://{address}/")).collect();
     let open = format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or "));
-    watch(config, flags.once, &(demo.story() + &open))
+    watch(flags, Arc::new(load), &(demo.story() + &open))
 }
 
 /// Runs until a signal; prints `hello` once it listens. Threads that hang in a source are left behind: they must not keep
 /// the process.
-fn watch(mut config: Config, once: bool, hello: &str) -> Result<()> {
+fn watch(flags: &Flags, load: Load, hello: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
-        let stop = signals()?;
-        if once {
-            // It looks once and leaves: the verdicts of a sidecar that stays are not its own.
-            config.state.path = None;
-            let running = wire(config)?;
-            return tokio::select! {
-                printed = print_once(&running.current) => printed,
-                () = stop => bail!("interrupted before every collector had looked"),
-            };
+        let config = load()?;
+        match flags.once {
+            true => look_once(config).await,
+            false => serve(flags, config, &load, hello).await,
         }
-        let server = Server::listen(&config.web).await?;
-        let running = wire(config)?;
-        print(hello)?;
-        server.serve(Show::new(&running.current)?, stop).await;
-        running.end().await;
-        Ok(())
     });
     runtime.shutdown_background();
     ended
 }
 
-/// A river that flows.
-struct Running {
-    current: Current,
-    keeper: Option<Keeper>,
-    end: tokio::sync::oneshot::Sender<()>,
-    river: tokio::task::JoinHandle<()>,
+/// It looks once and leaves: the verdicts of a sidecar that stays are not its own.
+async fn look_once(mut config: Config) -> Result<()> {
+    config.state.path = None;
+    let stop = signals()?;
+    let running = Running::start(config)?;
+    tokio::select! {
+        printed = print_once(&running.current) => printed,
+        () = stop => bail!("interrupted before every collector had looked"),
+    }
 }
 
-/// A stop waits so long for the verdicts to be written; the disk may hang.
-const LAST_SAVE: Duration = Duration::from_secs(1);
+async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Result<()> {
+    let (stop, hangup) = (signals()?, signal(SignalKind::hangup())?);
+    let server = Server::listen(&config.web).await?;
+    let mut running = Running::start(config)?;
+    let (ask, asked) = mpsc::channel(1);
+    let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask))?;
+    let watched = Watched::new(flags.config_file.as_deref());
+    print(hello)?;
+    tokio::select! {
+        () = server.serve(show, stop) => {}
+        never = reload_whenever(&mut running, load, hangup, asked, watched) => match never {},
+    }
+    running.end().await;
+    Ok(())
+}
 
-impl Running {
-    async fn end(self) {
-        let _ = self.end.send(());
-        if let Some(keeper) = self.keeper
-            && self.river.await.is_ok()
-            && !keeper.finish(LAST_SAVE)
-        {
-            tracing::warn!("the state file could not be written in time");
+/// At a SIGHUP, when somebody asks for it, and when the file has changed.
+async fn reload_whenever(
+    running: &mut Running,
+    load: &Load,
+    mut hangup: Signal,
+    mut asked: mpsc::Receiver<oneshot::Sender<Result<(), String>>>,
+    mut file: Watched,
+) -> Infallible {
+    loop {
+        let answer = tokio::select! {
+            _ = hangup.recv() => None,
+            Some(answer) = asked.recv() => Some(answer),
+            () = file.changed() => None,
+        };
+        let reloaded = running.reload(load).await;
+        if let Some(answer) = answer {
+            let _ = answer.send(reloaded.map_err(|error| format!("{error:#}"))); // or nobody waits any more
         }
-    }
-}
-
-/// Starts every collector's loop and the river they flow into.
-fn wire(config: Config) -> Result<Running> {
-    let (now, sources) = (Now::read(), Sources::default());
-    let folder = std::env::current_dir().context("find the current folder")?;
-    let host = host::find(&config.host, &sources.processes, &folder).map_err(refused)?;
-    let mut pulses = Vec::new();
-    for Planned { subsystem, interval, timeout, build } in config.collectors {
-        let pulse = Pulse::new(subsystem.name, interval, timeout, build, &host, &sources).map_err(refused)?;
-        pulses.extend(pulse.map(|pulse| (subsystem, pulse)));
-    }
-    let recorder = config.record.as_deref().map(|file| Recorder::start(file, header(now, &pulses)));
-    let recorder = recorder.transpose().map_err(refused)?;
-    if let Some(file) = &config.record {
-        tracing::info!(file = %file.display(), "recording");
-    }
-    let watched = pulses.iter().map(|(subsystem, pulse)| watched(subsystem.checks, pulse)).collect();
-    let (keeper, kept) = match &config.state.path {
-        Some(path) => Keeper::start(path, &host.root.display().to_string(), now),
-        None => (None, None),
-    };
-    let health = match kept {
-        Some((kept, away)) => Health::restore(now, watched, pulse::CHECKS, &config.checks, kept, away),
-        None => Health::new(now, watched, pulse::CHECKS, &config.checks),
-    };
-    let seen =
-        pulses.iter().map(|(_, pulse)| Seen::nothing(pulse.name(), pulse.interval, health.fresh_for(pulse.name())));
-    let river = River::new(now, sidecar(now, &host), seen.collect(), health);
-    let mut river = river.recording(recorder);
-    let current = river.current();
-    if let Some(keeper) = keeper.clone() {
-        river.keep(keeper);
-    }
-    let (sender, readings) = mpsc::channel(64);
-    for (_, pulse) in pulses {
-        tokio::spawn(pulse.run(sender.clone()));
-    }
-    let (end, ended) = tokio::sync::oneshot::channel();
-    let river = tokio::spawn(river.flow(readings, async { drop(ended.await) }));
-    tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
-    Ok(Running { current, keeper, end, river })
-}
-
-fn header(now: Now, pulses: &[(&Subsystem, Pulse)]) -> record::Header {
-    let paces = pulses.iter().map(|(_, pulse)| (pulse.name(), pulse.interval, pulse.timeout));
-    record::Header::new(now, env!("CARGO_PKG_VERSION"), paces)
-}
-
-fn watched(checks: &'static [agenthost_exporter::fact::Check], pulse: &Pulse) -> Watched {
-    Watched { name: pulse.name(), interval: pulse.interval, timeout: pulse.timeout, checks: checks.iter().collect() }
-}
-
-fn sidecar(now: Now, host: &Host) -> Sidecar {
-    Sidecar {
-        version: env!("CARGO_PKG_VERSION"),
-        arch: std::env::consts::ARCH,
-        profile: host.profile,
-        root: host.root.display().to_string(),
-        started_at: now.wall,
     }
 }
 

@@ -13,6 +13,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 use percent_encoding::percent_decode_str;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::sample::Now;
 use crate::show::status::Detail;
@@ -25,6 +26,8 @@ pub mod page;
 pub mod probes;
 pub mod standing;
 pub mod status;
+
+const RELOAD: &str = "/-/reload";
 
 const JSON: &str = "application/json; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -41,14 +44,20 @@ pub struct Show {
     status: Arc<Standing>,
     /// The sidecar is about to end.
     stopping: Arc<AtomicBool>,
+    reloads: Option<Reloads>,
 }
 
+/// Takes wishes for a reload; each is told how it went.
+pub type Reloads = mpsc::Sender<oneshot::Sender<Result<(), String>>>;
+
 impl Show {
+    /// Without `reloads`, `/-/reload` is forbidden.
+    ///
     /// # Errors
     /// The Prometheus exporter cannot be built: a defect of the declarations.
-    pub fn new(current: &Current) -> Result<Show> {
+    pub fn new(current: &Current, reloads: Option<Reloads>) -> Result<Show> {
         let (metrics, status) = (metrics::page(current)?, status::page(current));
-        Ok(Show { current: current.clone(), metrics, status, stopping: Arc::default() })
+        Ok(Show { current: current.clone(), metrics, status, stopping: Arc::default(), reloads })
     }
 
     /// From now on it is not ready: it answers only what is under way.
@@ -62,6 +71,10 @@ impl Show {
             return text(StatusCode::NOT_FOUND, "not found: see / for what there is\n");
         }
         match *request.method() {
+            Method::POST | Method::PUT if request.uri().path() == RELOAD => self.reload(request.headers()).await,
+            _ if request.uri().path() == RELOAD => {
+                with(text(StatusCode::METHOD_NOT_ALLOWED, "only POST and PUT\n"), ALLOW, "POST, PUT")
+            }
             Method::GET => self.get(request, now).await,
             Method::HEAD => head(self.get(request, now).await),
             _ => with(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"), ALLOW, "GET, HEAD"),
@@ -69,7 +82,7 @@ impl Show {
     }
 
     fn knows(&self, path: &str) -> bool {
-        let fixed = ["/", "/metrics", "/status", "/livez", "/readyz", "/-/healthy", "/-/ready"];
+        let fixed = ["/", "/metrics", "/status", "/livez", "/readyz", "/-/healthy", "/-/ready", RELOAD];
         let below = ["/status/", "/livez/", "/readyz/"];
         fixed.contains(&path) || below.iter().any(|folder| path.starts_with(folder))
     }
@@ -102,6 +115,25 @@ impl Show {
 
     fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    async fn reload(&self, headers: &HeaderMap) -> Answer {
+        let Some(reloads) = &self.reloads else {
+            return text(StatusCode::FORBIDDEN, "off: --web.enable-lifecycle switches it on; SIGHUP always works\n");
+        };
+        if is_cross_site(headers) {
+            return text(StatusCode::FORBIDDEN, "not from another site's page\n");
+        }
+        let (tell, told) = oneshot::channel();
+        let reloaded = match reloads.send(tell).await {
+            Ok(()) => told.await,
+            Err(_) => return stopping(),
+        };
+        match reloaded {
+            Ok(Ok(())) => text(StatusCode::OK, "reloaded\n"),
+            Ok(Err(why)) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("refused: {why}\n")),
+            Err(_) => stopping(),
+        }
     }
 
     async fn metrics(&self, headers: &HeaderMap) -> Answer {
@@ -149,6 +181,15 @@ impl Show {
             Detail::Unknown => text(StatusCode::SERVICE_UNAVAILABLE, "its collector sees nothing: /status says why\n"),
         }
     }
+}
+
+/// Whether a browser says that a page of another site sends it.
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    let told = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = told("host").unwrap_or("");
+    let from_elsewhere = |origin: &str| origin.split_once("://").is_none_or(|(_, authority)| authority != host);
+    told("sec-fetch-site").is_some_and(|site| !["same-origin", "none"].contains(&site))
+        || told("origin").is_some_and(from_elsewhere)
 }
 
 /// Whether a client's `If-None-Match` names this tag: one, a list, weak ones too, or any.

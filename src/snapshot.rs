@@ -11,14 +11,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use crate::collect;
 use crate::fact::Fact;
-use crate::health::{Health, History, Judged, Overall, Verdict};
+use crate::health::{Away, Health, History, Judged, Overall, Settings, Verdict, Watched};
 use crate::pulse;
 use crate::sample::{Now, Point, Points, Reading};
-use crate::source::record::Recorder;
+use crate::source::record::{Header, Recorder};
 
 pub mod keeper;
 
@@ -44,7 +45,19 @@ static BUILD_INFO: Fact =
 static SERIES: Fact =
     Fact::gauge("agenthost.series", "agenthost_series", "Series that collectors put into this page.").unit("{series}");
 
-static FACTS: &[&Fact] = &[&READY, &HEALTH_STATE, &BUILD_INFO, &SERIES];
+static RELOADED: Fact = Fact::gauge(
+    "agenthost.config.last_reload_successful",
+    "agenthost_config_last_reload_successful",
+    "1 if the configuration that was read last is the one that holds, 0 if it was refused and the one before holds.",
+);
+
+static RELOADED_AT: Fact = Fact::gauge(
+    "agenthost.config.last_reload_success_timestamp_seconds",
+    "agenthost_config_last_reload_success_timestamp_seconds",
+    "When the configuration that holds was read (Unix time).",
+);
+
+static FACTS: &[&Fact] = &[&READY, &HEALTH_STATE, &BUILD_INFO, &SERIES, &RELOADED, &RELOADED_AT];
 
 /// The river's heart is taken for stopped when its last beat is older.
 const HEART_STOPS: Duration = Duration::from_secs(10);
@@ -102,6 +115,10 @@ pub struct Snapshot {
     pub ready: bool,
     pub since: Timestamp,
     pub history: Arc<History>,
+    /// When the configuration that holds was read.
+    pub configured_at: Timestamp,
+    /// Why a newer one was refused since then.
+    pub refused: Option<Arc<str>>,
     /// What the river says of itself.
     pub own: Arc<Points>,
 }
@@ -178,6 +195,24 @@ fn millis(now: Now) -> u64 {
     u64::try_from(now.mono.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What a river that flows can be told.
+pub enum Order {
+    Turn(Turn),
+    /// A newer configuration was refused, and why.
+    Refused(String),
+}
+
+/// Another configuration.
+pub struct Turn {
+    /// The collectors that run, in the order of `collect::ALL`.
+    pub watched: Vec<Watched>,
+    pub checks: Settings,
+    /// For the record.
+    pub header: Header,
+    /// Told when it holds.
+    pub done: oneshot::Sender<()>,
+}
+
 /// Owns windows, verdicts and the next snapshot.
 pub struct River {
     health: Health,
@@ -225,6 +260,8 @@ impl River {
             ready: health.ready(),
             since: health.since().wall,
             history: health.history().clone(),
+            configured_at: now.wall,
+            refused: None,
             own: Arc::default(),
         };
         let current = Current::fixed(next.clone());
@@ -259,7 +296,12 @@ impl River {
 
     /// Takes readings until no loop is left to send one, or it is told to end. Wakes every second too, because silence
     /// changes verdicts.
-    pub async fn flow(mut self, mut readings: Receiver<Reading>, end: impl Future<Output = ()>) {
+    pub async fn flow(
+        mut self,
+        mut readings: Receiver<Reading>,
+        mut orders: Receiver<Order>,
+        end: impl Future<Output = ()>,
+    ) {
         tokio::pin!(end);
         let mut wake = tokio::time::interval(Duration::from_secs(1));
         wake.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -269,6 +311,12 @@ impl River {
                     Some(reading) => self.take(Now::read(), reading),
                     None => break,
                 },
+                Some(order) = orders.recv() => {
+                    while let Ok(reading) = readings.try_recv() {
+                        self.take(Now::read(), reading); // they were made before it
+                    }
+                    self.follow(Now::read(), order);
+                }
                 _ = wake.tick() => self.wake(Now::read()),
                 () = &mut end => break,
             }
@@ -290,6 +338,38 @@ impl River {
         self.publish(now);
         self.save(now, true);
         self.beat(now);
+    }
+
+    /// The configuration is another one, or was refused.
+    pub fn follow(&mut self, now: Now, order: Order) {
+        match order {
+            Order::Turn(turn) => self.turn(now, turn),
+            Order::Refused(why) => self.next.refused = Some(why.into()),
+        }
+        self.publish(now);
+        self.hand_over(now);
+        self.beat(now);
+    }
+
+    /// Windows go on under the new policy; what a collector has said stays shown until it says more.
+    fn turn(&mut self, now: Now, turn: Turn) {
+        let away = Away { length: Duration::ZERO, rebooted: false };
+        let kept = self.health.keep();
+        self.health = Health::restore(now, turn.watched.clone(), pulse::CHECKS, &turn.checks, kept, away);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.paced(turn.header);
+        }
+        let next = &mut self.next;
+        let mut before = std::mem::take(&mut next.collectors);
+        for Watched { name, interval, .. } in turn.watched {
+            let fresh_for = self.health.fresh_for(name);
+            let seen = before.iter().position(|seen| seen.name == name).map(|known| before.swap_remove(known));
+            let seen = seen.unwrap_or(Seen::nothing(name, interval, fresh_for));
+            next.collectors.push(Seen { interval, fresh_for, ..seen });
+        }
+        next.checks = self.health.checks().into();
+        (next.configured_at, next.refused) = (now.wall, None);
+        let _ = turn.done.send(()); // or nobody waits any more
     }
 
     /// A second has passed.
@@ -362,6 +442,8 @@ fn own(snapshot: &Snapshot, transitions: &checks::Transitions, dropped: &mut usi
     }
     checks::put(&mut points, &snapshot.checks, &snapshot.verdicts, transitions);
     let sidecar = &snapshot.sidecar;
+    points.put(&RELOADED, [], f64::from(u8::from(snapshot.refused.is_none())));
+    points.put(&RELOADED_AT, [], pulse::seconds(snapshot.configured_at));
     points.put(&BUILD_INFO, [&sidecar.version.into(), &sidecar.arch.into()], 1.0);
     *dropped += points.cap(pulse::SERIES_CAP);
     points.put(&pulse::SERIES_DROPPED, [&"river".into()], *dropped as f64);

@@ -188,6 +188,14 @@ struct Sidecar<'a> {
     version: &'a str,
     host: Host<'a>,
     started_at: Timestamp,
+    config: Config<'a>,
+}
+
+#[derive(Serialize)]
+struct Config<'a> {
+    loaded_at: Timestamp,
+    /// Why a newer one was refused since; null if none was.
+    error: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -202,6 +210,7 @@ fn sidecar(snapshot: &Snapshot) -> Sidecar<'_> {
         version: sidecar.version,
         host: Host { profile: sidecar.profile, root: &sidecar.root },
         started_at: sidecar.started_at,
+        config: Config { loaded_at: snapshot.configured_at, error: snapshot.refused.as_deref() },
     }
 }
 

@@ -154,6 +154,7 @@ enum Entry {
     Reading(Now, Arc<Reading>),
     Pause(Now, Now),
     Lost(u64),
+    Header(Header),
 }
 
 /// The river's end of the record. Nothing here waits.
@@ -196,6 +197,11 @@ impl Recorder {
     pub fn take(&mut self, now: Now, reading: &Arc<Reading>) {
         self.beat(now);
         self.hand_over(Entry::Reading(now, reading.clone()));
+    }
+
+    /// Others run from now on, or at another pace.
+    pub fn paced(&mut self, header: Header) {
+        self.hand_over(Entry::Header(header));
     }
 
     fn hand_over(&mut self, entry: Entry) {
@@ -256,6 +262,12 @@ impl Tape {
                 self.put(&Line::Pause(Pause { from: from.into(), mono: now.into(), wall: wall(now) }));
             }
             Entry::Lost(count) => self.put(&Line::Lost { count }),
+            Entry::Header(header) if header.collectors == self.header.collectors => {}
+            Entry::Header(header) => {
+                (self.header, self.headed) = (header, false);
+                let headed = self.head();
+                self.tell(headed);
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::fixture::Root;
 
 /// Fast enough for a test; everything else is as delivered.
-const FAST: &str = "
+pub const FAST: &str = "
 [collect.service]
 interval = \"1s\"
 [collect.deploy]

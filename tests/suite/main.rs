@@ -9,6 +9,7 @@ mod oracle;
 mod outputs;
 mod policy;
 mod probes;
+mod reload;
 mod replay;
 mod shape;
 mod stage;

@@ -1,0 +1,242 @@
+//! Starts the river from a configuration, and turns it to a newer one while it flows.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agenthost_exporter::collect::Subsystem;
+use agenthost_exporter::config::{Config, Planned};
+use agenthost_exporter::health::{Health, Watched};
+use agenthost_exporter::host::{self, Host};
+use agenthost_exporter::pulse::{self, Pulse};
+use agenthost_exporter::sample::{Now, Reading};
+use agenthost_exporter::snapshot::keeper::Keeper;
+use agenthost_exporter::snapshot::{Current, Order, River, Seen, Sidecar, Turn};
+use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::record::{self, Recorder};
+use anyhow::{Context, Result, bail};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// Reads the configuration anew: the file, and what is laid over it.
+pub type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
+
+/// A river that flows, and what feeds it.
+pub struct Running {
+    pub current: Current,
+    host: Host,
+    sources: Sources,
+    loops: BTreeMap<&'static str, Loop>,
+    readings: mpsc::Sender<Reading>,
+    orders: mpsc::Sender<Order>,
+    keeper: Option<Keeper>,
+    end: oneshot::Sender<()>,
+    river: JoinHandle<()>,
+}
+
+/// A collector's loop, and by which configuration it runs.
+struct Loop {
+    plan: Paced,
+    task: JoinHandle<()>,
+}
+
+/// What of a collector's configuration makes it another one.
+#[derive(Debug, Clone, PartialEq)]
+struct Paced {
+    interval: Duration,
+    timeout: Duration,
+    settings: toml::Table,
+}
+
+/// What a configuration makes of one collector.
+struct Prepared {
+    subsystem: &'static Subsystem,
+    plan: Paced,
+    /// `None`: it goes on as it runs.
+    pulse: Option<Pulse>,
+}
+
+/// A stop waits so long for the verdicts to be written; the disk may hang.
+const LAST_SAVE: Duration = Duration::from_secs(1);
+/// A reload waits so long for the file and for what it names.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+impl Running {
+    /// Starts every collector's loop and the river they flow into.
+    ///
+    /// # Errors
+    /// The configuration does not fit this machine.
+    pub fn start(config: Config) -> Result<Running> {
+        let (now, sources) = (Now::read(), Sources::default());
+        let host = find(&config)?;
+        let prepared = prepare(config.collectors, &host, &sources, &BTreeMap::new())?;
+        let recorder = config.record.as_deref().map(|file| record(file, header(now, &prepared))).transpose()?;
+        let watched: Vec<_> = prepared.iter().map(watched).collect();
+        let (keeper, kept) = match &config.state.path {
+            Some(path) => Keeper::start(path, &host.root.display().to_string(), now),
+            None => (None, None),
+        };
+        let health = match kept {
+            Some((kept, away)) => Health::restore(now, watched, pulse::CHECKS, &config.checks, kept, away),
+            None => Health::new(now, watched, pulse::CHECKS, &config.checks),
+        };
+        let seen = prepared
+            .iter()
+            .map(|one| Seen::nothing(one.subsystem.name, one.plan.interval, health.fresh_for(one.subsystem.name)));
+        let mut river = River::new(now, sidecar(now, &host), seen.collect(), health).recording(recorder);
+        if let Some(keeper) = keeper.clone() {
+            river.keep(keeper);
+        }
+        let (readings, taken) = mpsc::channel(64);
+        let (orders, ordered) = mpsc::channel(1);
+        let (end, ended) = oneshot::channel();
+        let current = river.current();
+        let river = tokio::spawn(river.flow(taken, ordered, async { drop(ended.await) }));
+        tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
+        let loops = BTreeMap::new();
+        let mut running = Running { current, host, sources, loops, readings, orders, keeper, end, river };
+        running.run_all(prepared);
+        Ok(running)
+    }
+
+    /// Turns to the configuration as it is now. Windows, counters and connections stay; so does every loop whose
+    /// configuration is the same.
+    ///
+    /// # Errors
+    /// It is refused, or cannot be read in time: nothing has changed then.
+    pub async fn reload(&mut self, load: &Load) -> Result<()> {
+        match self.read(load).await {
+            Ok(read) => {
+                self.turn(read).await;
+                tracing::info!("reloaded");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "reload refused: everything stays as it was");
+                let _ = self.orders.send(Order::Refused(format!("{error:#}"))).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// On a thread of its own: a disk that hangs holds up nobody.
+    async fn read(&self, load: &Load) -> Result<Read> {
+        let (load, old, sources) = (load.clone(), self.host.clone(), self.sources.clone());
+        let running = self.loops.iter().map(|(name, one)| (*name, one.plan.clone())).collect();
+        let reading = tokio::task::spawn_blocking(move || Read::new(load()?, &old, &sources, running));
+        tokio::time::timeout(READ_WITHIN, reading).await.context("the configuration could not be read in time")??
+    }
+
+    async fn turn(&mut self, read: Read) {
+        let Read { host, checks, prepared } = read;
+        let stays = |name: &str| prepared.iter().any(|one| one.subsystem.name == name && one.pulse.is_none());
+        let (kept, ended): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.loops).into_iter().partition(|(name, _)| stays(name));
+        self.loops = kept;
+        for (_, Loop { task, .. }) in ended {
+            task.abort();
+            let _ = task.await; // what it said before is judged before
+        }
+        let (done, turned) = oneshot::channel();
+        let now = Now::read();
+        let header = header(now, &prepared);
+        let turn = Turn { watched: prepared.iter().map(watched).collect(), checks, header, done };
+        if self.orders.send(Order::Turn(turn)).await.is_ok() {
+            let _ = turned.await;
+        }
+        self.host = host;
+        self.run_all(prepared);
+    }
+
+    fn run_all(&mut self, prepared: Vec<Prepared>) {
+        for Prepared { subsystem, plan, pulse } in prepared {
+            if let Some(pulse) = pulse {
+                let task = tokio::spawn(pulse.run(self.readings.clone()));
+                self.loops.insert(subsystem.name, Loop { plan, task });
+            }
+        }
+    }
+
+    /// Lets the river end, and its verdicts be written.
+    pub async fn end(self) {
+        let _ = self.end.send(());
+        if let Some(keeper) = self.keeper
+            && self.river.await.is_ok()
+            && !keeper.finish(LAST_SAVE)
+        {
+            tracing::warn!("the state file could not be written in time");
+        }
+    }
+}
+
+/// A configuration that fits, and what is to be started by it.
+struct Read {
+    host: Host,
+    checks: agenthost_exporter::health::Settings,
+    prepared: Vec<Prepared>,
+}
+
+impl Read {
+    fn new(config: Config, old: &Host, sources: &Sources, running: BTreeMap<&'static str, Paced>) -> Result<Read> {
+        let host = find(&config)?;
+        if (host.profile, &host.root) != (old.profile, &old.root) {
+            bail!("it names another host ({}): restart to watch that one", host.root.display());
+        }
+        let running = if host == *old { running } else { BTreeMap::new() };
+        let prepared = prepare(config.collectors, &host, sources, &running)?;
+        Ok(Read { host, checks: config.checks, prepared })
+    }
+}
+
+fn find(config: &Config) -> Result<Host> {
+    let folder = std::env::current_dir().context("find the current folder")?;
+    host::find(&config.host, &Sources::default().processes, &folder).map_err(crate::refused)
+}
+
+/// Builds what does not run already by the same configuration.
+fn prepare(
+    planned: Vec<Planned>,
+    host: &Host,
+    sources: &Sources,
+    running: &BTreeMap<&'static str, Paced>,
+) -> Result<Vec<Prepared>> {
+    let mut prepared = Vec::new();
+    for Planned { subsystem, interval, timeout, settings, build } in planned {
+        let plan = Paced { interval, timeout, settings };
+        if running.get(subsystem.name) == Some(&plan) {
+            prepared.push(Prepared { subsystem, plan, pulse: None });
+            continue;
+        }
+        let pulse = Pulse::new(subsystem.name, interval, timeout, build, host, sources).map_err(crate::refused)?;
+        prepared.extend(pulse.map(|pulse| Prepared { subsystem, plan, pulse: Some(pulse) }));
+    }
+    Ok(prepared)
+}
+
+fn record(file: &Path, header: record::Header) -> Result<Recorder> {
+    let recorder = Recorder::start(file, header).map_err(crate::refused)?;
+    tracing::info!(file = %file.display(), "recording");
+    Ok(recorder)
+}
+
+fn header(now: Now, prepared: &[Prepared]) -> record::Header {
+    let paces = prepared.iter().map(|one| (one.subsystem.name, one.plan.interval, one.plan.timeout));
+    record::Header::new(now, env!("CARGO_PKG_VERSION"), paces)
+}
+
+fn watched(one: &Prepared) -> Watched {
+    let Prepared { subsystem, plan, .. } = one;
+    let checks = subsystem.checks.iter().collect();
+    Watched { name: subsystem.name, interval: plan.interval, timeout: plan.timeout, checks }
+}
+
+fn sidecar(now: Now, host: &Host) -> Sidecar {
+    Sidecar {
+        version: env!("CARGO_PKG_VERSION"),
+        arch: std::env::consts::ARCH,
+        profile: host.profile,
+        root: host.root.display().to_string(),
+        started_at: now.wall,
+    }
+}

@@ -73,10 +73,13 @@ pub struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// How far back the window reaches: wide enough for `ratio_min` to be met at a slow pace too.
+    /// How far back the window reaches: wide enough for `ratio_min` to be met at a slow pace too, and for a share of a
+    /// half to amount to `fail_for`.
     pub fn span(self) -> Duration {
+        let interval = self.pace.interval;
         let twice = self.policy.ratio_min.saturating_mul(2);
-        self.policy.ratio_window.max(self.pace.interval.saturating_mul(twice))
+        let halves = self.policy.fail_for.saturating_add(interval.saturating_mul(2)).saturating_mul(2);
+        self.policy.ratio_window.max(interval.saturating_mul(twice)).max(halves)
     }
 
     /// Silence of this length fails: never less than the collector's patience.
@@ -300,6 +303,15 @@ impl Window {
                 self.silence = Silence::default();
             }
         }
+    }
+
+    /// A good reading does not list it: somebody answered, so this is no silence, but nothing was seen of it.
+    pub fn missing(&mut self, rules: Rules<'_>, clock: &Clock) {
+        let at = clock.at();
+        self.break_silence(rules, at);
+        (self.latest, self.latest_at, self.stale) = (Some(Seen::Unanswered), at, false);
+        self.unknown(at.now);
+        self.silence = Silence::default();
     }
 
     /// Notices what time alone changes, and says whether it did: silence, nothing else.

@@ -353,8 +353,10 @@ impl Subject {
         if watched.saturating_sub(since) >= self.rules().unknown_for() {
             return false;
         }
-        let bad = self.window.latest() == Some(Seen::Bad);
-        self.observe(clock, if bad { Seen::Bad } else { Seen::Unanswered });
+        match self.window.latest() {
+            Some(Seen::Bad) => self.observe(clock, Seen::Bad),
+            _ => self.window.missing(Rules { policy: &self.policy, pace: self.pace }, clock),
+        }
         true
     }
 

@@ -133,6 +133,8 @@ enum Event {
     Seen(Seen),
     /// Nobody watched for so long that streaks start anew.
     Away,
+    /// A good reading did not list it, and it was not bad.
+    Unlisted,
     /// What came before no longer counts for ratios.
     Emptied,
 }
@@ -190,7 +192,8 @@ impl Past {
 
     /// W: how far back ratios look.
     fn span(&self) -> Duration {
-        self.policy.ratio_window.max(self.interval * self.policy.ratio_min * 2)
+        let a_half_of_it_is_fail_for = (self.policy.fail_for + self.interval * 2) * 2;
+        self.policy.ratio_window.max(self.interval * self.policy.ratio_min * 2).max(a_half_of_it_is_fail_for)
     }
 
     /// U: how long it may be silent.
@@ -249,18 +252,18 @@ impl Past {
     }
 
     fn is_stale(&self, watched: Duration) -> bool {
-        let none_since = seen(&self.entries[self.before.entries..]).next().is_none();
-        none_since && self.before.stale
-            || watched - self.last().map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
+        let none_since = looks(&self.entries[self.before.entries..]).next().is_none();
+        let last = looks(&self.entries).next_back();
+        none_since && self.before.stale || watched - last.map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
     }
 
     /// Since when (watched time) it has been silent without a break.
     fn silent_from(&self, watched: Duration) -> Option<Duration> {
-        let answered = |seen: Seen| seen != Seen::Unanswered;
+        let answered = |seen: Option<Seen>| seen != Some(Seen::Unanswered);
         let (before, since) = self.entries.split_at(self.before.entries);
-        let mut previous = seen(before).next_back().map_or(self.born, |(entry, _)| entry.watched);
+        let mut previous = looks(before).next_back().map_or(self.born, |(entry, _)| entry.watched);
         let mut from = self.before.silent_from;
-        for (entry, seen) in seen(since) {
+        for (entry, seen) in looks(since) {
             let stale = entry.watched - previous > self.stale_after;
             from = from.or(stale.then(|| previous + self.stale_after)).or(Some(entry.watched));
             from = from.filter(|_| !answered(seen));
@@ -347,6 +350,15 @@ impl Past {
         }
     }
 
+    /// A good reading did not list it: that is no silence, for somebody answered.
+    fn unlisted(&mut self, time: Time) {
+        if self.silenced && self.long_silent(time.watched) {
+            self.write(time, Event::Emptied);
+        }
+        self.write(time, Event::Unlisted);
+        (self.silenced, self.intermittent_from) = (false, None);
+    }
+
     fn ok(&mut self, time: Time) {
         let run = self.ok_run();
         let long = run.len() >= 2 && run[run.len() - 1] - run[0] >= self.recover_for();
@@ -389,11 +401,11 @@ impl Past {
     }
 
     fn shown(&self, watched: Duration) -> State {
-        let unseen = |(_, seen): (&Entry, Seen)| !seen.is_known() || self.is_stale(watched);
+        let unseen = |(_, seen): (&Entry, Option<Seen>)| !seen.is_some_and(Seen::is_known) || self.is_stale(watched);
         match self.underlying() {
             State::Failed => State::Failed,
             State::Recovering => State::Recovering,
-            _ if self.last().is_some_and(unseen) => State::Unknown,
+            _ if looks(&self.entries).next_back().is_some_and(unseen) => State::Unknown,
             base => base,
         }
     }
@@ -402,6 +414,15 @@ impl Past {
 fn seen(entries: &[Entry]) -> impl DoubleEndedIterator<Item = (&Entry, Seen)> {
     entries.iter().filter_map(|entry| match entry.event {
         Event::Seen(seen) => Some((entry, seen)),
+        _ => None,
+    })
+}
+
+/// Every look at it, those of which it was not listed among them.
+fn looks(entries: &[Entry]) -> impl DoubleEndedIterator<Item = (&Entry, Option<Seen>)> {
+    entries.iter().filter_map(|entry| match entry.event {
+        Event::Seen(seen) => Some((entry, Some(seen))),
+        Event::Unlisted => Some((entry, None)),
         _ => None,
     })
 }
@@ -683,10 +704,12 @@ impl Oracle {
         let past = self.window(polled, rule, subject).unwrap();
         let since = *past.absent_since.get_or_insert(watched);
         let gone = past.placeholder || past.policy.severity != Severity::Critical || watched - since >= past.patience();
-        let stands = if past.last().is_some_and(|(_, seen)| seen == Seen::Bad) { Seen::Bad } else { Seen::Unanswered };
+        let was_bad = looks(&past.entries).next_back().is_some_and(|(_, seen)| seen == Some(Seen::Bad));
+        let time = self.time();
         match gone {
             true => drop(self.past.remove(&(rule.check.name, subject.to_owned()))),
-            false => self.record(polled, rule, subject, stands),
+            false if was_bad => self.record(polled, rule, subject, Seen::Bad),
+            false => self.window(polled, rule, subject).unwrap().unlisted(time),
         }
     }
 

@@ -812,6 +812,45 @@ fn a_critical_subject_that_stays_away_is_unknown_and_then_dropped_but_never_fail
 }
 
 #[test]
+fn one_that_is_gone_after_a_silence_is_not_failed_by_it() {
+    for pace in paces() {
+        // The host restarts, is silent for most of what it may be, and comes back without the channel.
+        let (leaves, back) = (pace.interval * 10, pace.interval * 10 + pace.patience() * 4 / 5);
+        let mut sim = pace.simulate(move |poll| match (poll.at >= leaves, poll.at >= back) {
+            (_, true) => Found::Unlisted,
+            (true, _) => Found::Nothing,
+            _ => Found::Ok,
+        });
+        sim.run(back + pace.patience() * 2);
+        assert_eq!((sim.lost_at(), sim.subjects()), (None, Vec::new()), "{pace:?}");
+        // So it is with a name that nobody ever lists, beside a host that takes a while to start.
+        let settings = pace.settings() + "[channel_connected.subjects.slak]\nseverity = \"critical\"\n";
+        let begins = pace.patience() * 4 / 5;
+        let script = move |poll: Poll| if poll.at < begins { Found::Nothing } else { Found::Ok };
+        let mut sim = Simulation::new(&settings, vec![Poller::channel(pace, script)]);
+        sim.run(pace.patience() * 3);
+        let lost_again = sim.readiness().iter().skip_while(|(_, ready)| !ready).any(|(_, ready)| !ready);
+        assert!(sim.ready() && !lost_again, "{pace:?}: {:?}", sim.readiness());
+    }
+}
+
+#[test]
+fn flapping_fails_however_long_fail_for_is() {
+    for fail_for in [10, 15, 60, 120] {
+        for interval in [15, 60, 300] {
+            let pace = Pace::new(interval);
+            let settings = format!("[channel_connected]\nfail_for = \"{fail_for}m\"\n");
+            let flap = |poll: Poll| if poll.count % 2 == 0 { Found::Bad } else { Found::Ok };
+            let mut sim = Simulation::new(&settings, vec![Poller::channel(pace, flap)]);
+            sim.run(MINUTE * fail_for - SECOND);
+            assert!(sim.ready(), "{fail_for}m at {interval}s: no sooner than a streak would");
+            sim.run(MINUTE * fail_for + pace.interval * 20);
+            assert!(!sim.ready(), "{fail_for}m at {interval}s");
+        }
+    }
+}
+
+#[test]
 fn an_expected_subject_that_is_not_listed_is_bad() {
     for pace in paces() {
         let settings = pace.settings() + "expect = [\"telegram\"]\n";

@@ -72,6 +72,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether a collector is not switched off; the loop itself (`None`) never is.
+    fn runs(&self, collector: Option<&str>) -> bool {
+        collector.is_none_or(|name| self.collectors.iter().any(|planned| planned.subsystem.name == name))
+    }
+}
+
 /// Checks that the program knows, and that a `[checks.<name>]` may name.
 fn checks() -> impl Iterator<Item = &'static Check> {
     pulse::CHECKS.iter().chain(collect::ALL.iter().flat_map(|subsystem| subsystem.checks))
@@ -87,6 +94,11 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
         collectors: plan_all(take(&mut root, "collect"))?,
         record: None,
     };
+    if let Some(check) = config.checks.custom.iter().find(|check| !config.runs(check.collector)) {
+        let (name, collector) = (&check.name, check.collector.unwrap_or_default());
+        let message = format!("the custom check `{name}` is on a fact of `{collector}`, which is switched off");
+        return Err(Fault { span: None, message });
+    }
     match root.iter().next() {
         None => Ok(config),
         Some((key, _)) => {

@@ -43,7 +43,7 @@ pub struct Watched {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Overall {
-    /// Not enough was seen yet to call it ready. Never again afterwards.
+    /// Not enough was seen yet to call it ready. Afterwards only for a collector that a new configuration brings.
     Starting,
     Healthy,
     /// Something deserves a look, but the host does its work.
@@ -754,7 +754,7 @@ mod tests {
         lab.channels(300, &[]);
         lab.channels(315, &[("slack", OK)]);
         lab.channels(600, &[]);
-        assert_eq!(lab.state("slack"), Some(State::Failed), "mostly silent; but not dropped");
+        assert_eq!(lab.state("slack"), Some(State::Unknown), "not dropped; and somebody answered, so never silent");
         lab.channels(630, &[]);
         assert_eq!(lab.state("slack"), None);
     }

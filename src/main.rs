@@ -154,9 +154,9 @@ fn watch(flags: &Flags, load: Load, hello: &str) -> Result<()> {
     ended
 }
 
-/// It looks once and leaves: the verdicts of a sidecar that stays are not its own.
+/// It looks once and leaves: the verdicts and the record of a sidecar that stays are not its own.
 async fn look_once(mut config: Config) -> Result<()> {
-    config.state.path = None;
+    (config.state.path, config.record) = (None, None);
     let stop = signals()?;
     let running = Running::start(config)?;
     tokio::select! {

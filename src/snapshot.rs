@@ -378,8 +378,7 @@ impl River {
         if let Some(recorder) = &mut self.recorder {
             recorder.beat(now);
         }
-        let changed =
-            self.health.verdicts()[..] != self.next.verdicts[..] || self.health.overall() != self.next.overall;
+        let changed = self.health.revision() != self.revision;
         if self.forget(now) || changed {
             self.publish(now);
         }

@@ -499,14 +499,26 @@ impl Window {
             Base::Failed(failure) => failure.rule,
             _ if self.is_silenced() => Rule::UnknownFor,
             Base::Recovering { failure, .. } => failure.rule,
-            Base::Starting | Base::Ok { .. } | Base::Failing(_) => Rule::FailFor,
+            Base::Failing(streak) => self.next_trip(rules, streak).1,
+            Base::Starting | Base::Ok { .. } => {
+                self.next_trip(rules, Streak { first: self.latest_at.now, count: 1, was_ok: true }).1
+            }
         })
+    }
+
+    /// When a streak fails if it goes on, and by which rule.
+    fn next_trip(&self, rules: Rules<'_>, streak: Streak) -> (Now, Rule) {
+        let by_time = (streak.first.plus(rules.policy.fail_for), Rule::FailFor);
+        let Some(count) = rules.policy.fail_count else { return by_time };
+        let more = rules.pace.interval.saturating_mul(count.saturating_sub(streak.count));
+        let by_count = (self.latest_at.now.plus(more), Rule::FailCount);
+        if by_count.0.mono < by_time.0.mono { by_count } else { by_time }
     }
 
     /// When it will fail if it goes on like this.
     pub fn trips_at(&self, rules: Rules<'_>) -> Option<Timestamp> {
         let moment = match (self.state(), self.base) {
-            (State::Failing, Base::Failing(streak)) => streak.first.plus(rules.policy.fail_for),
+            (State::Failing, Base::Failing(streak)) => self.next_trip(rules, streak).0,
             (State::Unknown, _) if self.is_vouched_for() && rules.policy.unknown_as == UnknownAs::Fail => {
                 self.silence.start()?.now.plus(rules.unknown_for())
             }
@@ -550,9 +562,13 @@ impl Window {
         }
     }
 
-    /// How long it must be ok to get over its failure. `None` if none stands, or the next answer is enough.
+    /// How long it must be ok to get over its failure. `None` if none stands, or if it is silence that fails it now.
     pub fn recovers_after(&self, rules: Rules<'_>) -> Option<Duration> {
-        matches!(self.base, Base::Failed(_) | Base::Recovering { .. }).then(|| self.recover_for(rules))
+        match self.base {
+            Base::Failed(_) => Some(self.recover_for(rules)),
+            Base::Recovering { .. } if !self.is_silenced() => Some(self.recover_for(rules)),
+            _ => None,
+        }
     }
 
     /// Whether its next observations may change the verdict: losing one of them would.
@@ -726,6 +742,22 @@ mod tests {
         assert_eq!(lab.see(180, Seen::Denied), State::Unknown);
         assert_eq!(lab.window.underlying(), State::Failing);
         assert_eq!(lab.see(270, Seen::Bad), State::Failed, "120 s after the first bad one");
+    }
+
+    #[test]
+    fn of_two_rules_the_one_that_comes_first_is_told() {
+        let told = |count, fail_for| {
+            let mut lab = lab_with(15, |policy| {
+                (policy.fail_count, policy.fail_for) = (Some(count), seconds(fail_for));
+            });
+            lab.see(15, Seen::Ok);
+            lab.see(30, Seen::Bad);
+            lab.see(45, Seen::Bad);
+            (lab.rule(), (lab.trips_at().unwrap().duration_since(lab.begun.wall)).as_secs())
+        };
+        assert_eq!(told(4, 600), ("fail_count 4".to_owned(), 75), "two more, after 45");
+        assert_eq!(told(4, 40), ("fail_for 40s".to_owned(), 70), "40 s after 30");
+        assert_eq!(told(400, 600), ("fail_for 10m".to_owned(), 630));
     }
 
     #[test]

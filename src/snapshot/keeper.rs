@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -101,7 +101,12 @@ struct Book {
     has_set_aside: bool,
     /// The file is somebody else's, and stays so.
     given_up: bool,
+    /// When it was first found to be another sidecar's.
+    taken: Option<Timestamp>,
 }
+
+/// One who has the file may be about to end, as in a change of versions; after that it is taken to stay.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(60);
 
 /// The first text in the file: to whom and to which boot the others belong.
 #[derive(Serialize, Deserialize)]
@@ -161,11 +166,15 @@ impl Book {
         Ok(Some((kept, away)))
     }
 
-    /// The file is closed, and tried again at the next save, unless it is somebody else's: one who was there first knows
-    /// more than we, and may end only to start again. Damage is moved out of the way.
+    /// The file is closed, and tried again at the next save, unless it is somebody else's: one who was there first and
+    /// stays knows more than we, and may end only to start again. Damage is moved out of the way.
     fn give_way(&mut self, trouble: Trouble, wall: Timestamp) {
         self.state = None;
-        self.given_up |= matches!(trouble, Trouble::Foreign | Trouble::Newer | Trouble::Taken);
+        self.given_up |= match trouble {
+            Trouble::Foreign | Trouble::Newer => true,
+            Trouble::Taken => wall.duration_since(*self.taken.get_or_insert(wall)) > OVERLAP,
+            Trouble::Damaged(_) | Trouble::Unusable(_) => false,
+        };
         let trouble = match trouble {
             Trouble::Damaged(how) => self.set_aside(&how, wall).err(),
             trouble => Some(trouble),

@@ -237,6 +237,9 @@ impl Tape {
         if path.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) {
             bail!("{}: it is a pipe, which would block", naming());
         }
+        if !begins_a_record(path).with_context(naming)? {
+            bail!("{}: it is a file of something else, which would be spoiled", naming());
+        }
         let (file, size) = open(path).with_context(naming)?;
         let path = path.to_owned();
         let mut tape = Tape { path, file, size, full, header, headed: false, lost: 0, failing: false };
@@ -338,6 +341,21 @@ impl Tape {
             }
         }
     }
+}
+
+/// Whether a file is one of ours to go on with: its first line is a header. One that is missing or empty is.
+fn begins_a_record(path: &Path) -> io::Result<bool> {
+    const LONGEST: u64 = 1 << 20;
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        file => file?,
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(true); // a device keeps nothing that could be spoiled
+    }
+    let mut line = Vec::new();
+    BufReader::new(file.take(LONGEST)).read_until(b'\n', &mut line)?;
+    Ok(line.is_empty() || matches!(parse(line.trim_ascii_end()), Ok(Line::Header(_)) | Err(Unreadable::Newer(_))))
 }
 
 /// Opens for appending, for nobody else to read. A line that a killed sidecar left unfinished is ended.

@@ -7,20 +7,29 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 /// The `[state]` table.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where verdicts are kept; without it a restart forgets them.
+    #[serde(deserialize_with = "path")]
     pub path: Option<PathBuf>,
+}
+
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.as_os_str().is_empty() {
+        return Err(de::Error::custom("empty: leave it out, and nothing is kept"));
+    }
+    Ok(Some(path))
 }
 
 /// Says in the file's header whose it is ("agho").
@@ -53,7 +62,7 @@ pub struct Texts {
 /// Why a file cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// It is another application's, or no regular database of ours: left alone.
+    /// It is another application's, or no database at all: left alone.
     Foreign,
     /// A newer version of this program wrote it: left alone.
     Newer,
@@ -68,7 +77,7 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Foreign => f.write_str("it is a database of another application"),
+            Trouble::Foreign => f.write_str("it is a file of another application"),
             Trouble::Newer => f.write_str("a newer version of this program wrote it"),
             Trouble::Taken => f.write_str("another process has it open"),
             Trouble::Damaged(how) => write!(f, "it is damaged: {how}"),
@@ -114,6 +123,9 @@ impl State {
     /// It cannot be used, and why.
     pub fn open(path: &Path) -> Result<State, Trouble> {
         let is_new = !is_ours(path)?;
+        if is_new {
+            for_us_only(path)?;
+        }
         let mut connection = Connection::open(path)?;
         if connection.is_readonly("main")? {
             return Err(Trouble::Unusable("it may only be read".into()));
@@ -213,11 +225,26 @@ fn prune(transaction: &Transaction<'_>, changes: &BTreeMap<u64, String>) -> rusq
     Ok(())
 }
 
+/// A disk that damages every file is not to be filled with them.
+const MOST_ASIDE: usize = 3;
+
+fn set_aside_before(path: &Path) -> std::io::Result<usize> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(0) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let start = format!("{}.corrupt-", name.to_string_lossy());
+    let is_one = |name: &str| name.starts_with(&start) && name.ends_with('Z');
+    let names = std::fs::read_dir(folder)?.flatten().map(|entry| entry.file_name());
+    Ok(names.filter(|name| name.to_str().is_some_and(is_one)).count())
+}
+
 /// Moves a damaged file out of the way, with what lies beside it. Answers with its new name.
 ///
 /// # Errors
 /// It may not be moved.
 pub fn set_aside(path: &Path, wall: Timestamp) -> std::io::Result<PathBuf> {
+    if set_aside_before(path)? >= MOST_ASIDE {
+        return Err(std::io::Error::other(format!("{MOST_ASIDE} such files lie beside it already")));
+    }
     let suffix = format!(".corrupt-{}", wall.strftime("%Y%m%dT%H%M%SZ"));
     let aside = with_suffix(path, &suffix);
     std::fs::rename(path, &aside)?;
@@ -248,7 +275,9 @@ fn is_ours(path: &Path) -> Result<bool, Trouble> {
         (true, Some(schema), Some(APPLICATION)) => is_known(schema).map(|()| true),
         (true, Some(_), Some(_)) => Err(Trouble::Foreign),
         (true, ..) => Err(Trouble::Damaged("it is cut off within its header".into())),
-        (false, ..) => Err(Trouble::Damaged("it is not a database".into())),
+        // As a disk leaves it that lost the first page. Anything else was somebody's text before it was our path.
+        _ if header.iter().all(|byte| *byte == 0) => Err(Trouble::Damaged("its first page is empty".into())),
+        (false, ..) => Err(Trouble::Foreign),
     }
 }
 
@@ -258,6 +287,12 @@ fn is_known(schema: u32) -> Result<(), Trouble> {
         0 => Err(Trouble::Damaged("it has no version".into())),
         _ => Err(Trouble::Newer),
     }
+}
+
+/// It names groups, channels and repositories. What SQLite puts beside it gets the same rights.
+fn for_us_only(path: &Path) -> Result<(), Trouble> {
+    let made = std::fs::File::options().append(true).create(true).mode(0o600).open(path);
+    made.map(drop).map_err(|error| Trouble::Unusable(error.to_string()))
 }
 
 /// Before it becomes a WAL, so that the header says from the first moment whose it is.

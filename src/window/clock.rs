@@ -74,7 +74,7 @@ impl Clock {
         self.told = self.told.max(now.mono);
         self.at.now = Now { mono: self.at.now.mono.saturating_add(passed), wall: now.wall };
         if passed <= UNWATCHED {
-            self.at.watched += passed;
+            self.at.watched = self.at.watched.saturating_add(passed);
             return None;
         }
         self.note_gap(passed);
@@ -92,7 +92,8 @@ impl Clock {
     /// A moment of the past, from its monotonic time.
     pub fn back_to(&self, mono: Duration) -> Moment {
         let ago = self.at.now.mono.saturating_sub(mono);
-        let unwatched: Duration = self.gaps.iter().filter(|gap| gap.end > mono).map(|gap| gap.length).sum();
+        let gaps = self.gaps.iter().filter(|gap| gap.end > mono);
+        let unwatched = gaps.fold(Duration::ZERO, |sum, gap| sum.saturating_add(gap.length));
         let watched = self.at.watched.saturating_sub(ago.saturating_sub(unwatched));
         let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
         let wall = self.at.now.wall.checked_sub(ago).unwrap_or(Timestamp::MIN);

@@ -50,6 +50,11 @@ fn each_mistake_has_its_message() {
             "[host]\npid_file = \"a\"\nprocess = \"b\"\n",
             "config.toml: [host] has both `pid_file` and `process`: keep the one that names its process",
         ),
+        ("[state]\npath = \"\"\n", "config.toml:2: path: empty: leave it out, and nothing is kept"),
+        (
+            "[collect.groups]\nenabled = false\n[[custom_check]]\nname = \"x\"\nfact = \"agenthost_groups\"\nbelow = 1\n",
+            "config.toml: the custom check `x` is on a fact of `groups`, which is switched off",
+        ),
         ("[host\n", "config.toml:1: [host: unclosed table, expected `]`"),
     ];
     for (text, message) in table {

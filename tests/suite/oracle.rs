@@ -254,7 +254,8 @@ impl Past {
     fn is_stale(&self, watched: Duration) -> bool {
         let none_since = looks(&self.entries[self.before.entries..]).next().is_none();
         let last = looks(&self.entries).next_back();
-        none_since && self.before.stale || watched - last.map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
+        none_since && self.before.stale
+            || watched - last.map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
     }
 
     /// Since when (watched time) it has been silent without a break.

@@ -250,12 +250,19 @@ fn files(folder: &Path) -> Vec<String> {
 #[test]
 fn a_file_that_it_cannot_use_does_not_stop_it() {
     let lab = Lab::new();
-    std::fs::write(lab.state(), "garbage ".repeat(1000)).unwrap();
-    let warning = runs_on(&lab, "garbage");
+    std::fs::write(lab.state(), [0; 4096]).unwrap();
+    let warning = runs_on(&lab, "a lost page");
     assert!(warning[0].contains("set aside") && warning[0].contains(".corrupt-"), "{warning:?}");
     let names = files(lab.folder.path());
     assert!(names.len() == 2 && names[0] == "state.db" && names[1].starts_with("state.db.corrupt-"), "{names:?}");
     let ours = std::fs::read(lab.state()).unwrap();
+
+    let notes = Lab { folder: tempfile::tempdir().unwrap(), port: lab.port, root: lab.root, api: lab.api };
+    std::fs::write(notes.state(), "the host's own").unwrap();
+    let warning = runs_on(&notes, "a text");
+    assert!(warning[0].contains("of another application"), "{warning:?}");
+    assert_eq!(std::fs::read_to_string(notes.state()).unwrap(), "the host's own");
+    let lab = Lab { folder: lab.folder, port: notes.port, root: notes.root, api: notes.api };
 
     for (what, offset) in [("a foreign one", 68), ("a newer one", 60)] {
         let mut bytes = ours.clone();

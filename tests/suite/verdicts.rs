@@ -840,7 +840,7 @@ fn flapping_fails_however_long_fail_for_is() {
         for interval in [15, 60, 300] {
             let pace = Pace::new(interval);
             let settings = format!("[channel_connected]\nfail_for = \"{fail_for}m\"\n");
-            let flap = |poll: Poll| if poll.count % 2 == 0 { Found::Bad } else { Found::Ok };
+            let flap = |poll: Poll| if poll.count.is_multiple_of(2) { Found::Bad } else { Found::Ok };
             let mut sim = Simulation::new(&settings, vec![Poller::channel(pace, flap)]);
             sim.run(MINUTE * fail_for - SECOND);
             assert!(sim.ready(), "{fail_for}m at {interval}s: no sooner than a streak would");

@@ -97,7 +97,7 @@ fn a_folder_that_comes_later_is_used_then() {
 fn a_damaged_file_is_set_aside_and_a_new_one_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.db");
-    std::fs::write(&path, "garbage").unwrap();
+    std::fs::write(&path, [0; 4096]).unwrap();
     keep(&path, kept(30));
     assert_eq!(files(folder.path()), ["state.db", "state.db.corrupt-20261121T200140Z"]);
     assert!(start(&path, "/srv/one").1.is_some());
@@ -121,10 +121,10 @@ fn texts_that_do_not_fit_are_damage_too() {
 fn a_disk_that_damages_everything_is_not_filled() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.db");
-    std::fs::write(&path, "garbage").unwrap();
+    std::fs::write(&path, [0; 4096]).unwrap();
     let (keeper, _) = start(&path, "/srv/one");
     std::fs::remove_file(&path).unwrap();
-    std::fs::write(&path, "garbage again").unwrap();
+    std::fs::write(&path, [0; 100]).unwrap();
     for second in 1..5 {
         keeper.offer(kept(second));
         while keeper.slot.hand().next.is_some() {
@@ -133,21 +133,34 @@ fn a_disk_that_damages_everything_is_not_filled() {
     }
     assert!(keeper.finish(Duration::from_secs(30)));
     assert_eq!(files(folder.path()).iter().filter(|name| name.contains("corrupt")).count(), 1);
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "garbage again");
+    assert_eq!(std::fs::read(&path).unwrap(), [0; 100]);
 }
 
-#[test]
-fn one_who_came_second_leaves_the_file_to_the_first() {
+/// The file after two sidecars on it: the second came while the first had it, was told to keep this after so many
+/// seconds, and again when the first had ended.
+fn after_two(told: u64) -> Duration {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.db");
     let (first, _) = start(&path, "/srv/one");
     let (second, found) = start(&path, "/srv/one");
     assert!(found.is_none());
+    second.offer(kept(told));
+    while second.slot.hand().next.is_some() {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(1500)); // it waits for the lock for a second
     first.offer(kept(50));
     assert!(first.finish(Duration::from_secs(30)));
-    second.offer(kept(10));
+    second.offer(kept(told + 1));
     assert!(second.finish(Duration::from_secs(30)));
-    assert_eq!(start(&path, "/srv/one").1.unwrap().1.length, Duration::from_secs(50), "the first one's");
+    let (_, found) = start(&path, "/srv/one");
+    found.unwrap().1.length
+}
+
+#[test]
+fn one_who_came_second_leaves_the_file_to_the_first_unless_that_one_ends_soon() {
+    assert_eq!(after_two(170), Duration::from_secs(50), "the first one's");
+    assert_eq!(after_two(10), Duration::from_secs(89), "the second one's");
 }
 
 #[test]

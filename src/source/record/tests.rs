@@ -202,3 +202,16 @@ fn lines_are_told_apart() {
         assert!(matches!(parse(broken), Err(Unreadable::Broken(_))), "{broken:?}");
     }
 }
+
+#[test]
+fn a_file_of_something_else_is_not_spoiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    for text in ["[server]\nport = 1\n", "{\"line\":\"lost\",\"count\":1}\n", " "] {
+        std::fs::write(&path, text).unwrap();
+        let header = Header::new(Now::read(), "0", std::iter::empty());
+        let error = Recorder::start(&path, header).err().expect(text).to_string();
+        assert!(error.contains("something else"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+}

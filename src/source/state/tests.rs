@@ -119,8 +119,8 @@ fn damage_of_each_kind_is_told() {
     let mut no_version = whole.clone();
     no_version[60..64].fill(0);
     for (what, bytes) in [
-        ("garbage", b"garbage that is no database, long enough to be one".repeat(200)),
-        ("one byte", b"x".to_vec()),
+        ("its first page lost", [vec![0; 4096], whole[4096..].to_vec()].concat()),
+        ("one byte of nothing", vec![0]),
         ("cut in its header", whole[..70].to_vec()),
         ("cut after its header", whole[..200].to_vec()),
         ("cut in the middle", whole[..whole.len() / 2].to_vec()),
@@ -133,6 +133,38 @@ fn damage_of_each_kind_is_told() {
         assert!(matches!(trouble, Trouble::Damaged(_)), "{what}: {trouble:?}");
         assert_eq!(lab.bytes(), bytes, "{what}: it is not repaired");
     }
+}
+
+#[test]
+fn a_file_that_is_no_database_is_somebodys_and_left_alone() {
+    for bytes in [b"notes of the host, long enough to be a database".repeat(200), b"x".to_vec()] {
+        let lab = Lab::new();
+        std::fs::write(lab.path(), &bytes).unwrap();
+        assert_eq!(lab.open().unwrap_err(), Trouble::Foreign);
+        assert_eq!((lab.bytes(), lab.files().len()), (bytes, 1));
+    }
+}
+
+#[test]
+fn it_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    let _open = lab.open().unwrap();
+    for name in lab.files() {
+        let mode = std::fs::metadata(lab.folder.path().join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn three_that_were_set_aside_are_enough() {
+    let lab = Lab::new();
+    for second in 0..5 {
+        std::fs::write(lab.path(), [0; 100]).unwrap();
+        let wall = format!("2026-11-21T20:00:0{second}Z").parse().unwrap();
+        assert_eq!(set_aside(&lab.path(), wall).is_ok(), second < 3);
+    }
+    assert_eq!(lab.files().len(), 4);
 }
 
 #[test]

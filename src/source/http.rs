@@ -18,6 +18,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -207,8 +208,9 @@ fn not_connected(error: &std::io::Error) -> Error {
     }
 }
 
-async fn exchange(
-    stream: TcpStream,
+/// Asks over a connection that stands, and reads at most `limit` bytes of the body; none without a limit.
+pub(super) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
     limit: Option<usize>,
 ) -> Result<(Parts, Bytes), Error> {

@@ -18,6 +18,8 @@ use crate::source::Sources;
 
 pub mod service;
 pub mod deploy;
+pub mod containers;
+pub mod mcp;
 pub mod repos;
 pub mod messages;
 pub mod usage;
@@ -36,6 +38,8 @@ mod fixture;
 pub static ALL: &[Subsystem] = &[
     Subsystem::of::<service::Service>(),
     Subsystem::of::<deploy::Deploy>(),
+    Subsystem::of::<containers::Containers>(),
+    Subsystem::of::<mcp::Mcp>(),
     Subsystem::of::<repos::Repos>(),
     Subsystem::of::<messages::Messages>(),
     Subsystem::of::<usage::Usage>(),

@@ -12,6 +12,7 @@ use crate::sample::Denied;
 use crate::source::http;
 use crate::source::process::{Cwd, Processes, Table};
 
+pub mod containers;
 pub mod pynchy;
 pub mod running;
 
@@ -89,6 +90,8 @@ pub struct Host {
     pub process: ProcessRule,
     /// How often its scheduler looks for due tasks.
     pub scheduler_poll: Duration,
+    /// How it names its containers; `None` where it has none, or nobody knows.
+    pub containers: Option<containers::Names>,
     /// What its own configuration says beyond that.
     pub layout: pynchy::Layout,
 }

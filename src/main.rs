@@ -19,6 +19,7 @@ use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
 use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::cgroup::Cgroups;
 use agenthost_exporter::source::docker::Docker;
 use agenthost_exporter::source::record::{self, Recorder};
 use agenthost_exporter::tool::{self, demo};
@@ -107,6 +108,7 @@ fn with_demo(flags: &Flags) -> Result<()> {
     config.host.root = Some(demo.root().to_owned());
     config.host.url = Some(demo.url().to_owned());
     config.state.path = flags.state_path.clone(); // a file's may be of a real host
+    config.collectors.retain(|planned| !demo::WITHOUT.contains(&planned.subsystem.name));
     let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
     let open = format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or "));
     watch(config, flags.once, &(demo.story() + &open))
@@ -173,7 +175,8 @@ async fn listen(web: &serve::Config) -> Result<Vec<tokio::net::TcpListener>> {
 fn wire(config: Config) -> Result<Running> {
     let now = Now::read();
     let docker = Docker::new(&config.docker, std::env::var_os("DOCKER_HOST"));
-    let sources = Sources { docker, ..Sources::default() };
+    let cgroups = config.docker.cgroups.as_ref().map_or_else(Cgroups::default, |root| Cgroups::at(root, "/proc"));
+    let sources = Sources { cgroups, docker, ..Sources::default() };
     let folder = std::env::current_dir().context("find the current folder")?;
     let host = host::find(&config.host, &sources.processes, &folder).map_err(refused)?;
     let mut pulses = Vec::new();

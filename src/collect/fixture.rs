@@ -124,6 +124,7 @@ pub fn host(database: Option<PathBuf>) -> Host {
         database,
         process: ProcessRule::PidFile("/nowhere/pid".into()),
         scheduler_poll: Duration::from_secs(60),
+        containers: None,
         layout: Default::default(),
     }
 }
@@ -146,6 +147,11 @@ pub fn open(path: &Path) -> Connection {
 pub fn at(time: &str) -> Now {
     let wall: Timestamp = format!("2026-11-21T{time}Z").parse().unwrap();
     Now { mono: Duration::from_secs(wall.as_second() as u64), wall }
+}
+
+/// Drives a future that asks a source.
+pub fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
 /// Drives a future that never waits.

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use toml::{Table, Value};
 use tracing::warn;
 
+use super::containers::Names;
 use super::{Host, ProcessRule, Profile, Url};
 
 /// What a running pynchy is called.
@@ -56,6 +57,7 @@ pub fn host(root: &Path) -> Host {
         database: Some(root.join("data/messages.db")),
         process: ProcessRule::InRoot { program: PROGRAM.to_owned() },
         scheduler_poll: layout.poll_interval.unwrap_or(SCHEDULER_POLL),
+        containers: Some(Names::pynchy()),
         layout,
     }
 }

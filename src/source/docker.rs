@@ -47,6 +47,8 @@ pub struct Config {
     /// The engine's unix socket, as a path or `unix://` and a path.
     #[serde(deserialize_with = "socket")]
     pub socket: Option<PathBuf>,
+    /// Where the machine's control groups show, if not in `/sys/fs/cgroup`.
+    pub cgroups: Option<PathBuf>,
 }
 
 fn socket<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {

@@ -41,13 +41,13 @@ pub fn exporter() -> Command {
 }
 
 /// A running sidecar; it is ended when this is dropped.
-struct Sidecar {
+pub struct Sidecar {
     child: Child,
     address: SocketAddr,
 }
 
 impl Sidecar {
-    fn start(root: &Path, extra: &str) -> Sidecar {
+    pub fn start(root: &Path, extra: &str) -> Sidecar {
         Sidecar::start_with(root, extra, &[])
     }
 
@@ -66,7 +66,7 @@ impl Sidecar {
         Sidecar { child, address }
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    pub fn get(&self, path: &str) -> (u16, String) {
         get(self.address, path).unwrap()
     }
 
@@ -75,7 +75,7 @@ impl Sidecar {
     }
 
     /// Reads `/status` until it is as wanted.
-    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
             let status = self.status();

@@ -2,6 +2,11 @@
 
 mod binary;
 mod config;
+mod docker;
+mod dockerd;
+#[path = "../../src/source/docker/fake.rs"]
+#[allow(dead_code, reason = "shared with the unit tests, which use all of it")]
+mod fake_docker;
 mod fixture;
 mod git;
 mod oracle;

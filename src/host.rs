@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::fact::Span;
 use crate::sample::Denied;
-use crate::source::http;
+use crate::source::http::{self, TokenFile};
 use crate::source::process::{Cwd, Processes, Table};
 
 pub mod pynchy;
@@ -37,7 +38,43 @@ pub struct Config {
     /// A word of its command line, or the end of one behind a `/`.
     #[serde(deserialize_with = "word")]
     pub process: Option<String>,
+    /// The file with the token that its API wants.
+    pub token_file: Option<PathBuf>,
+    /// How often its own status may be asked for.
+    pub status_poll: StatusPoll,
+    /// The shortest interval that was given to a collector of that status: it means that it may be asked for.
+    #[serde(skip)]
+    pub status_interval: Option<Duration>,
 }
+
+/// `[host] status_poll`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StatusPoll {
+    /// Each minute where that costs the host no more than its own work; else never.
+    #[default]
+    Auto,
+    Never,
+    Every(Duration),
+}
+
+impl<'de> Deserialize<'de> for StatusPoll {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StatusPoll, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "auto" => Ok(StatusPoll::Auto),
+            "never" => Ok(StatusPoll::Never),
+            text => match text.parse() {
+                Ok(Span(every)) if every >= SHORTEST_POLL => Ok(StatusPoll::Every(every)),
+                Ok(_) => Err(de::Error::custom(format!("must be at least {}", Span(SHORTEST_POLL)))),
+                Err(error) => Err(de::Error::custom(format!("neither `auto` nor `never`, and {error}"))),
+            },
+        }
+    }
+}
+
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+/// What `auto` means where it may.
+const STATUS_POLL: Duration = Duration::from_secs(60);
 
 /// Refused where it is written, so that the message has its line.
 fn base_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -83,6 +120,12 @@ pub struct Host {
     /// The folder it runs in, without links; everything of it hangs off this.
     pub root: PathBuf,
     pub url: Url,
+    /// The token that its API wants.
+    pub token: Option<TokenFile>,
+    /// How often its own status is asked for; `None`: never.
+    pub status_poll: Option<Duration>,
+    /// What is not looked at here, why, and how to get it.
+    pub notes: Vec<String>,
     /// Its SQLite database; `None` where the profile has none.
     pub database: Option<PathBuf>,
     /// How its process is recognised.
@@ -160,8 +203,30 @@ pub fn find(config: &Config, processes: &Processes, cwd: &Path) -> Result<Host> 
     if let Some(rule) = process_rule(config, &root)? {
         host.process = rule;
     }
+    host.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
+    host.decide_status_poll(config);
     Ok(host)
 }
+
+impl Host {
+    /// The operator's word counts: `status_poll`, else an interval for one who asks for the status. Without one it is
+    /// asked for only where that is known to cost no money.
+    fn decide_status_poll(&mut self, config: &Config) {
+        let costly = pynchy::why_status_costs(&self.layout);
+        let (poll, note) = match (config.status_poll, config.status_interval, costly) {
+            (StatusPoll::Every(every), ..) => (Some(every), None),
+            (StatusPoll::Never, ..) => (None, Some("`status_poll = \"never\"` in [host] says so".to_owned())),
+            (StatusPoll::Auto, Some(every), _) => (Some(every), None),
+            (StatusPoll::Auto, None, None) => (Some(STATUS_POLL), None),
+            (StatusPoll::Auto, None, Some(why)) => (None, Some(why)),
+        };
+        self.status_poll = poll;
+        self.notes.extend(note.map(|why| format!("{NOT_POLLED}: {why}")));
+    }
+}
+
+const NOT_POLLED: &str = "the host's /status is not asked for, so nothing is known of its queue, and of its channels only \
+                          whether any is connected";
 
 fn process_rule(config: &Config, root: &Path) -> Result<Option<ProcessRule>> {
     match (&config.pid_file, &config.process) {

@@ -85,6 +85,9 @@ pub struct Pulse {
     label: Arc<str>,
     pub interval: Duration,
     pub timeout: Duration,
+    retry: Option<Duration>,
+    /// The last pause before another try, if the last run failed.
+    pause: Option<Duration>,
     build: Build,
     host: Host,
     sources: Sources,
@@ -129,6 +132,8 @@ impl Pulse {
             label: name.into(),
             interval,
             timeout,
+            retry: None,
+            pause: None,
             build,
             host: host.clone(),
             sources: sources.clone(),
@@ -144,17 +149,30 @@ impl Pulse {
         self.name
     }
 
-    /// Looks at each interval, for ever; the first time at once.
+    /// Looks again so soon after a run that failed, and after twice that if the next fails too, up to the interval.
+    pub fn retrying(self, retry: Option<Duration>) -> Pulse {
+        Pulse { retry, ..self }
+    }
+
+    /// Looks at each interval, for ever; the first time at once. A retry comes between and does not move the others, so
+    /// that collectors of one interval stay in step and share what they ask for.
     pub async fn run(mut self, readings: Sender<Reading>) {
         let mut pace = tokio::time::interval(self.interval);
         pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            pace.tick().await;
+            let pause = self.pause.unwrap_or(Duration::MAX);
+            drop(tokio::time::timeout(pause, pace.tick()).await);
             let reading = self.beat().await;
+            self.pause = self.pause_after(reading.outcome.is_ok());
             if readings.send(reading).await.is_err() {
                 return; // the river has ended
             }
         }
+    }
+
+    fn pause_after(&self, good: bool) -> Option<Duration> {
+        let pause = self.pause.map_or(self.retry, |last| Some(last * 2));
+        pause.filter(|_| !good).map(|pause| pause.min(self.interval))
     }
 
     async fn beat(&mut self) -> Reading {

@@ -53,11 +53,24 @@ pub fn host(root: &Path) -> Host {
         profile: Profile::Pynchy,
         root: root.to_owned(),
         url: Url::Written { root: root.to_owned() },
+        token: None,
+        status_poll: None,
+        notes: Vec::new(),
         database: Some(root.join("data/messages.db")),
         process: ProcessRule::InRoot { program: PROGRAM.to_owned() },
         scheduler_poll: layout.poll_interval.unwrap_or(SCHEDULER_POLL),
         layout,
     }
+}
+
+/// Why its `/status` is not asked for without being told to; `None` if it may be.
+pub fn why_status_costs(layout: &Layout) -> Option<String> {
+    layout.gateway.litellm.then(|| {
+        "each request costs it a hundred git processes or more, and makes LiteLLM call every model, which is billed; \
+         `status_poll = \"60s\"` in [host] accepts that, and `background_health_checks: true` in LiteLLM's own \
+         configuration ends the calls"
+            .to_owned()
+    })
 }
 
 /// Base of its HTTP API if it started now.

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -14,19 +15,29 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, LOCATION, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::sample::Denied;
+
+mod memo;
+mod token;
+
+pub use memo::{Ask, Told};
+pub use token::{Bearer, TokenFile};
+
 const BODY_LIMIT: usize = 1024 * 1024;
 const AGENT: &str = concat!("agenthost-exporter/", env!("CARGO_PKG_VERSION"));
 
-/// A client. Clones share it.
+/// A client. Clones share it, and what it was told.
 #[derive(Debug, Clone, Default)]
-pub struct Http {}
+pub struct Http {
+    memo: Arc<memo::Memo>,
+}
 
 /// How long a request may take in all, and how many bytes its answer may have.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +58,26 @@ pub struct Answer {
     pub status: u16,
     /// From before connecting until the body was there.
     pub took: Duration,
-    is_json: bool,
+    kind: Kind,
+    redirect: Option<Redirect>,
     body: Bytes,
+}
+
+/// What the content type calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Html,
+    Other,
+}
+
+/// Where an answer sends us; we do not go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Redirect {
+    /// Another path of whom we asked.
+    Within,
+    /// Somebody else, who must not see our key.
+    Away,
 }
 
 /// The body may hold anything: it does not show.
@@ -65,8 +94,10 @@ impl Answer {
     /// The content type does not say JSON, it is none, or it has another shape. The text names the place, never the
     /// content.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        if !self.is_json {
-            bail!("answered with status {} and something that is not called JSON", self.status);
+        match self.kind {
+            Kind::Json => {}
+            Kind::Html => bail!("answered with status {} and HTML instead of JSON", self.status),
+            Kind::Other => bail!("answered with status {} and something that is not called JSON", self.status),
         }
         serde_json::from_slice(&self.body).map_err(|error| {
             let fault = if error.is_data() { "JSON of another shape" } else { "invalid JSON" };
@@ -77,6 +108,27 @@ impl Answer {
                 error.column()
             )
         })
+    }
+}
+
+impl Answer {
+    /// Asserts that the question was answered: a status from 200 to 299.
+    ///
+    /// # Errors
+    /// Names the status; `Denied` for 401 and 403. A redirect is named and not followed.
+    pub fn good(&self) -> Result<&Answer> {
+        let status = self.status;
+        match (status, self.redirect) {
+            (200..=299, _) => Ok(self),
+            (401 | 403, _) => bail!(Denied(format!("answered with status {status}"))),
+            (300..=399, Some(Redirect::Away)) => {
+                bail!("answered with status {status}, a redirect to another host, which is not followed")
+            }
+            (300..=399, Some(Redirect::Within)) => {
+                bail!("answered with status {status}, a redirect, which is not followed")
+            }
+            _ => bail!("answered with status {status}"),
+        }
     }
 }
 
@@ -124,7 +176,14 @@ impl Http {
     pub async fn get(&self, url: &str, headers: &[(&str, &str)], limits: Limits) -> Result<Answer, Error> {
         let begun = Instant::now();
         let (head, body) = talk(url, headers, begun + limits.time, Some(limits.body)).await?;
-        Ok(Answer { status: head.status.as_u16(), took: begun.elapsed(), is_json: is_json(&head.headers), body })
+        let redirect = head.headers.get(LOCATION).map(|to| Redirect::of(url, to.as_bytes()));
+        Ok(Answer {
+            status: head.status.as_u16(),
+            took: begun.elapsed(),
+            kind: Kind::of(&head.headers),
+            redirect,
+            body,
+        })
     }
 
     /// Waits for the head of an answer only: whether somebody answers does not depend on what.
@@ -254,10 +313,31 @@ fn broken(error: &hyper::Error) -> Error {
     Error::Broken(text.to_owned())
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+impl Kind {
+    fn of(headers: &HeaderMap) -> Kind {
+        let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        match kind.strip_prefix("application/") {
+            Some(kind) if kind == "json" || kind.ends_with("+json") => Kind::Json,
+            _ if kind == "text/html" => Kind::Html,
+            _ => Kind::Other,
+        }
+    }
+}
+
+impl Redirect {
+    /// A path is within; of a URL scheme, host and port must be those that were asked.
+    fn of(asked: &str, to: &[u8]) -> Redirect {
+        // `//name/path` keeps the scheme only.
+        let is_elsewhere = to.starts_with(b"//");
+        let to = std::str::from_utf8(to).ok().and_then(|to| to.parse::<Uri>().ok());
+        let origin = |uri: &Uri| (uri.scheme().cloned(), uri.authority().cloned());
+        match to.as_ref().map(origin) {
+            Some((None, None)) if !is_elsewhere => Redirect::Within,
+            Some(origin_of) if asked.parse::<Uri>().is_ok_and(|asked| origin(&asked) == origin_of) => Redirect::Within,
+            _ => Redirect::Away,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -341,7 +421,10 @@ mod tests {
         }
         let page = get(&answering(&reply("text/html", r#"{"a": 1}"#))).unwrap();
         assert_eq!(page.status, 200);
-        assert!(page.json::<serde_json::Value>().unwrap_err().to_string().contains("not called JSON"));
+        let text = page.json::<serde_json::Value>().unwrap_err().to_string();
+        assert_eq!(text, "answered with status 200 and HTML instead of JSON");
+        let text = get(&answering(&reply("text/plain", "1"))).unwrap().json::<u32>().unwrap_err().to_string();
+        assert_eq!(text, "answered with status 200 and something that is not called JSON");
     }
 
     #[test]
@@ -425,6 +508,43 @@ mod tests {
         let answer =
             get(&answering("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"));
         assert_eq!(answer.unwrap().status, 302);
+    }
+
+    #[test]
+    fn statuses_are_named_and_redirects_are_not_followed() {
+        let told = |head: &str| {
+            let answer = get(&answering(&format!("HTTP/1.1 {head}\r\nContent-Length: 0\r\n\r\n"))).unwrap();
+            let failure = answer.good().map(drop).map_err(crate::sample::Failure::from);
+            failure.map_err(|failure| (failure.cause, failure.error))
+        };
+        assert_eq!(told("204 X"), Ok(()));
+        let (silent, denied) = (crate::sample::Cause::Unanswered, crate::sample::Cause::Denied);
+        for (head, cause, text) in [
+            ("500 X", silent, "answered with status 500"),
+            ("404 X", silent, "answered with status 404"),
+            ("401 X", denied, "answered with status 401"),
+            ("403 X", denied, "answered with status 403"),
+            ("304 X", silent, "answered with status 304"),
+            ("302 X\r\nLocation: /login", silent, "answered with status 302, a redirect, which is not followed"),
+            (
+                "307 X\r\nLocation: http://127.0.0.1:1/secret",
+                silent,
+                "answered with status 307, a redirect to another host, which is not followed",
+            ),
+        ] {
+            assert_eq!(told(head), Err((cause, text.to_owned())), "{head}");
+        }
+        let asked = "http://127.0.0.1:8484/status";
+        for (to, is) in [
+            ("/a", Redirect::Within),
+            ("http://127.0.0.1:8484/a", Redirect::Within),
+            ("https://127.0.0.1:8484/a", Redirect::Away),
+            ("http://127.0.0.1/a", Redirect::Away),
+            ("//elsewhere/a", Redirect::Away),
+            ("\u{1}", Redirect::Away),
+        ] {
+            assert_eq!(Redirect::of(asked, to.as_bytes()), is, "{to}");
+        }
     }
 
     #[test]

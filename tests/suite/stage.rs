@@ -81,6 +81,7 @@ impl Stage {
             arch: "golden",
             profile: Profile::Pynchy,
             root: "/srv/pynchy".into(),
+            notes: Vec::new(),
             started_at: now.wall,
         };
         let seen =

@@ -12,6 +12,7 @@ use crate::sample::Denied;
 use crate::source::http;
 use crate::source::process::{Cwd, Processes, Table};
 
+pub mod gateway;
 pub mod pynchy;
 pub mod running;
 
@@ -89,6 +90,8 @@ pub struct Host {
     pub process: ProcessRule,
     /// How often its scheduler looks for due tasks.
     pub scheduler_poll: Duration,
+    /// What stands between its agents and their models; `None` where the profile has none.
+    pub gateway: Option<gateway::Gateway>,
     /// What its own configuration says beyond that.
     pub layout: pynchy::Layout,
 }

@@ -30,7 +30,7 @@ pub struct Config {
     pub profile: Option<Profile>,
     /// The folder it runs in.
     pub root: Option<PathBuf>,
-    /// Base of its HTTP API; plain http.
+    /// Base of its HTTP API.
     #[serde(deserialize_with = "base_url")]
     pub url: Option<String>,
     /// The file that holds its pid, relative to the root.
@@ -312,8 +312,11 @@ mod tests {
     #[test]
     fn bad_urls_and_rules_are_named() {
         let (_folder, root) = root();
-        let config = Config { url: Some("https://x".to_owned()), ..at(&root) };
-        assert_eq!(text(located(&config, &root)), "[host] url: `https://x`: https is not spoken yet, only http");
+        let config = Config { url: Some("ftp://x".to_owned()), ..at(&root) };
+        let said = "[host] url: `ftp://x` is not a URL of the form http://host:port or https://host";
+        assert_eq!(text(located(&config, &root)), said);
+        let config = Config { url: Some("https://x/".to_owned()), ..at(&root) };
+        assert_eq!(located(&config, &root).unwrap().url, Url::Given("https://x".to_owned()));
         let config = Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..at(&root) };
         assert!(text(located(&config, &root)).contains("both `pid_file` and `process`"));
         let config = Config { process: Some(" ".to_owned()), ..at(&root) };
@@ -355,7 +358,7 @@ mod tests {
         let (_folder, root) = root();
         for bad in [
             Config { url: Some("http://user:s3cret@x".to_owned()), ..Config::default() },
-            Config { url: Some("https://x".to_owned()), ..Config::default() },
+            Config { url: Some("ftp://x".to_owned()), ..Config::default() },
             Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..Config::default() },
             Config { process: Some(String::new()), ..Config::default() },
         ] {

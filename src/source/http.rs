@@ -268,7 +268,8 @@ fn not_connected(error: &std::io::Error) -> Error {
     }
 }
 
-async fn exchange(
+/// Asks over a connection that stands, and reads at most `limit` bytes of the body; none without a limit.
+pub(super) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
     limit: Option<usize>,

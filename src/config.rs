@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::collect::{self, Build, Subsystem, Table};
 use crate::fact::{Check, Span};
-use crate::source::state;
+use crate::source::{docker, state};
 use crate::{health, host, pulse, serve};
 
 /// Read if it exists and no other file is named.
@@ -28,6 +28,7 @@ pub struct Config {
     pub host: host::Config,
     pub web: serve::Config,
     pub state: state::Config,
+    pub docker: docker::Config,
     pub checks: health::Settings,
     pub collectors: Vec<Planned>,
     /// Where what is seen is recorded for a replay; by a flag only.
@@ -81,6 +82,7 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
         host: read(take(&mut root, "host"))?,
         web: read(take(&mut root, "web"))?,
         state: read(take(&mut root, "state"))?,
+        docker: read(take(&mut root, "docker"))?,
         checks: read_checks(take(&mut root, "checks"), custom)?,
         collectors: plan_all(take(&mut root, "collect"))?,
         record: None,
@@ -90,7 +92,7 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
     match root.iter().next() {
         None => Ok(config),
         Some((key, _)) => {
-            Err(Fault::unknown("table", key, ["host", "web", "state", "collect", "checks", "custom_check"]))
+            Err(Fault::unknown("table", key, ["host", "web", "state", "docker", "collect", "checks", "custom_check"]))
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::sample::Denied;
 use crate::source::http::{self, TokenFile};
 use crate::source::process::{Cwd, Processes, Table};
 
+pub mod gateway;
 pub mod pynchy;
 pub mod running;
 
@@ -30,7 +31,7 @@ pub struct Config {
     pub profile: Option<Profile>,
     /// The folder it runs in.
     pub root: Option<PathBuf>,
-    /// Base of its HTTP API; plain http.
+    /// Base of its HTTP API.
     #[serde(deserialize_with = "base_url")]
     pub url: Option<String>,
     /// The file that holds its pid, relative to the root.
@@ -132,6 +133,8 @@ pub struct Host {
     pub process: ProcessRule,
     /// How often its scheduler looks for due tasks.
     pub scheduler_poll: Duration,
+    /// What stands between its agents and their models; `None` where the profile has none.
+    pub gateway: Option<gateway::Gateway>,
     /// What its own configuration says beyond that.
     pub layout: pynchy::Layout,
 }
@@ -212,7 +215,7 @@ impl Host {
     /// The operator's word counts: `status_poll`, else an interval for one who asks for the status. Without one it is
     /// asked for only where that is known to cost no money.
     fn decide_status_poll(&mut self, config: &Config) {
-        let costly = pynchy::why_status_costs(&self.layout);
+        let costly = self.gateway.as_ref().and_then(pynchy::why_status_costs);
         let (poll, note) = match (config.status_poll, config.status_interval, costly) {
             (StatusPoll::Every(every), ..) => (Some(every), None),
             (StatusPoll::Never, ..) => (None, Some("`status_poll = \"never\"` in [host] says so".to_owned())),
@@ -351,6 +354,53 @@ mod tests {
     }
 
     #[test]
+    fn the_status_is_polled_where_that_costs_no_money_or_somebody_said_so() {
+        let (_folder, root) = root();
+        let minutes = |count: u64| Some(Duration::from_secs(count * 60));
+        let decide = |gateway: &str, poll: StatusPoll, interval: Option<Duration>| {
+            std::fs::write(root.join("config.toml"), gateway).unwrap();
+            let config = Config { status_poll: poll, status_interval: interval, ..at(&root) };
+            let host = located(&config, Path::new("/")).unwrap();
+            assert_eq!(host.notes.is_empty(), host.status_poll.is_some(), "{:?}", host.notes);
+            host.status_poll
+        };
+        let (none, litellm) = ("", "[gateway]\nlitellm_config = \"litellm.yaml\"\n");
+        let five = StatusPoll::Every(Duration::from_secs(300));
+        for (gateway, poll, interval, decided) in [
+            (none, StatusPoll::Auto, None, minutes(1)),
+            (none, StatusPoll::Auto, minutes(2), minutes(2)),
+            (none, five, minutes(2), minutes(5)),
+            (none, StatusPoll::Never, minutes(2), None),
+            (litellm, StatusPoll::Auto, None, None),
+            (litellm, StatusPoll::Auto, minutes(2), minutes(2)),
+            (litellm, five, None, minutes(5)),
+            ("[gateway]\nlitellm_config = 3\n", StatusPoll::Auto, None, None),
+        ] {
+            assert_eq!(decide(gateway, poll, interval), decided, "{gateway:?} {poll:?} {interval:?}");
+        }
+        std::fs::write(root.join("litellm.yaml"), "general_settings: {background_health_checks: true}").unwrap();
+        assert_eq!(decide(litellm, StatusPoll::Auto, None), minutes(1));
+        std::fs::write(root.join("litellm.yaml"), "general_settings: {background_health_checks: false}").unwrap();
+        assert_eq!(decide(litellm, StatusPoll::Auto, None), None);
+    }
+
+    #[test]
+    fn a_status_poll_is_auto_never_or_a_duration() {
+        let poll = |text: &str| toml::from_str::<Config>(&format!("status_poll = {text}")).map(|config| config.status_poll);
+        assert_eq!(poll("\"auto\"").unwrap(), StatusPoll::Auto);
+        assert_eq!(poll("\"never\"").unwrap(), StatusPoll::Never);
+        assert_eq!(poll("\"90s\"").unwrap(), StatusPoll::Every(Duration::from_secs(90)));
+        for (text, says) in [
+            ("\"10ms\"", "must be at least 1s"),
+            ("\"often\"", "neither `auto` nor `never`, and `often` is not a duration"),
+            ("60", "expected a string"),
+        ] {
+            let error = poll(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
     fn a_relative_root_and_a_linked_one_lead_to_the_folder() {
         let (_folder, root) = root();
         std::os::unix::fs::symlink(&root, root.join("link")).unwrap();
@@ -374,8 +424,11 @@ mod tests {
     #[test]
     fn bad_urls_and_rules_are_named() {
         let (_folder, root) = root();
-        let config = Config { url: Some("https://x".to_owned()), ..at(&root) };
-        assert_eq!(text(located(&config, &root)), "[host] url: `https://x`: https is not spoken yet, only http");
+        let config = Config { url: Some("ftp://x".to_owned()), ..at(&root) };
+        let said = "[host] url: `ftp://x` is not a URL of the form http://host:port or https://host";
+        assert_eq!(text(located(&config, &root)), said);
+        let config = Config { url: Some("https://x/".to_owned()), ..at(&root) };
+        assert_eq!(located(&config, &root).unwrap().url, Url::Given("https://x".to_owned()));
         let config = Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..at(&root) };
         assert!(text(located(&config, &root)).contains("both `pid_file` and `process`"));
         let config = Config { process: Some(" ".to_owned()), ..at(&root) };
@@ -417,7 +470,7 @@ mod tests {
         let (_folder, root) = root();
         for bad in [
             Config { url: Some("http://user:s3cret@x".to_owned()), ..Config::default() },
-            Config { url: Some("https://x".to_owned()), ..Config::default() },
+            Config { url: Some("ftp://x".to_owned()), ..Config::default() },
             Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..Config::default() },
             Config { process: Some(String::new()), ..Config::default() },
         ] {

@@ -19,6 +19,7 @@ use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
 use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::docker::Docker;
 use agenthost_exporter::source::record::{self, Recorder};
 use agenthost_exporter::tool::{self, demo};
 use anyhow::{Context, Result, bail, ensure};
@@ -170,7 +171,9 @@ async fn listen(web: &serve::Config) -> Result<Vec<tokio::net::TcpListener>> {
 
 /// Starts every collector's loop and the river they flow into.
 fn wire(config: Config) -> Result<Running> {
-    let (now, sources) = (Now::read(), Sources::default());
+    let now = Now::read();
+    let docker = Docker::new(&config.docker, std::env::var_os("DOCKER_HOST"));
+    let sources = Sources { docker, ..Sources::default() };
     let folder = std::env::current_dir().context("find the current folder")?;
     let host = host::find(&config.host, &sources.processes, &folder).map_err(refused)?;
     let mut pulses = Vec::new();

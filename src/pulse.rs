@@ -405,6 +405,46 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_failed_is_tried_again_soon_then_later_and_then_at_the_interval() {
+        let (mut pulse, _) = pulse(PATIENT, |_| Ok(1));
+        let pauses = |pulse: &mut Pulse, outcomes: &[bool]| -> Vec<Option<u64>> {
+            let after = |&good: &bool| {
+                pulse.pause = pulse.pause_after(good);
+                pulse.pause.map(|pause| pause.as_secs())
+            };
+            outcomes.iter().map(after).collect()
+        };
+        assert_eq!(pauses(&mut pulse, &[true, false, false]), [None; 3], "not asked for");
+        let mut pulse = pulse.retrying(Some(Duration::from_secs(15)));
+        pulse.interval = Duration::from_secs(100);
+        let told = pauses(&mut pulse, &[true, false, false, false, false, true, false]);
+        assert_eq!(told, [None, Some(15), Some(30), Some(60), Some(100), None, Some(15)]);
+        pulse.interval = Duration::from_secs(5);
+        assert_eq!(pauses(&mut pulse, &[true, false, false]), [None, Some(5), Some(5)], "never later than without");
+    }
+
+    #[test]
+    fn a_retry_comes_between_the_ticks_and_does_not_move_them() {
+        let (pulse, _) = pulse(PATIENT, |run| if run == 2 { anyhow::bail!("not now") } else { Ok(1) });
+        let mut pulse = pulse.retrying(Some(Duration::from_millis(100)));
+        pulse.interval = Duration::from_millis(400);
+        let begun = std::time::Instant::now();
+        let times = runtime().block_on(async {
+            let (sender, mut readings) = tokio::sync::mpsc::channel(1);
+            tokio::spawn(pulse.run(sender));
+            let mut times = Vec::new();
+            for _ in 0..4 {
+                readings.recv().await.unwrap();
+                times.push(begun.elapsed().as_millis());
+            }
+            times
+        });
+        // The first at once, then a failure, its retry, and the next tick where it would have been.
+        assert!(times[1] >= 400 && times[2] >= 500 && times[3] >= 800, "{times:?}");
+        assert!(times[2] < 800 && times[3] < 1200, "{times:?}");
+    }
+
+    #[test]
     fn a_refusal_is_told_from_silence() {
         let refusals: [fn() -> anyhow::Error; 2] = [
             || Denied("owned by another".into()).into(),

@@ -129,6 +129,7 @@ pub fn host(database: Option<PathBuf>) -> Host {
         database,
         process: ProcessRule::PidFile("/nowhere/pid".into()),
         scheduler_poll: Duration::from_secs(60),
+        gateway: None,
         layout: Default::default(),
     }
 }

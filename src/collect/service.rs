@@ -402,8 +402,8 @@ impl Reply {
         match asked {
             Ok(_) | Err(http::Error::TooLarge) => Reply::Answered,
             Err(http::Error::Refused) => Reply::Refused,
-            Err(http::Error::TimedOut { .. } | http::Error::Broken(_)) => Reply::Silent,
-            Err(http::Error::Unreachable(_)) => Reply::NotAsked,
+            Err(http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_)) => Reply::Silent,
+            Err(http::Error::Unreachable(_) | http::Error::Unresolved(_)) => Reply::NotAsked,
         }
     }
 }
@@ -594,7 +594,9 @@ mod tests {
             (Err(http::Error::TimedOut { connected: true }), Reply::Silent),
             (Err(http::Error::TimedOut { connected: false }), Reply::Silent),
             (Err(http::Error::Broken(String::new())), Reply::Silent),
+            (Err(http::Error::Tls(String::new())), Reply::Silent),
             (Err(http::Error::Unreachable(String::new())), Reply::NotAsked),
+            (Err(http::Error::Unresolved(String::new())), Reply::NotAsked),
         ] {
             assert_eq!(Reply::of(&asked), reply, "{asked:?}");
         }

@@ -1,9 +1,12 @@
 //! One binary for all integration tests: linking it costs more than running most of them.
 
+#[path = "../../src/collect/fixture/api.rs"]
+mod api;
 mod binary;
 mod config;
 mod fixture;
 mod git;
+mod live;
 mod oracle;
 mod outputs;
 mod policy;

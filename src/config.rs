@@ -38,7 +38,8 @@ pub struct Config {
 /// A collector that is not switched off, at its pace.
 pub struct Planned {
     pub subsystem: &'static Subsystem,
-    pub interval: Duration,
+    /// As configured; else the host decides (`Subsystem::interval`).
+    pub interval: Option<Duration>,
     pub timeout: Duration,
     pub build: Build,
 }
@@ -77,7 +78,7 @@ fn checks() -> impl Iterator<Item = &'static Check> {
 
 fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
     let custom = custom::read_all(take(&mut root, "custom_check"))?;
-    let config = Config {
+    let mut config = Config {
         host: read(take(&mut root, "host"))?,
         web: read(take(&mut root, "web"))?,
         state: read(take(&mut root, "state"))?,
@@ -86,6 +87,8 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
         collectors: plan_all(take(&mut root, "collect"))?,
         record: None,
     };
+    let asking = config.collectors.iter().filter(|planned| planned.subsystem.asks_status);
+    config.host.status_interval = asking.filter_map(|planned| planned.interval).min();
     match root.iter().next() {
         None => Ok(config),
         Some((key, _)) => {
@@ -141,18 +144,18 @@ fn plan(subsystem: &'static Subsystem, value: Option<Value<'_>>) -> Result<Optio
     let mut table = value.map(table).transpose()?;
     let mut pace = |key| take(table.as_mut()?.get_mut(), key);
     let enabled = pace("enabled").map(|value| bool::deserialize(ValueDeserializer::from(value))).transpose()?;
-    let interval = duration(pace("interval"), subsystem.every, SHORTEST_INTERVAL)?;
-    let timeout = duration(pace("timeout"), subsystem.timeout, Duration::from_millis(1))?;
+    let interval = duration(pace("interval"), SHORTEST_INTERVAL)?;
+    let timeout = duration(pace("timeout"), Duration::from_millis(1))?.unwrap_or(subsystem.timeout);
     let build = (subsystem.plan)(table)?;
     Ok((enabled != Some(false)).then_some(Planned { subsystem, interval, timeout, build }))
 }
 
-fn duration(value: Option<Value<'_>>, default: Duration, least: Duration) -> Result<Duration, Fault> {
-    let Some(value) = value else { return Ok(default) };
+fn duration(value: Option<Value<'_>>, least: Duration) -> Result<Option<Duration>, Fault> {
+    let Some(value) = value else { return Ok(None) };
     let at = |message| Fault { span: Some(value.span()), message };
     match Span::deserialize(ValueDeserializer::from(value.clone())) {
         Ok(Span(duration)) if duration < least => Err(at(format!("must be at least {}", Span(least)))),
-        Ok(Span(duration)) => Ok(duration),
+        Ok(Span(duration)) => Ok(Some(duration)),
         Err(error) => Err(at(error.message().to_owned())),
     }
 }

@@ -181,8 +181,9 @@ fn wire(config: Config) -> Result<Running> {
     let host = host::find(&config.host, &sources.processes, &folder).map_err(refused)?;
     let mut pulses = Vec::new();
     for Planned { subsystem, interval, timeout, build } in config.collectors {
+        let interval = interval.unwrap_or_else(|| subsystem.interval(&host));
         let pulse = Pulse::new(subsystem.name, interval, timeout, build, &host, &sources).map_err(refused)?;
-        pulses.extend(pulse.map(|pulse| (subsystem, pulse)));
+        pulses.extend(pulse.map(|pulse| (subsystem, pulse.retrying(subsystem.retry))));
     }
     let recorder = config.record.as_deref().map(|file| Recorder::start(file, header(now, &pulses)));
     let recorder = recorder.transpose().map_err(refused)?;
@@ -212,6 +213,7 @@ fn wire(config: Config) -> Result<Running> {
     }
     let (end, ended) = tokio::sync::oneshot::channel();
     let river = tokio::spawn(river.flow(readings, async { drop(ended.await) }));
+    host.notes.iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
     Ok(Running { current, keeper, end, river })
 }
@@ -231,6 +233,7 @@ fn sidecar(now: Now, host: &Host) -> Sidecar {
         arch: std::env::consts::ARCH,
         profile: host.profile,
         root: host.root.display().to_string(),
+        notes: host.notes.clone(),
         started_at: now.wall,
     }
 }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::host_api::HostApi;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::host::containers::{Names, Pattern, Role};
@@ -214,6 +215,8 @@ pub struct Containers {
     cgroups: Cgroups,
     ledger: Ledger,
     leaks: Leaks,
+    /// Where the queue is heard of, and how often others ask for it; `None` if nobody does.
+    queue: Option<(HostApi, Duration)>,
 }
 
 impl Collector for Containers {
@@ -233,12 +236,13 @@ impl Collector for Containers {
             cgroups: sources.cgroups.clone(),
             ledger: Ledger::default(),
             leaks: Leaks::new(config.leaked_after.0),
+            queue: host.status_poll.map(|every| (HostApi::new(host, sources), every)),
         }))
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let seen = self.docker.inspect_all(now, |name| self.names.might_be(name)).await?;
-        let active = self.active(now).await;
+        let active = self.active(now);
         let mut rows: Vec<Row> = seen.iter().filter_map(|container| self.row(container, now)).collect();
         self.leaks.judge(&mut rows, active.as_ref(), now.mono);
         self.ledger.take(&rows, now);
@@ -257,9 +261,11 @@ impl Collector for Containers {
 }
 
 impl Containers {
-    /// The groups that the host's queue calls active; `None` while nobody knows.
-    async fn active(&self, _now: Now) -> Option<Active> {
-        None
+    /// The groups that the host's queue calls active, as it told those who ask for it; `None` while nobody knows. A poll
+    /// may be missed before what it told the time before is too old.
+    fn active(&self, now: Now) -> Option<Active> {
+        let (api, every) = self.queue.as_ref()?;
+        api.overheard::<leaks::StatusAnswer>("/status", now, *every * 2 + Duration::from_secs(30))?.active()
     }
 
     /// `None` if it is none of the host's.

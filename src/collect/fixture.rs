@@ -1,5 +1,7 @@
 //! For tests only: a host in a temporary folder, with a database of the real schema.
 
+pub mod api;
+
 use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -121,9 +123,13 @@ pub fn host(database: Option<PathBuf>) -> Host {
         profile: Profile::Pynchy,
         root: "/nowhere".into(),
         url: "http://127.0.0.1:1".into(),
+        token: None,
+        status_poll: Some(Duration::from_secs(60)),
+        notes: Vec::new(),
         database,
         process: ProcessRule::PidFile("/nowhere/pid".into()),
         scheduler_poll: Duration::from_secs(60),
+        gateway: None,
         containers: None,
         layout: Default::default(),
     }

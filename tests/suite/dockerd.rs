@@ -1,5 +1,7 @@
 //! A real Docker engine of its own: data, socket and processes in a temporary folder, no network, ended with it.
 
+#![allow(dead_code, reason = "tests and benches each need another part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -50,6 +52,10 @@ impl Engine {
         let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
         let calls = log.lines().filter_map(|line| line.split_once("Calling ")?.1.split('"').next());
         calls.map(str::to_owned).collect()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 use crate::fake_docker::{Fake, container};
 
+use crate::api::Api;
+
 const SCHEMA: &str = include_str!("../../src/tool/demo/pynchy.sql");
 const ROWS: &str = include_str!("../fixtures/history.sql");
 
@@ -34,15 +36,16 @@ cd admin-1; echo more > b.txt; git add .; git commit -qm more; echo new > c.txt
 cd ../family; echo mine > a.txt; git commit -qam mine; git merge -q main >/dev/null 2>&1 || true
 "#;
 
-/// The folder; it goes when this is dropped.
+/// The folder, which goes when this is dropped, and what the host's API says to collectors that run in the test.
 pub struct Root {
     folder: tempfile::TempDir,
+    api: Api,
 }
 
 impl Root {
     /// A host whose history ends at `now`. In the rows `{-90s}` stands for a moment so long before it.
     pub fn with_history(now: Timestamp) -> Root {
-        let root = Root { folder: tempfile::tempdir().unwrap() };
+        let root = Root { folder: tempfile::tempdir().unwrap(), api: Api::healthy() };
         std::fs::create_dir(root.path().join("data")).unwrap();
         std::fs::write(root.path().join("config.toml"), "[server]\nport = 1\n").unwrap();
         let database = Connection::open(root.database()).unwrap();
@@ -82,7 +85,8 @@ impl Root {
     }
 
     pub fn host(&self) -> Host {
-        let config = host::Config { root: Some(self.path().to_owned()), ..host::Config::default() };
+        let (root, url) = (Some(self.path().to_owned()), Some(self.api.url.clone()));
+        let config = host::Config { root, url, ..host::Config::default() };
         host::find(&config, &Sources::default().processes, Path::new("/")).unwrap()
     }
 

@@ -1,14 +1,16 @@
 //! One binary for all integration tests: linking it costs more than running most of them.
 
+#[path = "../../src/collect/fixture/api.rs"]
+mod api;
 mod binary;
 mod config;
 mod docker;
 mod dockerd;
 #[path = "../../src/source/docker/fake.rs"]
-#[allow(dead_code, reason = "shared with the unit tests, which use all of it")]
 mod fake_docker;
 mod fixture;
 mod git;
+mod live;
 mod oracle;
 mod outputs;
 mod policy;

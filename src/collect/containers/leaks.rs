@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::Row;
 use crate::host::containers::as_named;
 
@@ -14,6 +16,33 @@ pub struct Active(BTreeSet<String>);
 impl Active {
     pub fn of<'a>(folders: impl IntoIterator<Item = &'a str>) -> Active {
         Active(folders.into_iter().map(as_named).collect())
+    }
+}
+
+/// The part of the host's `/status` that tells who is active.
+#[derive(Deserialize)]
+pub struct StatusAnswer {
+    queue: QueueAnswer,
+}
+
+#[derive(Deserialize)]
+struct QueueAnswer {
+    per_group: BTreeMap<String, Slot>,
+}
+
+#[derive(Deserialize)]
+struct Slot {
+    active: Option<bool>,
+}
+
+impl StatusAnswer {
+    /// `None` if the host does not say it of every group.
+    pub fn active(&self) -> Option<Active> {
+        let slots = &self.queue.per_group;
+        slots.values().all(|slot| slot.active.is_some()).then(|| {
+            let active = slots.iter().filter(|(_, slot)| slot.active == Some(true));
+            Active::of(active.map(|(folder, _)| folder.as_str()))
+        })
     }
 }
 

@@ -1,7 +1,9 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::collect::fixture::api::{Api, Say};
 use crate::collect::fixture::{self, now, wait};
+use crate::collect::queue::{self, Queue};
 use crate::source::docker::fake::{Fake, container};
 
 const AGENT: &str = "pynchy-agent:latest";
@@ -316,6 +318,54 @@ fn a_container_whose_group_is_not_active_for_long_is_leaked() {
     stage.pass(400);
     let section = stage.judge(Some(&[]));
     assert_eq!((section.leaked, section.containers[0].leaked, leaks(&section)[0]), (Some(0), None, None));
+}
+
+#[test]
+fn the_queue_is_overheard_and_never_asked_for() {
+    let (api, engine) = (
+        Api::healthy(),
+        Fake::with(["family", "ops"].map(|group| container(&format!("pynchy-{group}"), AGENT, json!({}))).to_vec()),
+    );
+    let host = Host {
+        url: api.url.as_str().into(),
+        containers: Some(Names::pynchy()),
+        status_poll: Some(Duration::from_secs(60)),
+        ..fixture::host(None)
+    };
+    let sources = Sources { docker: Docker::at(engine.socket()), ..Sources::default() };
+    let config = Config { leaked_after: Span(Duration::from_secs(30)), ..Config::default() };
+    let mut containers = Containers::new(config, &host, &sources).unwrap().unwrap();
+    let mut queue = Queue::new(queue::Config {}, &host, &sources).unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut leaked = |seconds| {
+        let section = runtime.block_on(containers.collect(now().plus(Duration::from_secs(seconds)))).unwrap();
+        section.containers.iter().map(|row| row.leaked).collect::<Vec<_>>()
+    };
+    let mut poll = |seconds| runtime.block_on(queue.collect(now().plus(Duration::from_secs(seconds)))).is_ok();
+    assert_eq!(leaked(0), [None, None], "nobody has asked");
+    assert_eq!(api.asked("/status"), 0);
+    assert!(poll(0));
+    assert_eq!(leaked(15), [Some(false), Some(false)]);
+    assert_eq!(leaked(45), [Some(false), Some(true)], "not active for half a minute");
+    assert_eq!(leaked(150), [Some(false), Some(true)]);
+    assert_eq!(leaked(151), [None, None], "too old to be true");
+    assert!(poll(160));
+    assert_eq!(leaked(160), [Some(false), Some(true)]);
+    assert_eq!(api.asked("/status"), 2);
+    // A group of which the host says nothing may be at work.
+    api.json(
+        "/status",
+        json!({"queue": {"active_containers": 1, "max_concurrent": 5, "groups_waiting": 0,
+        "per_group": {"family": {"active": null}, "ops": {"active": false}}}}),
+    );
+    assert!(poll(220));
+    assert_eq!(leaked(220), [None, None]);
+    api.say("/status", Say::Status(500));
+    assert!(!poll(280));
+    assert_eq!(leaked(280), [None, None]);
+    let host = Host { status_poll: None, ..host };
+    let mut containers = Containers::new(Config::default(), &host, &sources).unwrap().unwrap();
+    assert_eq!(runtime.block_on(containers.collect(now())).unwrap().leaked, None);
 }
 
 #[test]

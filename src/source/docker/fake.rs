@@ -1,5 +1,7 @@
 //! For tests only: an engine that answers as it is told, for what a real one cannot be made to do.
 
+#![allow(dead_code, reason = "unit tests, tests of the whole program and benches each need another part of it")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};

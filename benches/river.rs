@@ -1,6 +1,6 @@
 //! What it costs, beside something that anyone can judge, in one run: `cargo bench`. Prints figures, asserts nothing.
 //!
-//! `cargo bench -- encode` runs one part: encode, health, state, database, git, process.
+//! `cargo bench -- encode` runs one part: encode, health, state, database, git, docker, process.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -15,21 +15,29 @@ use agenthost_exporter::host::{self, Profile};
 use agenthost_exporter::sample::{Now, Point, Points, Reading, Sample};
 use agenthost_exporter::show::{metrics, status};
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot, catalogue};
+use agenthost_exporter::source::cgroup::Cgroups;
+use agenthost_exporter::source::docker::Docker;
 use agenthost_exporter::source::{Sources, state};
 use rusqlite::Connection;
 use serde_json::value::RawValue;
+
+#[path = "../tests/suite/dockerd.rs"]
+mod dockerd;
+#[path = "../src/source/docker/fake.rs"]
+mod fake_docker;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     if wanted.first().is_some_and(|arg| arg == "bare-server") {
         return bare_server(&wanted[1]);
     }
-    let parts: [(&str, fn()); 6] = [
+    let parts: [(&str, fn()); 7] = [
         ("encode", encode),
         ("health", health),
         ("state", state),
         ("database", database),
         ("git", git),
+        ("docker", docker),
         ("process", process),
     ];
     for (name, part) in parts {
@@ -71,7 +79,14 @@ fn points(facts: &[&'static Fact], series: usize) -> Points {
 }
 
 fn river(now: Now, collector: &'static str, health: Health) -> River {
-    let sidecar = Sidecar { version: "0", arch: "", profile: Profile::Pynchy, root: "/".into(), started_at: now.wall };
+    let sidecar = Sidecar {
+        version: "0",
+        arch: "",
+        profile: Profile::Pynchy,
+        root: "/".into(),
+        notes: Vec::new(),
+        started_at: now.wall,
+    };
     River::new(now, sidecar, vec![Seen::nothing(collector, Duration::from_secs(15), Duration::MAX)], health)
 }
 
@@ -429,6 +444,63 @@ fn hour(root: &Path) -> f64 {
         }
     }
     cpu_seconds(std::process::id()) - before
+}
+
+const CONTAINERS: usize = 50;
+
+/// A tick with 50 containers: over answers of a fixture, which costs us alone, and beside a real engine.
+fn docker() {
+    let agent = |number| fake_docker::container(&container(number), dockerd::AGENT, serde_json::json!({}));
+    let fixture = fake_docker::Fake::with((0..CONTAINERS).map(agent).collect());
+    let socket = fixture.socket();
+    let mut tick = containers(&socket, Cgroups::at("/nonexistent", "/nonexistent"));
+    say("50 containers of a fixture: the first tick", timed(&mut tick).as_secs_f64() * 1e3, "ms");
+    say("50 containers of a fixture: a tick when nothing changed", best(50, &mut tick), "us");
+    match dockerd::Engine::start() {
+        Ok(engine) => real_engine(&engine),
+        Err(why) => println!("50 containers of a real engine: SKIPPED, because {why}"),
+    }
+}
+
+fn container(number: usize) -> String {
+    format!("pynchy-group-{number}")
+}
+
+fn real_engine(engine: &dockerd::Engine) {
+    (0..CONTAINERS).for_each(|number| engine.sleeper(&container(number), dockerd::AGENT));
+    let socket = engine.socket();
+    let mut tick = containers(&socket, Cgroups::default());
+    say("50 containers of a real engine: the first tick", timed(&mut tick).as_secs_f64() * 1e3, "ms");
+    std::thread::sleep(Duration::from_secs(61)); // as long as the list counts seconds, each is asked again
+    tick();
+    let (ours, theirs) = (std::process::id(), engine.pid());
+    let before = (cpu_seconds(ours), cpu_seconds(theirs));
+    const TICKS: u32 = 200;
+    let took = timed(|| (0..TICKS).for_each(|_| tick())).as_secs_f64() / f64::from(TICKS);
+    let each = |before: f64, pid| (cpu_seconds(pid) - before) / f64::from(TICKS) * 1e3;
+    say("50 containers of a real engine: a tick when nothing changed", took * 1e3, "ms");
+    say("... CPU of the exporter", each(before.0, ours), "ms");
+    say("... CPU of the engine", each(before.1, theirs), "ms");
+}
+
+/// Ticks of the collector, each a quarter of a minute after the last for what it shares.
+fn containers(socket: &Path, cgroups: Cgroups) -> impl FnMut() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fill(folder.path(), 0);
+    let config = host::Config { root: Some(folder.path().to_owned()), ..host::Config::default() };
+    let sources = Sources { docker: Docker::at(socket), cgroups, ..Sources::default() };
+    let host = host::find(&config, &sources.processes, Path::new("/")).expect("a root");
+    let subsystem = collect::ALL.iter().find(|one| one.name == "containers").expect("it is listed");
+    let mut collector =
+        (subsystem.plan)(None).expect("defaults")(&host, &sources).expect("a collector").expect("pynchy has it");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let mut now = Now::read();
+    move || {
+        // Less than would make it ask each container again in the time of all ticks.
+        now = now.plus(Duration::from_millis(1100));
+        drop(black_box(collector.run(now, Duration::from_secs(10), runtime.handle()).expect("a reading")));
+    }
 }
 
 /// CPU seconds of one of several runs of a command.

@@ -18,6 +18,10 @@ use crate::source::Sources;
 
 pub mod service;
 pub mod deploy;
+pub mod channels;
+pub mod queue;
+pub mod containers;
+pub mod mcp;
 pub mod repos;
 pub mod messages;
 pub mod usage;
@@ -27,6 +31,8 @@ pub mod groups;
 pub mod exporter;
 
 mod amount;
+mod deliveries;
+mod host_api;
 mod registered;
 
 #[cfg(test)]
@@ -36,6 +42,10 @@ mod fixture;
 pub static ALL: &[Subsystem] = &[
     Subsystem::of::<service::Service>(),
     Subsystem::of::<deploy::Deploy>(),
+    Subsystem::of::<channels::Channels>(),
+    Subsystem::of::<queue::Queue>(),
+    Subsystem::of::<containers::Containers>(),
+    Subsystem::of::<mcp::Mcp>(),
     Subsystem::of::<repos::Repos>(),
     Subsystem::of::<messages::Messages>(),
     Subsystem::of::<usage::Usage>(),
@@ -53,6 +63,12 @@ pub trait Collector: Sized + Send + 'static {
     const EVERY: Duration;
     /// Default time-out.
     const TIMEOUT: Duration = Duration::from_secs(10);
+    /// How soon to look again after a run that failed, if sooner than at the next interval; it doubles up to that. The
+    /// checks' interval stays the other one.
+    const RETRY: Option<Duration> = None;
+    /// It asks for the host's own status, so that `[host] status_poll` is its default interval, and an interval of its own
+    /// is the operator's word that the status may be asked for.
+    const ASKS_STATUS: bool = false;
     const FACTS: &'static [&'static Fact];
     const CHECKS: &'static [Check];
     /// Its table `[collect.<name>]`, without `enabled`, `interval` and `timeout`, which the loop takes.
@@ -90,6 +106,8 @@ pub struct Subsystem {
     pub name: &'static str,
     pub every: Duration,
     pub timeout: Duration,
+    pub retry: Option<Duration>,
+    pub asks_status: bool,
     pub facts: &'static [&'static Fact],
     pub checks: &'static [Check],
     /// Reads the collector's table (absent: its defaults) and says how to build it.
@@ -102,10 +120,17 @@ impl Subsystem {
             name: C::NAME,
             every: C::EVERY,
             timeout: C::TIMEOUT,
+            retry: C::RETRY,
+            asks_status: C::ASKS_STATUS,
             facts: C::FACTS,
             checks: C::CHECKS,
             plan: plan::<C>,
         }
+    }
+
+    /// How often it looks at this host where the configuration does not say.
+    pub fn interval(&self, host: &Host) -> Duration {
+        host.status_poll.filter(|_| self.asks_status).unwrap_or(self.every)
     }
 }
 

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::collect::{self, Build, Subsystem, Table};
 use crate::fact::{Check, Span};
-use crate::source::state;
+use crate::source::{docker, state};
 use crate::{health, host, pulse, serve};
 
 /// Read if it exists and no other file is named.
@@ -29,6 +29,7 @@ pub struct Config {
     pub host: host::Config,
     pub web: serve::Config,
     pub state: state::Config,
+    pub docker: docker::Config,
     pub checks: health::Settings,
     pub collectors: Vec<Planned>,
     /// Where what is seen is recorded for a replay; by a flag only.
@@ -38,7 +39,8 @@ pub struct Config {
 /// A collector that is not switched off, at its pace.
 pub struct Planned {
     pub subsystem: &'static Subsystem,
-    pub interval: Duration,
+    /// As configured; else the host decides (`Subsystem::interval`).
+    pub interval: Option<Duration>,
     pub timeout: Duration,
     /// Its own table, without what the loop takes: two that are equal make the same collector.
     pub settings: toml::Table,
@@ -86,10 +88,11 @@ fn checks() -> impl Iterator<Item = &'static Check> {
 
 fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
     let custom = custom::read_all(take(&mut root, "custom_check"))?;
-    let config = Config {
+    let mut config = Config {
         host: read(take(&mut root, "host"))?,
         web: read(take(&mut root, "web"))?,
         state: read(take(&mut root, "state"))?,
+        docker: read(take(&mut root, "docker"))?,
         checks: read_checks(take(&mut root, "checks"), custom)?,
         collectors: plan_all(take(&mut root, "collect"))?,
         record: None,
@@ -99,10 +102,12 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
         let message = format!("the custom check `{name}` is on a fact of `{collector}`, which is switched off");
         return Err(Fault { span: None, message });
     }
+    let asking = config.collectors.iter().filter(|planned| planned.subsystem.asks_status);
+    config.host.status_interval = asking.filter_map(|planned| planned.interval).min();
     match root.iter().next() {
         None => Ok(config),
         Some((key, _)) => {
-            Err(Fault::unknown("table", key, ["host", "web", "state", "collect", "checks", "custom_check"]))
+            Err(Fault::unknown("table", key, ["host", "web", "state", "docker", "collect", "checks", "custom_check"]))
         }
     }
 }
@@ -164,19 +169,19 @@ fn plan(subsystem: &'static Subsystem, value: Option<Value<'_>>) -> Result<Optio
     let mut table = value.map(table).transpose()?;
     let mut pace = |key| take(table.as_mut()?.get_mut(), key);
     let enabled = pace("enabled").map(|value| bool::deserialize(ValueDeserializer::from(value))).transpose()?;
-    let interval = duration(pace("interval"), subsystem.every, SHORTEST_INTERVAL)?;
-    let timeout = duration(pace("timeout"), subsystem.timeout, Duration::from_millis(1))?;
+    let interval = duration(pace("interval"), SHORTEST_INTERVAL)?;
+    let timeout = duration(pace("timeout"), Duration::from_millis(1))?.unwrap_or(subsystem.timeout);
     let settings = table.clone().map(|table| toml::Table::deserialize(toml::Deserializer::from(table))).transpose()?;
     let (settings, build) = (settings.unwrap_or_default(), (subsystem.plan)(table)?);
     Ok((enabled != Some(false)).then_some(Planned { subsystem, interval, timeout, settings, build }))
 }
 
-fn duration(value: Option<Value<'_>>, default: Duration, least: Duration) -> Result<Duration, Fault> {
-    let Some(value) = value else { return Ok(default) };
+fn duration(value: Option<Value<'_>>, least: Duration) -> Result<Option<Duration>, Fault> {
+    let Some(value) = value else { return Ok(None) };
     let at = |message| Fault { span: Some(value.span()), message };
     match Span::deserialize(ValueDeserializer::from(value.clone())) {
         Ok(Span(duration)) if duration < least => Err(at(format!("must be at least {}", Span(least)))),
-        Ok(Span(duration)) => Ok(duration),
+        Ok(Span(duration)) => Ok(Some(duration)),
         Err(error) => Err(at(error.message().to_owned())),
     }
 }

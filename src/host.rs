@@ -8,10 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::fact::Span;
 use crate::sample::Denied;
-use crate::source::http;
+use crate::source::http::{self, TokenFile};
 use crate::source::process::{Cwd, Processes, Table};
 
+pub mod containers;
+pub mod gateway;
 pub mod pynchy;
 pub mod running;
 
@@ -29,7 +32,7 @@ pub struct Config {
     pub profile: Option<Profile>,
     /// The folder it runs in.
     pub root: Option<PathBuf>,
-    /// Base of its HTTP API; plain http.
+    /// Base of its HTTP API.
     #[serde(deserialize_with = "base_url")]
     pub url: Option<String>,
     /// The file that holds its pid, relative to the root.
@@ -37,7 +40,43 @@ pub struct Config {
     /// A word of its command line, or the end of one behind a `/`.
     #[serde(deserialize_with = "word")]
     pub process: Option<String>,
+    /// The file with the token that its API wants.
+    pub token_file: Option<PathBuf>,
+    /// How often its own status may be asked for.
+    pub status_poll: StatusPoll,
+    /// The shortest interval that was given to a collector of that status: it means that it may be asked for.
+    #[serde(skip)]
+    pub status_interval: Option<Duration>,
 }
+
+/// `[host] status_poll`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StatusPoll {
+    /// Each minute where that costs the host no more than its own work; else never.
+    #[default]
+    Auto,
+    Never,
+    Every(Duration),
+}
+
+impl<'de> Deserialize<'de> for StatusPoll {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StatusPoll, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "auto" => Ok(StatusPoll::Auto),
+            "never" => Ok(StatusPoll::Never),
+            text => match text.parse() {
+                Ok(Span(every)) if every >= SHORTEST_POLL => Ok(StatusPoll::Every(every)),
+                Ok(_) => Err(de::Error::custom(format!("must be at least {}", Span(SHORTEST_POLL)))),
+                Err(error) => Err(de::Error::custom(format!("neither `auto` nor `never`, and {error}"))),
+            },
+        }
+    }
+}
+
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+/// What `auto` means where it may.
+const STATUS_POLL: Duration = Duration::from_secs(60);
 
 /// Refused where it is written, so that the message has its line.
 fn base_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -83,12 +122,22 @@ pub struct Host {
     /// The folder it runs in, without links; everything of it hangs off this.
     pub root: PathBuf,
     pub url: Url,
+    /// The token that its API wants.
+    pub token: Option<TokenFile>,
+    /// How often its own status is asked for; `None`: never.
+    pub status_poll: Option<Duration>,
+    /// What is not looked at here, why, and how to get it.
+    pub notes: Vec<String>,
     /// Its SQLite database; `None` where the profile has none.
     pub database: Option<PathBuf>,
     /// How its process is recognised.
     pub process: ProcessRule,
     /// How often its scheduler looks for due tasks.
     pub scheduler_poll: Duration,
+    /// How it names its containers; `None` where it has none, or nobody knows.
+    pub containers: Option<containers::Names>,
+    /// What stands between its agents and their models; `None` where the profile has none.
+    pub gateway: Option<gateway::Gateway>,
     /// What its own configuration says beyond that.
     pub layout: pynchy::Layout,
 }
@@ -160,8 +209,30 @@ pub fn find(config: &Config, processes: &Processes, cwd: &Path) -> Result<Host> 
     if let Some(rule) = process_rule(config, &root)? {
         host.process = rule;
     }
+    host.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
+    host.decide_status_poll(config);
     Ok(host)
 }
+
+impl Host {
+    /// The operator's word counts: `status_poll`, else an interval for one who asks for the status. Without one it is
+    /// asked for only where that is known to cost no money.
+    fn decide_status_poll(&mut self, config: &Config) {
+        let costly = self.gateway.as_ref().and_then(pynchy::why_status_costs);
+        let (poll, note) = match (config.status_poll, config.status_interval, costly) {
+            (StatusPoll::Every(every), ..) => (Some(every), None),
+            (StatusPoll::Never, ..) => (None, Some("`status_poll = \"never\"` in [host] says so".to_owned())),
+            (StatusPoll::Auto, Some(every), _) => (Some(every), None),
+            (StatusPoll::Auto, None, None) => (Some(STATUS_POLL), None),
+            (StatusPoll::Auto, None, Some(why)) => (None, Some(why)),
+        };
+        self.status_poll = poll;
+        self.notes.extend(note.map(|why| format!("{NOT_POLLED}: {why}")));
+    }
+}
+
+const NOT_POLLED: &str = "the host's /status is not asked for, so nothing is known of its queue, and of its channels only \
+                          whether any is connected";
 
 fn process_rule(config: &Config, root: &Path) -> Result<Option<ProcessRule>> {
     match (&config.pid_file, &config.process) {
@@ -286,6 +357,54 @@ mod tests {
     }
 
     #[test]
+    fn the_status_is_polled_where_that_costs_no_money_or_somebody_said_so() {
+        let (_folder, root) = root();
+        let minutes = |count: u64| Some(Duration::from_secs(count * 60));
+        let decide = |gateway: &str, poll: StatusPoll, interval: Option<Duration>| {
+            std::fs::write(root.join("config.toml"), gateway).unwrap();
+            let config = Config { status_poll: poll, status_interval: interval, ..at(&root) };
+            let host = located(&config, Path::new("/")).unwrap();
+            assert_eq!(host.notes.is_empty(), host.status_poll.is_some(), "{:?}", host.notes);
+            host.status_poll
+        };
+        let (none, litellm) = ("", "[gateway]\nlitellm_config = \"litellm.yaml\"\n");
+        let five = StatusPoll::Every(Duration::from_secs(300));
+        for (gateway, poll, interval, decided) in [
+            (none, StatusPoll::Auto, None, minutes(1)),
+            (none, StatusPoll::Auto, minutes(2), minutes(2)),
+            (none, five, minutes(2), minutes(5)),
+            (none, StatusPoll::Never, minutes(2), None),
+            (litellm, StatusPoll::Auto, None, None),
+            (litellm, StatusPoll::Auto, minutes(2), minutes(2)),
+            (litellm, five, None, minutes(5)),
+            ("[gateway]\nlitellm_config = 3\n", StatusPoll::Auto, None, None),
+        ] {
+            assert_eq!(decide(gateway, poll, interval), decided, "{gateway:?} {poll:?} {interval:?}");
+        }
+        std::fs::write(root.join("litellm.yaml"), "general_settings: {background_health_checks: true}").unwrap();
+        assert_eq!(decide(litellm, StatusPoll::Auto, None), minutes(1));
+        std::fs::write(root.join("litellm.yaml"), "general_settings: {background_health_checks: false}").unwrap();
+        assert_eq!(decide(litellm, StatusPoll::Auto, None), None);
+    }
+
+    #[test]
+    fn a_status_poll_is_auto_never_or_a_duration() {
+        let poll =
+            |text: &str| toml::from_str::<Config>(&format!("status_poll = {text}")).map(|config| config.status_poll);
+        assert_eq!(poll("\"auto\"").unwrap(), StatusPoll::Auto);
+        assert_eq!(poll("\"never\"").unwrap(), StatusPoll::Never);
+        assert_eq!(poll("\"90s\"").unwrap(), StatusPoll::Every(Duration::from_secs(90)));
+        for (text, says) in [
+            ("\"10ms\"", "must be at least 1s"),
+            ("\"often\"", "neither `auto` nor `never`, and `often` is not a duration"),
+            ("60", "expected a string"),
+        ] {
+            let error = poll(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
     fn a_relative_root_and_a_linked_one_lead_to_the_folder() {
         let (_folder, root) = root();
         std::os::unix::fs::symlink(&root, root.join("link")).unwrap();
@@ -309,8 +428,11 @@ mod tests {
     #[test]
     fn bad_urls_and_rules_are_named() {
         let (_folder, root) = root();
-        let config = Config { url: Some("https://x".to_owned()), ..at(&root) };
-        assert_eq!(text(located(&config, &root)), "[host] url: `https://x`: https is not spoken yet, only http");
+        let config = Config { url: Some("ftp://x".to_owned()), ..at(&root) };
+        let said = "[host] url: `ftp://x` is not a URL of the form http://host:port or https://host";
+        assert_eq!(text(located(&config, &root)), said);
+        let config = Config { url: Some("https://x/".to_owned()), ..at(&root) };
+        assert_eq!(located(&config, &root).unwrap().url, Url::Given("https://x".to_owned()));
         let config = Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..at(&root) };
         assert!(text(located(&config, &root)).contains("both `pid_file` and `process`"));
         let config = Config { process: Some(" ".to_owned()), ..at(&root) };
@@ -352,7 +474,7 @@ mod tests {
         let (_folder, root) = root();
         for bad in [
             Config { url: Some("http://user:s3cret@x".to_owned()), ..Config::default() },
-            Config { url: Some("https://x".to_owned()), ..Config::default() },
+            Config { url: Some("ftp://x".to_owned()), ..Config::default() },
             Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..Config::default() },
             Config { process: Some(String::new()), ..Config::default() },
         ] {

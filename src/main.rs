@@ -132,6 +132,7 @@ fn with_demo(flags: &Flags) -> Result<()> {
         config.host.root = Some(root.clone());
         config.host.url = Some(url.clone());
         config.state.path = own.state_path.clone(); // a file's may be of a real host
+        config.collectors.retain(|planned| !demo::WITHOUT.contains(&planned.subsystem.name));
         Ok(config)
     };
     let addresses: Vec<String> = load()?.web.listen.iter().map(|address| format!("http://{address}/")).collect();

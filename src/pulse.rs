@@ -85,6 +85,9 @@ pub struct Pulse {
     label: Arc<str>,
     pub interval: Duration,
     pub timeout: Duration,
+    retry: Option<Duration>,
+    /// The last pause before another try, if the last run failed.
+    pause: Option<Duration>,
     build: Build,
     host: Host,
     sources: Sources,
@@ -129,6 +132,8 @@ impl Pulse {
             label: name.into(),
             interval,
             timeout,
+            retry: None,
+            pause: None,
             build,
             host: host.clone(),
             sources: sources.clone(),
@@ -144,17 +149,30 @@ impl Pulse {
         self.name
     }
 
-    /// Looks at each interval, for ever; the first time at once.
+    /// Looks again so soon after a run that failed, and after twice that if the next fails too, up to the interval.
+    pub fn retrying(self, retry: Option<Duration>) -> Pulse {
+        Pulse { retry, ..self }
+    }
+
+    /// Looks at each interval, for ever; the first time at once. A retry comes between and does not move the others, so
+    /// that collectors of one interval stay in step and share what they ask for.
     pub async fn run(mut self, readings: Sender<Reading>) {
         let mut pace = tokio::time::interval(self.interval);
         pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            pace.tick().await;
+            let pause = self.pause.unwrap_or(Duration::MAX);
+            drop(tokio::time::timeout(pause, pace.tick()).await);
             let reading = self.beat().await;
+            self.pause = self.pause_after(reading.outcome.is_ok());
             if readings.send(reading).await.is_err() {
                 return; // the river has ended
             }
         }
+    }
+
+    fn pause_after(&self, good: bool) -> Option<Duration> {
+        let pause = self.pause.map_or(self.retry, |last| Some(last * 2));
+        pause.filter(|_| !good).map(|pause| pause.min(self.interval))
     }
 
     async fn beat(&mut self) -> Reading {
@@ -384,6 +402,46 @@ mod tests {
             assert_eq!(reading.outcome.unwrap().points.0.len(), 1, "the late result is dropped, this is the second's");
         });
         assert_eq!(stage.built.load(Ordering::SeqCst), 1, "it did not panic, so it is the same one");
+    }
+
+    #[test]
+    fn a_run_that_failed_is_tried_again_soon_then_later_and_then_at_the_interval() {
+        let (mut pulse, _) = pulse(PATIENT, |_| Ok(1));
+        let pauses = |pulse: &mut Pulse, outcomes: &[bool]| -> Vec<Option<u64>> {
+            let after = |&good: &bool| {
+                pulse.pause = pulse.pause_after(good);
+                pulse.pause.map(|pause| pause.as_secs())
+            };
+            outcomes.iter().map(after).collect()
+        };
+        assert_eq!(pauses(&mut pulse, &[true, false, false]), [None; 3], "not asked for");
+        let mut pulse = pulse.retrying(Some(Duration::from_secs(15)));
+        pulse.interval = Duration::from_secs(100);
+        let told = pauses(&mut pulse, &[true, false, false, false, false, true, false]);
+        assert_eq!(told, [None, Some(15), Some(30), Some(60), Some(100), None, Some(15)]);
+        pulse.interval = Duration::from_secs(5);
+        assert_eq!(pauses(&mut pulse, &[true, false, false]), [None, Some(5), Some(5)], "never later than without");
+    }
+
+    #[test]
+    fn a_retry_comes_between_the_ticks_and_does_not_move_them() {
+        let (pulse, _) = pulse(PATIENT, |run| if run == 2 { anyhow::bail!("not now") } else { Ok(1) });
+        let mut pulse = pulse.retrying(Some(Duration::from_millis(100)));
+        pulse.interval = Duration::from_millis(400);
+        let begun = std::time::Instant::now();
+        let times = runtime().block_on(async {
+            let (sender, mut readings) = tokio::sync::mpsc::channel(1);
+            tokio::spawn(pulse.run(sender));
+            let mut times = Vec::new();
+            for _ in 0..4 {
+                readings.recv().await.unwrap();
+                times.push(begun.elapsed().as_millis());
+            }
+            times
+        });
+        // The first at once, then a failure, its retry, and the next tick where it would have been.
+        assert!(times[1] >= 400 && times[2] >= 500 && times[3] >= 800, "{times:?}");
+        assert!(times[2] < 800 && times[3] < 1200, "{times:?}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use agenthost_exporter::sample::{Now, Reading};
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, Order, River, Seen, Sidecar, Turn};
 use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::cgroup::Cgroups;
+use agenthost_exporter::source::docker::Docker;
 use agenthost_exporter::source::record::{self, Recorder};
 use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, oneshot};
@@ -68,8 +70,11 @@ impl Running {
     /// # Errors
     /// The configuration does not fit this machine.
     pub fn start(config: Config) -> Result<Running> {
-        let (now, sources) = (Now::read(), Sources::default());
-        let host = find(&config)?;
+        let now = Now::read();
+        let docker = Docker::new(&config.docker, std::env::var_os("DOCKER_HOST"));
+        let cgroups = config.docker.cgroups.as_ref().map_or_else(Cgroups::default, |root| Cgroups::at(root, "/proc"));
+        let sources = Sources { cgroups, docker, ..Sources::default() };
+        let host = find(&config, &sources)?;
         let prepared = prepare(config.collectors, &host, &sources, &BTreeMap::new())?;
         let recorder = config.record.as_deref().map(|file| record(file, header(now, &prepared))).transpose()?;
         let watched: Vec<_> = prepared.iter().map(watched).collect();
@@ -93,6 +98,7 @@ impl Running {
         let (end, ended) = oneshot::channel();
         let current = river.current();
         let river = tokio::spawn(river.flow(taken, ordered, async { drop(ended.await) }));
+        host.notes.iter().for_each(|note| tracing::warn!("{note}"));
         tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
         let loops = BTreeMap::new();
         let mut running = Running { current, host, sources, loops, readings, orders, keeper, end, river };
@@ -179,7 +185,7 @@ struct Read {
 
 impl Read {
     fn new(config: Config, old: &Host, sources: &Sources, running: BTreeMap<&'static str, Paced>) -> Result<Read> {
-        let host = find(&config)?;
+        let host = find(&config, sources)?;
         if (host.profile, &host.root) != (old.profile, &old.root) {
             bail!("it names another host ({}): restart to watch that one", host.root.display());
         }
@@ -189,9 +195,9 @@ impl Read {
     }
 }
 
-fn find(config: &Config) -> Result<Host> {
+fn find(config: &Config, sources: &Sources) -> Result<Host> {
     let folder = std::env::current_dir().context("find the current folder")?;
-    host::find(&config.host, &Sources::default().processes, &folder).map_err(crate::refused)
+    host::find(&config.host, &sources.processes, &folder).map_err(crate::refused)
 }
 
 /// Builds what does not run already by the same configuration.
@@ -203,12 +209,14 @@ fn prepare(
 ) -> Result<Vec<Prepared>> {
     let mut prepared = Vec::new();
     for Planned { subsystem, interval, timeout, settings, build } in planned {
+        let interval = interval.unwrap_or_else(|| subsystem.interval(host));
         let plan = Paced { interval, timeout, settings };
         if running.get(subsystem.name) == Some(&plan) {
             prepared.push(Prepared { subsystem, plan, pulse: None });
             continue;
         }
         let pulse = Pulse::new(subsystem.name, interval, timeout, build, host, sources).map_err(crate::refused)?;
+        let pulse = pulse.map(|pulse| pulse.retrying(subsystem.retry));
         prepared.extend(pulse.map(|pulse| Prepared { subsystem, plan, pulse: Some(pulse) }));
     }
     Ok(prepared)
@@ -237,6 +245,7 @@ fn sidecar(now: Now, host: &Host) -> Sidecar {
         arch: std::env::consts::ARCH,
         profile: host.profile,
         root: host.root.display().to_string(),
+        notes: host.notes.clone(),
         started_at: now.wall,
     }
 }

@@ -279,7 +279,7 @@ pub struct Failure {
 }
 
 /// Marks an error as a refusal; `Failure::from` finds it anywhere in the chain.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied(pub String);
 
 impl fmt::Display for Denied {

@@ -83,6 +83,8 @@ pub struct Sidecar {
     pub arch: &'static str,
     pub profile: crate::host::Profile,
     pub root: String,
+    /// What is not looked at here, why, and how to get it.
+    pub notes: Vec<String>,
     pub started_at: Timestamp,
 }
 

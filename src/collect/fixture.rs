@@ -1,5 +1,7 @@
 //! For tests only: a host in a temporary folder, with a database of the real schema.
 
+pub mod api;
+
 use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -121,9 +123,14 @@ pub fn host(database: Option<PathBuf>) -> Host {
         profile: Profile::Pynchy,
         root: "/nowhere".into(),
         url: "http://127.0.0.1:1".into(),
+        token: None,
+        status_poll: Some(Duration::from_secs(60)),
+        notes: Vec::new(),
         database,
         process: ProcessRule::PidFile("/nowhere/pid".into()),
         scheduler_poll: Duration::from_secs(60),
+        gateway: None,
+        containers: None,
         layout: Default::default(),
     }
 }
@@ -146,6 +153,11 @@ pub fn open(path: &Path) -> Connection {
 pub fn at(time: &str) -> Now {
     let wall: Timestamp = format!("2026-11-21T{time}Z").parse().unwrap();
     Now { mono: Duration::from_secs(wall.as_second() as u64), wall }
+}
+
+/// Drives a future that asks a source.
+pub fn wait<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
 /// Drives a future that never waits.

@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::deliveries::{self, Waiting, age};
 use crate::collect::registered::{self, Registered};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::sqlite::{Database, Followed, Raw, Reader, Stamp, column, params};
+use crate::source::sqlite::{Database, Followed, Reader, Stamp, column};
 
 mod tally;
 
@@ -45,7 +46,7 @@ pub struct Section {
     /// Registered groups, pending deliveries, channels and cursors that hold no text where there should be one. They
     /// are left out: of a group whose cursor cannot be read nobody knows what waits.
     pub unreadable_rows: u64,
-    pub channels: BTreeMap<Arc<str>, Channel>,
+    pub channels: BTreeMap<Arc<str>, Waiting>,
     /// By folder; chats that are not registered together as `(unregistered)`.
     pub groups: BTreeMap<Arc<str>, Group>,
     #[serde(skip)]
@@ -53,15 +54,6 @@ pub struct Section {
     /// When the ages were measured.
     #[serde(skip)]
     at: Timestamp,
-}
-
-/// What waits for delivery on one channel.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Channel {
-    pub pending: u64,
-    pub erroring: u64,
-    /// When the message was written that waits longest; `None` also if its ledger row is gone.
-    pub oldest_pending_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -189,7 +181,7 @@ pub struct Messages {
     tables: Tables,
     tally: Tally,
     flow: BTreeMap<Arc<str>, Flow>,
-    channels: BTreeMap<Arc<str>, Channel>,
+    channels: BTreeMap<Arc<str>, Waiting>,
     /// Channels, pending deliveries and cursors that could not be read.
     unreadable: u64,
     /// When every row was last counted (monotonic), and how long that took.
@@ -217,7 +209,7 @@ impl Collector for Messages {
         Check {
             name: "deliveries_pending",
             fact: &OLDEST_PENDING,
-            bad: Bound::Above(600.0),
+            bad: Bound::Above(deliveries::LATE),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(5 * 60),
             means: "A message that the agent wrote has waited over ten minutes for its channel: nobody reads it.",
@@ -282,13 +274,6 @@ impl Collector for Messages {
     }
 }
 
-impl Channel {
-    /// Unknown if something waits and nothing says since when.
-    fn oldest_age(&self, at: Timestamp) -> Option<f64> {
-        if self.pending == 0 { Some(0.0) } else { self.oldest_pending_at.map(|moment| age(moment, at)) }
-    }
-}
-
 impl Group {
     fn points(&self, name: &Arc<str>, at: Timestamp, points: &mut Points) {
         if let Some(moment) = self.last_received_at {
@@ -311,11 +296,6 @@ impl Group {
         let known = self.oldest_unanswered_at.map(|moment| age(moment, at));
         known.filter(|&age| self.unanswered_undated == 0 || age > LATE)
     }
-}
-
-/// What waits cannot wait since tomorrow.
-fn age(moment: Timestamp, at: Timestamp) -> f64 {
-    at.duration_since(moment).as_secs_f64().max(0.0)
 }
 
 fn seconds(moment: Timestamp) -> f64 {
@@ -381,10 +361,10 @@ impl Messages {
         let cursors = reader.rows(CURSORS, [], |row| column::text(row, 0))?;
         let mut unreadable = cursors.iter().filter(|name| name.is_none()).count() as u64;
         let known: BTreeSet<Arc<str>> = cursors.into_iter().flatten().chain(self.channels.keys().cloned()).collect();
-        let mut channels: BTreeMap<Arc<str>, Channel> =
-            known.into_iter().map(|name| (name, Channel::default())).collect();
-        for name in pending_channels(reader)? {
-            let waiting = pending(reader, &name)?;
+        let mut channels: BTreeMap<Arc<str>, Waiting> =
+            known.into_iter().map(|name| (name, Waiting::default())).collect();
+        for name in deliveries::channels(reader)? {
+            let waiting = deliveries::waiting(reader, &name)?;
             match name.as_str() {
                 Some(name) => _ = channels.insert(name.into(), waiting),
                 None => unreadable += waiting.pending,
@@ -423,51 +403,6 @@ const TABLES: &[(&str, &[&str])] = &[
     ("router_state", &["key", "value"]),
     registered::TABLE,
 ];
-
-const PENDING_PAGE: usize = 2_000;
-
-/// Channels with something pending, one step in the index each.
-fn pending_channels(reader: &Reader) -> Result<Vec<Raw>> {
-    const NEXT: &str =
-        "SELECT min(channel_name) FROM outbound_deliveries WHERE delivered_at IS NULL AND channel_name > ?1";
-    let mut names = Vec::new();
-    let mut done = Raw::from("");
-    loop {
-        done = reader.row(NEXT, [&done], |row| row.get(0))?;
-        match done {
-            Raw::Null => return Ok(names),
-            _ => names.push(done.clone()),
-        }
-    }
-}
-
-/// What waits on one channel, page by page: a channel that is dead for months has many.
-fn pending(reader: &Reader, channel: &Raw) -> Result<Channel> {
-    const PAGE: &str = "SELECT d.rowid, d.error IS NOT NULL, l.timestamp \
-        FROM outbound_deliveries d LEFT JOIN outbound_ledger l ON l.id = d.ledger_id \
-        WHERE d.delivered_at IS NULL AND d.channel_name = ?1 AND d.rowid > ?2 ORDER BY d.rowid LIMIT ?3";
-    let mut waiting = Channel::default();
-    let mut done = i64::MIN;
-    loop {
-        let page = reader.rows(PAGE, params![channel, done, PENDING_PAGE as i64], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?, column::moment(row, 2)?.at()))
-        })?;
-        for (_, erroring, written) in &page {
-            waiting.pending += 1;
-            waiting.erroring += u64::from(*erroring);
-            waiting.oldest_pending_at = earlier(waiting.oldest_pending_at, *written);
-        }
-        match page.last() {
-            Some((rowid, ..)) if page.len() == PENDING_PAGE => done = *rowid,
-            _ => return Ok(waiting),
-        }
-    }
-}
-
-/// The earlier of those that are known.
-fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    a.into_iter().chain(b).min()
-}
 
 #[cfg(test)]
 mod tests;

@@ -11,19 +11,17 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::host_api::{Address, HEALTH, HEALTH_AGE};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::running::{Chain, Seen, look};
-use crate::host::{Host, ProcessRule, Url};
+use crate::host::{Host, ProcessRule};
 use crate::sample::{Cause, Now, Points};
 use crate::source::Sources;
-use crate::source::http::{self, Http, Limits};
+use crate::source::http::{self, Ask, Http, Limits};
 use crate::source::process::{Identity, Processes};
 
 /// No host knows it, so any answer costs it next to nothing.
 const LIVENESS: &str = "/agenthost-exporter-liveness";
-/// Costs pynchy three git processes on its event loop: asked less often.
-const HEALTH: &str = "/health";
-const HEALTH_EVERY: Duration = Duration::from_secs(60);
 /// How long one that answered may refuse before its stop is called a stall; pynchy takes 12 s.
 const SHUTDOWN: Duration = Duration::from_secs(30);
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -239,18 +237,13 @@ impl Patience {
 /// Remembers what one look cannot know: earlier starts, and whether this one has answered.
 pub struct Service {
     boot_grace: Duration,
-    url: Url,
-    /// Where it answered last, as long as somebody listens there. Only a start takes a new port from its configuration.
-    known_url: Option<String>,
+    address: Address,
     root: PathBuf,
     rule: ProcessRule,
     processes: Processes,
     http: Http,
     patience: Patience,
     starts: Starts,
-    health: Option<Health>,
-    /// On the monotonic clock.
-    next_health: Duration,
 }
 
 impl Collector for Service {
@@ -264,16 +257,13 @@ impl Collector for Service {
     fn new(config: Config, host: &Host, sources: &Sources) -> Result<Option<Service>> {
         Ok(Some(Service {
             boot_grace: config.boot_grace.0,
-            url: host.url.clone(),
-            known_url: None,
+            address: Address::new(&host.url),
             root: host.root.clone(),
             rule: host.process.clone(),
             processes: sources.processes.clone(),
             http: sources.http.clone(),
             patience: Patience::within(Service::TIMEOUT),
             starts: Starts::default(),
-            health: None,
-            next_health: Duration::ZERO,
         }))
     }
 
@@ -286,11 +276,11 @@ impl Collector for Service {
         if let Seen::Running(chain) = &seen {
             self.starts.follow(chain, now.wall);
         }
-        let url = self.url()?;
+        let url = self.address.base()?;
         let asked = self.http.probe(&format!("{url}{LIVENESS}"), self.patience.liveness).await;
         self.learn(&url, Reply::of(&asked));
-        self.ask_health(&url, asked.is_ok(), now).await;
-        Ok(self.section(url, &believe(seen, &asked), &asked, now))
+        let health = self.ask_health(&url, asked.is_ok(), now).await;
+        Ok(Section { health, ..self.section(url, &believe(seen, &asked), &asked, now) })
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -344,31 +334,23 @@ impl Service {
         }
     }
 
-    fn url(&self) -> Result<String> {
-        match &self.known_url {
-            Some(known) => Ok(known.clone()),
-            None => self.url.read(),
-        }
-    }
-
     fn learn(&mut self, url: &str, reply: Reply) {
         match reply {
-            Reply::Answered => self.known_url = Some(url.to_owned()),
-            Reply::Refused => self.known_url = None,
+            Reply::Answered => self.address.answered(url),
+            Reply::Refused => self.address.refused(),
             Reply::Silent | Reply::NotAsked => {}
         }
     }
 
     /// An old answer of a host that no longer answers is not kept; a new one is asked for at its return.
-    async fn ask_health(&mut self, url: &str, answers: bool, now: Now) {
+    async fn ask_health(&self, base: &str, answers: bool, now: Now) -> Option<Health> {
+        let ask = Ask { url: format!("{base}{HEALTH}"), key: None };
         if !answers {
-            self.health = None;
-            self.next_health = now.mono;
-        } else if now.mono >= self.next_health {
-            let answer = self.http.get(&format!("{url}{HEALTH}"), &[], Limits::within(self.patience.health)).await;
-            self.health = Some(Health::read(answer, now.wall));
-            self.next_health = now.mono + HEALTH_EVERY;
+            self.http.forget(&ask.url);
+            return None;
         }
+        let told = self.http.share(&ask, Limits::within(self.patience.health), now, HEALTH_AGE).await;
+        Some(Health::read(&told))
     }
 
     fn section(&mut self, url: String, seen: &Seen, asked: &Asked, now: Now) -> Section {
@@ -397,7 +379,7 @@ impl Service {
                 error: asked.as_ref().err().map(http::Error::to_string),
                 response_seconds: asked.as_ref().ok().map(|head| head.took.as_secs_f64()),
             },
-            health: self.health.clone(),
+            health: None,
         }
     }
 }
@@ -420,8 +402,8 @@ impl Reply {
         match asked {
             Ok(_) | Err(http::Error::TooLarge) => Reply::Answered,
             Err(http::Error::Refused) => Reply::Refused,
-            Err(http::Error::TimedOut { .. } | http::Error::Broken(_)) => Reply::Silent,
-            Err(http::Error::Unreachable(_)) => Reply::NotAsked,
+            Err(http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_)) => Reply::Silent,
+            Err(http::Error::Unreachable(_) | http::Error::Unresolved(_)) => Reply::NotAsked,
         }
     }
 }
@@ -528,8 +510,9 @@ struct HealthAnswer {
 }
 
 impl Health {
-    fn read(answer: Result<http::Answer, http::Error>, at: Timestamp) -> Health {
-        match answer.map_err(Into::into).and_then(|answer| HealthAnswer::of(&answer)) {
+    fn read(told: &http::Told) -> Health {
+        let at = told.at.wall;
+        match told.answer.as_ref().map_err(|error| error.clone().into()).and_then(|answer| HealthAnswer::of(answer)) {
             Ok(said) => Health {
                 status: Some(said.status),
                 uptime_seconds: Some(said.uptime_seconds),
@@ -547,8 +530,7 @@ impl Health {
 
 impl HealthAnswer {
     fn of(answer: &http::Answer) -> Result<HealthAnswer> {
-        anyhow::ensure!(answer.status == 200, "answered with status {}", answer.status);
-        let said: HealthAnswer = answer.json()?;
+        let said: HealthAnswer = answer.good()?.json()?;
         // It is shown, so it must be a word and not a text.
         let is_word = said.status.len() <= 32 && said.status.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         anyhow::ensure!(is_word, "answered with a `status` that is no word");
@@ -612,7 +594,9 @@ mod tests {
             (Err(http::Error::TimedOut { connected: true }), Reply::Silent),
             (Err(http::Error::TimedOut { connected: false }), Reply::Silent),
             (Err(http::Error::Broken(String::new())), Reply::Silent),
+            (Err(http::Error::Tls(String::new())), Reply::Silent),
             (Err(http::Error::Unreachable(String::new())), Reply::NotAsked),
+            (Err(http::Error::Unresolved(String::new())), Reply::NotAsked),
         ] {
             assert_eq!(Reply::of(&asked), reply, "{asked:?}");
         }
@@ -825,7 +809,7 @@ mod tests {
         let (root, stub) = (Root::new(), Stub::new());
         let mut service = collector(&root, &stub.url);
         let begin = Now::read();
-        for (second, asked) in [(0, 1), (15, 1), (59, 1), (60, 2), (75, 2)] {
+        for (second, asked) in [(0, 1), (15, 1), (45, 1), (60, 2), (75, 2)] {
             collect(&mut service, begin.plus(seconds(second)));
             assert_eq!(stub.asked_for(HEALTH), asked, "at {second} s");
         }
@@ -878,7 +862,7 @@ mod tests {
         let begin = Now::read();
         let at = |service: &mut Service, second: u64| collect(service, begin.plus(seconds(second)));
         assert_eq!(at(&mut service, 0).status, Status::Ok);
-        (service.url, service.known_url) = (refusing().as_str().into(), None);
+        service.address = Address::new(&refusing().as_str().into());
         assert_eq!(at(&mut service, 15).status, Status::ShuttingDown);
         assert_eq!(at(&mut service, 30).status, Status::ShuttingDown);
         // Young as it is, it has answered before.
@@ -889,7 +873,7 @@ mod tests {
         let section = at(&mut service, 75);
         assert_eq!((section.status, section.pid), (Status::Starting, Some(again.pid())));
         assert_eq!((section.starts_total, section.starts_last_hour), (Some(2), Some(2)));
-        service.url = stub.url.as_str().into();
+        service.address = Address::new(&stub.url.as_str().into());
         assert_eq!(at(&mut service, 90).status, Status::Ok);
     }
 
@@ -969,7 +953,7 @@ mod tests {
         assert_eq!(second.asked_for(LIVENESS), 0);
         // It stopped: nobody listens any more.
         write(&second);
-        service.known_url = Some(refusing());
+        service.address.answered(&refusing());
         assert_eq!(answers(&mut service), Some(false));
         assert_eq!(answers(&mut service), Some(true));
         assert_eq!(second.asked_for(LIVENESS), 1);

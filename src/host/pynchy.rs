@@ -12,12 +12,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use toml::{Table, Value};
 use tracing::warn;
 
+use super::containers::Names;
+use super::gateway::{Containers, Gateway, Kind};
 use super::{Host, ProcessRule, Profile, Url};
 
 /// What a running pynchy is called.
 pub const PROGRAM: &str = "pynchy";
 
 const PORT: u16 = 8484;
+const GATEWAY_PORT: u16 = 4010;
 const SCHEDULER_POLL: Duration = Duration::from_secs(60);
 
 /// What pynchy's own configuration says. `None` is not set, or set to what we do not understand.
@@ -31,33 +34,44 @@ pub struct Layout {
     pub poll_interval: Option<Duration>,
     /// `scheduler.timezone`; `$TZ` of the host, then the machine's if not set.
     pub timezone: Option<String>,
-    pub gateway: Gateway,
     /// `repos."owner/repo"`, with the folder of each.
     pub repos: BTreeMap<String, PathBuf>,
     /// Where secrets may stand. Not read here.
     pub env_file: PathBuf,
 }
 
-/// `[gateway]`. Its key is not kept.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Gateway {
-    pub port: Option<u16>,
-    /// `gateway.litellm_config` is set: the gateway is LiteLLM, else the one built in.
-    pub litellm: bool,
-}
-
 /// The host in this folder, by its own configuration.
 pub fn host(root: &Path) -> Host {
-    let layout = read(root);
+    let config = load(root);
+    let gateway = gateway(root, config.as_ref().ok());
+    let layout = read(root, config);
     Host {
         profile: Profile::Pynchy,
         root: root.to_owned(),
         url: Url::Written { root: root.to_owned() },
+        token: None,
+        status_poll: None,
+        notes: Vec::new(),
         database: Some(root.join("data/messages.db")),
         process: ProcessRule::InRoot { program: PROGRAM.to_owned() },
         scheduler_poll: layout.poll_interval.unwrap_or(SCHEDULER_POLL),
+        containers: Some(Names::pynchy()),
+        gateway: Some(gateway),
         layout,
     }
+}
+
+/// Why its `/status` is not asked for without being told to; `None` if it may be.
+pub fn why_status_costs(gateway: &Gateway) -> Option<String> {
+    let calls = match gateway.bills_for_health() {
+        Some(false) => return None,
+        Some(true) => "makes LiteLLM call every model",
+        None => "may make LiteLLM call every model, which cannot be told here",
+    };
+    Some(format!(
+        "each request costs it a hundred git processes or more, and {calls}, which is billed; `status_poll = \"60s\"` in \
+         [host] accepts that, and `background_health_checks: true` in LiteLLM's own configuration ends the calls"
+    ))
 }
 
 /// Base of its HTTP API if it started now.
@@ -84,9 +98,48 @@ pub fn is_root(folder: &Path) -> bool {
     folder.join("data/messages.db").is_file() || (folder.join("data").is_dir() && configured())
 }
 
-fn read(root: &Path) -> Layout {
+/// The gateway, by what could be read of the configuration.
+///
+/// Without any word of one pynchy still has the one that is built in.
+fn gateway(root: &Path, config: Option<&Option<Table>>) -> Gateway {
+    let Some(config) = config else { return Gateway::default() };
+    let empty = Table::new();
+    let mut keys = Keys { config: config.as_ref().unwrap_or(&empty), doubts: Vec::new() };
+    let path = keys.litellm_config();
+    let understood = keys.doubts.is_empty();
+    let port = keys.gateway_port();
+    let port = if keys.doubts.is_empty() { port.or(Some(GATEWAY_PORT)) } else { None };
+    let told = Gateway {
+        url: port.map(|port| format!("http://127.0.0.1:{port}")),
+        configured: config.as_ref().is_some_and(|config| config.contains_key("gateway")),
+        ..Gateway::default()
+    };
+    match path {
+        Some(path) => litellm(root, path, told),
+        // Its environment may say it as well, which we do not see; what such a gateway leaves behind, we do.
+        None if !understood || root.join("data/litellm").exists() => told,
+        None => Gateway { kind: Some(Kind::Builtin), expects_database: Some(false), ..told },
+    }
+}
+
+/// It runs in two containers, with a copy of its configuration that is made at each start.
+fn litellm(root: &Path, config: &str, told: Gateway) -> Gateway {
+    Gateway {
+        kind: Some(Kind::Litellm),
+        containers: Containers {
+            gateway: Some("pynchy-litellm".to_owned()),
+            postgres: Some("pynchy-litellm-db".to_owned()),
+        },
+        expects_database: Some(true),
+        litellm_configs: vec![root.join("data/litellm/litellm_config.yaml"), root.join(config)],
+        own_key: Some(format!("GATEWAY__MASTER_KEY in {}", root.join(".env").display())),
+        ..told
+    }
+}
+
+fn read(root: &Path, config: Result<Option<Table>>) -> Layout {
     let nothing = || Layout::of(root, &Table::new()).0;
-    match load(root) {
+    match config {
         Ok(Some(config)) => {
             let (layout, doubts) = Layout::of(root, &config);
             doubts.iter().for_each(|doubt| warn!("{}: {doubt}", file(root).display()));
@@ -126,18 +179,14 @@ impl Layout {
     /// Takes what it understands; the rest is told.
     fn of(root: &Path, config: &Table) -> (Layout, Vec<String>) {
         let mut keys = Keys { config, doubts: Vec::new() };
+        // What they say stands in the gateway; what they do not, in the log.
+        let _ = (keys.litellm_config(), keys.gateway_port());
         let layout = Layout {
             port: keys.port(),
             max_concurrent: keys
                 .get("container", "max_concurrent", "a number", |value| value.as_integer()?.try_into().ok()),
             poll_interval: keys.get("scheduler", "poll_interval", "seconds", seconds),
             timezone: keys.get("scheduler", "timezone", "a name", |value| value.as_str().map(str::to_owned)),
-            gateway: Gateway {
-                port: keys.get("gateway", "port", "a port", port),
-                litellm: keys
-                    .get("gateway", "litellm_config", "a path", Value::as_str)
-                    .is_some_and(|path| !path.is_empty()),
-            },
             repos: keys.repos(root),
             env_file: root.join(".env"),
         };
@@ -171,6 +220,14 @@ impl<'a> Keys<'a> {
 
     fn port(&mut self) -> Option<u16> {
         self.get("server", "port", "a port", port)
+    }
+
+    fn gateway_port(&mut self) -> Option<u16> {
+        self.get("gateway", "port", "a port", port)
+    }
+
+    fn litellm_config(&mut self) -> Option<&'a str> {
+        self.get("gateway", "litellm_config", "a path", Value::as_str).filter(|path| !path.is_empty())
     }
 
     /// A repo without a path of its own lies under `data/repos`.
@@ -251,7 +308,6 @@ mod tests {
             max_concurrent: Some(5),
             poll_interval: Some(Duration::from_millis(500)),
             timezone: Some("Europe/Berlin".to_owned()),
-            gateway: Gateway { port: Some(4000), litellm: true },
             repos: repos.map(|(slug, path)| (slug.to_owned(), path.into())).into(),
             env_file: "/srv/p/.env".into(),
         };
@@ -282,6 +338,54 @@ mod tests {
         }
         assert_eq!(doubts.len(), 5);
         assert!(!text.contains("secret"), "{text}");
+    }
+
+    fn gateway_of(text: &str) -> Gateway {
+        gateway(Path::new("/srv/p"), Some(&Some(text.parse().unwrap())))
+    }
+
+    #[test]
+    fn the_gateway_is_litellm_iff_it_has_a_configuration() {
+        let litellm =
+            gateway_of("[gateway]\nlitellm_config = \"litellm.yaml\"\nmaster_key = \"sk-secret\"\nport = 4000\n");
+        let expected = Gateway {
+            kind: Some(Kind::Litellm),
+            url: Some("http://127.0.0.1:4000".to_owned()),
+            configured: true,
+            containers: Containers {
+                gateway: Some("pynchy-litellm".to_owned()),
+                postgres: Some("pynchy-litellm-db".to_owned()),
+            },
+            expects_database: Some(true),
+            litellm_configs: vec!["/srv/p/data/litellm/litellm_config.yaml".into(), "/srv/p/litellm.yaml".into()],
+            own_key: Some("GATEWAY__MASTER_KEY in /srv/p/.env".to_owned()),
+        };
+        assert_eq!(litellm, expected);
+        let builtin = Gateway {
+            kind: Some(Kind::Builtin),
+            url: Some("http://127.0.0.1:4010".to_owned()),
+            expects_database: Some(false),
+            ..Gateway::default()
+        };
+        assert_eq!(gateway_of("[server]\nport = 1\n"), builtin);
+        assert_eq!(gateway(Path::new("/srv/p"), Some(&None)), builtin, "no file at all");
+        assert_eq!(gateway_of("[gateway]\nlitellm_config = \"\"\n"), Gateway { configured: true, ..builtin });
+    }
+
+    #[test]
+    fn a_gateway_that_cannot_be_told_is_of_no_kind() {
+        assert_eq!(gateway(Path::new("/srv/p"), None), Gateway::default());
+        for text in ["gateway = 1", "[gateway]\nlitellm_config = 3\n", "[gateway]\nlitellm_config = [\"a\"]\n"] {
+            let told = gateway_of(text);
+            assert_eq!((told.kind, told.configured), (None, true), "{text}");
+            assert_eq!(told.bills_for_health(), None);
+        }
+        let folder = folder(Some("[gateway]\nport = \"x\"\n"), &["data/", "data/litellm/"]);
+        let told = host(folder.path()).gateway.unwrap();
+        assert_eq!((told.kind, told.url, told.configured), (None, None, true), "LiteLLM was there");
+        std::fs::remove_dir(folder.path().join("data/litellm")).unwrap();
+        let told = host(folder.path()).gateway.unwrap();
+        assert_eq!((told.kind, told.url), (Some(Kind::Builtin), None), "a port that is none is not guessed");
     }
 
     #[test]

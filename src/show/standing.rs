@@ -128,8 +128,14 @@ mod tests {
 
     fn snapshot() -> Snapshot {
         let now = Now::read();
-        let sidecar =
-            Sidecar { version: "", arch: "", profile: Profile::Pynchy, root: String::new(), started_at: now.wall };
+        let sidecar = Sidecar {
+            version: "",
+            arch: "",
+            profile: Profile::Pynchy,
+            root: String::new(),
+            notes: Vec::new(),
+            started_at: now.wall,
+        };
         let river = River::new(now, sidecar, Vec::new(), Health::new(now, Vec::new(), &[], &Settings::default()));
         (*river.current().get()).clone()
     }

@@ -202,13 +202,15 @@ struct Config<'a> {
 struct Host<'a> {
     profile: crate::host::Profile,
     root: &'a str,
+    /// What is not looked at here, why, and how to get it.
+    notes: &'a [String],
 }
 
 fn sidecar(snapshot: &Snapshot) -> Sidecar<'_> {
     let sidecar = &*snapshot.sidecar;
     Sidecar {
         version: sidecar.version,
-        host: Host { profile: sidecar.profile, root: &sidecar.root },
+        host: Host { profile: sidecar.profile, root: &sidecar.root, notes: &sidecar.notes },
         started_at: sidecar.started_at,
         config: Config { loaded_at: snapshot.configured_at, error: snapshot.refused.as_deref() },
     }

@@ -1,4 +1,4 @@
-//! HTTP to the host and to what stands around it: one GET, bounded in time and size, no redirect followed.
+//! HTTP and HTTPS to the host and to what stands around it: one GET, bounded in time and size, no redirect followed.
 //!
 //! Each request has a connection of its own: a host that restarts is then seen at once. What the other side sends
 //! reaches no error text.
@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -14,19 +15,36 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, USER_AGENT};
+use hyper::header::{CONNECTION, CONTENT_TYPE, DATE, HOST, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
+
+use crate::sample::Denied;
+
+mod memo;
+mod tls;
+mod token;
+
+pub use memo::{Ask, Told};
+pub use tls::Trust;
+pub use token::{Bearer, TokenFile};
 
 const BODY_LIMIT: usize = 1024 * 1024;
 const AGENT: &str = concat!("agenthost-exporter/", env!("CARGO_PKG_VERSION"));
 
-/// A client. Clones share it.
+/// A client. Clones share it, and what it was told.
 #[derive(Debug, Clone, Default)]
-pub struct Http {}
+pub struct Http {
+    memo: Arc<memo::Memo>,
+    /// `None`: the authorities that are built in.
+    trust: Option<Trust>,
+}
 
 /// How long a request may take in all, and how many bytes its answer may have.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +65,28 @@ pub struct Answer {
     pub status: u16,
     /// From before connecting until the body was there.
     pub took: Duration,
-    is_json: bool,
+    /// When it may be asked again, by its own word.
+    pub retry_after: Option<Duration>,
+    kind: Kind,
+    redirect: Option<Redirect>,
     body: Bytes,
+}
+
+/// What the content type calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Html,
+    Other,
+}
+
+/// Where an answer sends us; we do not go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Redirect {
+    /// Another path of whom we asked.
+    Within,
+    /// Somebody else, who must not see our key.
+    Away,
 }
 
 /// The body may hold anything: it does not show.
@@ -65,8 +103,10 @@ impl Answer {
     /// The content type does not say JSON, it is none, or it has another shape. The text names the place, never the
     /// content.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        if !self.is_json {
-            bail!("answered with status {} and something that is not called JSON", self.status);
+        match self.kind {
+            Kind::Json => {}
+            Kind::Html => bail!("answered with status {} and HTML instead of JSON", self.status),
+            Kind::Other => bail!("answered with status {} and something that is not called JSON", self.status),
         }
         serde_json::from_slice(&self.body).map_err(|error| {
             let fault = if error.is_data() { "JSON of another shape" } else { "invalid JSON" };
@@ -77,6 +117,32 @@ impl Answer {
                 error.column()
             )
         })
+    }
+}
+
+impl Answer {
+    /// Asserts that the question was answered: a status from 200 to 299.
+    ///
+    /// # Errors
+    /// Names the status; `Denied` for 401 and 403. A redirect is named and not followed.
+    pub fn good(&self) -> Result<&Answer> {
+        let status = self.status;
+        match (status, self.redirect) {
+            (200..=299, _) => Ok(self),
+            (401 | 403, _) => bail!(Denied(format!("answered with status {status}"))),
+            (300..=399, Some(Redirect::Away)) => {
+                bail!("answered with status {status}, a redirect to another host, which is not followed")
+            }
+            (300..=399, Some(Redirect::Within)) => {
+                bail!("answered with status {status}, a redirect, which is not followed")
+            }
+            _ => bail!("answered with status {status}"),
+        }
+    }
+
+    /// The body, if it is text.
+    pub fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.body).ok()
     }
 }
 
@@ -96,7 +162,11 @@ pub enum Error {
     TimedOut { connected: bool },
     /// The body is longer than the limit.
     TooLarge,
-    /// It could not be asked: no such name, no route.
+    /// Its name leads to no address.
+    Unresolved(String),
+    /// It was accepted, and then no TLS came of it.
+    Tls(String),
+    /// It could not be asked: no route.
     Unreachable(String),
     /// Somebody listens, and it is not HTTP or ends too early; or the request is none.
     Broken(String),
@@ -109,6 +179,8 @@ impl fmt::Display for Error {
             Error::TimedOut { connected: true } => f.write_str("timed out"),
             Error::TimedOut { connected: false } => f.write_str("timed out while connecting"),
             Error::TooLarge => f.write_str("the answer is too large"),
+            Error::Unresolved(text) => write!(f, "look up its name: {text}"),
+            Error::Tls(text) => write!(f, "TLS: {text}"),
             Error::Unreachable(text) | Error::Broken(text) => f.write_str(text),
         }
     }
@@ -117,14 +189,27 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Http {
+    /// The same client, but for it only these authorities count.
+    #[must_use]
+    pub fn trusting(self, trust: Trust) -> Http {
+        Http { trust: Some(trust), ..Http::default() }
+    }
+
     /// Gets the whole answer.
     ///
     /// # Errors
     /// See [`Error`]. A status of 400 and above is an answer.
     pub async fn get(&self, url: &str, headers: &[(&str, &str)], limits: Limits) -> Result<Answer, Error> {
         let begun = Instant::now();
-        let (head, body) = talk(url, headers, begun + limits.time, Some(limits.body)).await?;
-        Ok(Answer { status: head.status.as_u16(), took: begun.elapsed(), is_json: is_json(&head.headers), body })
+        let (head, body) = self.talk(url, headers, begun + limits.time, Some(limits.body)).await?;
+        Ok(Answer {
+            status: head.status.as_u16(),
+            took: begun.elapsed(),
+            retry_after: retry_after(&head.headers),
+            kind: Kind::of(&head.headers),
+            redirect: head.headers.get(LOCATION).map(|to| Redirect::of(url, to.as_bytes())),
+            body,
+        })
     }
 
     /// Waits for the head of an answer only: whether somebody answers does not depend on what.
@@ -133,15 +218,47 @@ impl Http {
     /// See [`Error`]; never `TooLarge`.
     pub async fn probe(&self, url: &str, time: Duration) -> Result<Head, Error> {
         let begun = Instant::now();
-        let (head, _) = talk(url, &[], begun + time, None).await?;
+        let (head, _) = self.talk(url, &[], begun + time, None).await?;
         Ok(Head { status: head.status.as_u16(), took: begun.elapsed() })
     }
+
+    /// Connects, asks, and reads at most `limit` bytes of the body; none without a limit.
+    async fn talk(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        deadline: Instant,
+        limit: Option<usize>,
+    ) -> Result<(Parts, Bytes), Error> {
+        let (uri, host) = parse(url)?;
+        let request = request(&uri, headers)?;
+        let is_secret = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_secret { 443 } else { 80 });
+        let stream = connect(&host, port, deadline).await?;
+        let exchanged = async {
+            if is_secret {
+                let trust = self.trust.clone().unwrap_or_else(Trust::builtin);
+                exchange(trust.connect(&host, stream).await?, request, limit).await
+            } else {
+                exchange(stream, request, limit).await
+            }
+        };
+        timeout_at(deadline, exchanged).await.map_err(|_| Error::TimedOut { connected: true })?
+    }
+}
+
+/// Connects to any address of a name.
+///
+/// # Errors
+/// Refused, silent, no such name, no route.
+pub async fn reach(host: &str, port: u16, time: Duration) -> Result<(), Error> {
+    connect(host, port, Instant::now() + time).await.map(drop)
 }
 
 /// Checks the base of an API and returns it without a trailing slash.
 ///
 /// # Errors
-/// For the person who wrote it: not a URL, https, user and password, a query or fragment.
+/// For the person who wrote it: not a URL, user and password, a query or fragment.
 pub fn base(url: &str) -> Result<String> {
     let (uri, _) = parse(url).map_err(|error| anyhow!("{error}"))?;
     if uri.query().is_some() || url.contains('#') {
@@ -162,31 +279,23 @@ fn parse(url: &str) -> Result<(Uri, String), Error> {
         return broken(format!("`{url}` is not a URL: its port is no number from 0 to 65535"));
     }
     match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(host)) if !host.is_empty() => {
+        (Some("http" | "https"), Some(host)) if !host.is_empty() => {
             let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
             Ok((uri, host))
         }
-        (Some("https"), _) => broken(format!("`{url}`: https is not spoken yet, only http")),
-        _ => broken(format!("`{url}` is not a URL of the form http://host:port")),
+        _ => broken(format!("`{url}` is not a URL of the form http://host:port or https://host")),
     }
 }
 
 type Parts = hyper::http::response::Parts;
 
-/// Connects, asks, and reads at most `limit` bytes of the body; none without a limit.
-async fn talk(
-    url: &str,
-    headers: &[(&str, &str)],
-    deadline: Instant,
-    limit: Option<usize>,
-) -> Result<(Parts, Bytes), Error> {
-    let (uri, host) = parse(url)?;
-    let request = request(&uri, headers)?;
-    let address = (host.as_str(), uri.port_u16().unwrap_or(80));
-    let connected = timeout_at(deadline, TcpStream::connect(address)).await;
-    let stream = connected.map_err(|_| Error::TimedOut { connected: false })?.map_err(|error| not_connected(&error))?;
-    let exchanged = timeout_at(deadline, exchange(stream, request, limit)).await;
-    exchanged.map_err(|_| Error::TimedOut { connected: true })?
+/// A name that is not found and one that nobody tells us are the same: no address.
+async fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, Error> {
+    let unresolved = |text: &str| Error::Unresolved(text.to_owned());
+    let found = timeout_at(deadline, lookup_host((host, port))).await.map_err(|_| unresolved("timed out"))?;
+    let addresses: Vec<_> = found.map_err(|error| unresolved(&error.to_string()))?.collect();
+    let connected = timeout_at(deadline, TcpStream::connect(&*addresses)).await;
+    connected.map_err(|_| Error::TimedOut { connected: false })?.map_err(|error| not_connected(&error))
 }
 
 fn request(uri: &Uri, headers: &[(&str, &str)]) -> Result<Request<Empty<Bytes>>, Error> {
@@ -207,8 +316,9 @@ fn not_connected(error: &std::io::Error) -> Error {
     }
 }
 
-async fn exchange(
-    stream: TcpStream,
+/// Asks over a connection that stands, and reads at most `limit` bytes of the body; none without a limit.
+pub(super) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
     limit: Option<usize>,
 ) -> Result<(Parts, Bytes), Error> {
@@ -254,10 +364,43 @@ fn broken(error: &hyper::Error) -> Error {
     Error::Broken(text.to_owned())
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+/// Seconds, or a date, which is held against that of the answer.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let said = text(RETRY_AFTER)?;
+    if let Ok(seconds) = said.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text: &str| rfc2822::DateTimeParser::new().parse_timestamp(text).ok();
+    let sent = text(DATE).and_then(date).unwrap_or_else(Timestamp::now);
+    Some(Duration::try_from(date(said)?.duration_since(sent)).unwrap_or_default())
+}
+
+impl Kind {
+    fn of(headers: &HeaderMap) -> Kind {
+        let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        match kind.strip_prefix("application/") {
+            Some(kind) if kind == "json" || kind.ends_with("+json") => Kind::Json,
+            _ if kind == "text/html" => Kind::Html,
+            _ => Kind::Other,
+        }
+    }
+}
+
+impl Redirect {
+    /// A path is within; of a URL scheme, host and port must be those that were asked.
+    fn of(asked: &str, to: &[u8]) -> Redirect {
+        // `//name/path` keeps the scheme only.
+        let is_elsewhere = to.starts_with(b"//");
+        let to = std::str::from_utf8(to).ok().and_then(|to| to.parse::<Uri>().ok());
+        let origin = |uri: &Uri| (uri.scheme().cloned(), uri.authority().cloned());
+        match to.as_ref().map(origin) {
+            Some((None, None)) if !is_elsewhere => Redirect::Within,
+            Some(origin_of) if asked.parse::<Uri>().is_ok_and(|asked| origin(&asked) == origin_of) => Redirect::Within,
+            _ => Redirect::Away,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -341,7 +484,10 @@ mod tests {
         }
         let page = get(&answering(&reply("text/html", r#"{"a": 1}"#))).unwrap();
         assert_eq!(page.status, 200);
-        assert!(page.json::<serde_json::Value>().unwrap_err().to_string().contains("not called JSON"));
+        let text = page.json::<serde_json::Value>().unwrap_err().to_string();
+        assert_eq!(text, "answered with status 200 and HTML instead of JSON");
+        let text = get(&answering(&reply("text/plain", "1"))).unwrap().json::<u32>().unwrap_err().to_string();
+        assert_eq!(text, "answered with status 200 and something that is not called JSON");
     }
 
     #[test]
@@ -428,16 +574,84 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_exist_are_unreachable() {
-        assert!(matches!(get("http://nowhere.invalid:80/").unwrap_err(), Error::Unreachable(_)));
+    fn statuses_are_named_and_redirects_are_not_followed() {
+        let told = |head: &str| {
+            let answer = get(&answering(&format!("HTTP/1.1 {head}\r\nContent-Length: 0\r\n\r\n"))).unwrap();
+            let failure = answer.good().map(drop).map_err(crate::sample::Failure::from);
+            failure.map_err(|failure| (failure.cause, failure.error))
+        };
+        assert_eq!(told("204 X"), Ok(()));
+        let (silent, denied) = (crate::sample::Cause::Unanswered, crate::sample::Cause::Denied);
+        for (head, cause, text) in [
+            ("500 X", silent, "answered with status 500"),
+            ("404 X", silent, "answered with status 404"),
+            ("401 X", denied, "answered with status 401"),
+            ("403 X", denied, "answered with status 403"),
+            ("304 X", silent, "answered with status 304"),
+            ("302 X\r\nLocation: /login", silent, "answered with status 302, a redirect, which is not followed"),
+            (
+                "307 X\r\nLocation: http://127.0.0.1:1/secret",
+                silent,
+                "answered with status 307, a redirect to another host, which is not followed",
+            ),
+        ] {
+            assert_eq!(told(head), Err((cause, text.to_owned())), "{head}");
+        }
+        let asked = "http://127.0.0.1:8484/status";
+        for (to, is) in [
+            ("/a", Redirect::Within),
+            ("http://127.0.0.1:8484/a", Redirect::Within),
+            ("https://127.0.0.1:8484/a", Redirect::Away),
+            ("http://127.0.0.1/a", Redirect::Away),
+            ("//elsewhere/a", Redirect::Away),
+            ("\u{1}", Redirect::Away),
+        ] {
+            assert_eq!(Redirect::of(asked, to.as_bytes()), is, "{to}");
+        }
+    }
+
+    #[test]
+    fn names_that_do_not_exist_are_told_from_those_that_do_not_answer() {
+        let unresolved = get("http://nowhere.invalid:80/").unwrap_err();
+        assert!(matches!(unresolved, Error::Unresolved(_)));
+        assert!(unresolved.to_string().starts_with("look up its name: "), "{unresolved}");
+    }
+
+    #[test]
+    fn an_answer_says_when_it_may_be_asked_again() {
+        let told = |headers: &str| {
+            get(&answering(&format!("HTTP/1.1 429 X\r\n{headers}Content-Length: 0\r\n\r\n"))).unwrap().retry_after
+        };
+        let date = "Date: Sat, 21 Nov 2026 20:00:00 GMT\r\n";
+        assert_eq!(told("Retry-After: 17\r\n"), Some(Duration::from_secs(17)));
+        assert_eq!(
+            told(&format!("{date}Retry-After: Sat, 21 Nov 2026 20:01:30 GMT\r\n")),
+            Some(Duration::from_secs(90))
+        );
+        assert_eq!(told(&format!("{date}Retry-After: Sat, 21 Nov 2026 19:00:00 GMT\r\n")), Some(Duration::ZERO));
+        assert!(told("Retry-After: Sat, 21 Nov 2099 19:00:00 GMT\r\n").unwrap() > Duration::from_secs(1));
+        for none in ["", "Retry-After: soon\r\n", "Retry-After: -1\r\n"] {
+            assert_eq!(told(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_reached_or_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let reached = |host: &str| wait(reach(host, port, Duration::from_secs(20)));
+        assert_eq!(reached("127.0.0.1"), Ok(()));
+        assert!(matches!(reached("nowhere.invalid"), Err(Error::Unresolved(_))));
+        drop(listener);
+        assert_eq!(reached("127.0.0.1"), Err(Error::Refused));
     }
 
     #[test]
     fn addresses_are_checked() {
         assert_eq!(base("http://127.0.0.1:8484/").unwrap(), "http://127.0.0.1:8484");
         assert_eq!(base("http://[::1]:8484/api").unwrap(), "http://[::1]:8484/api");
+        assert_eq!(base("https://host.example/v1/").unwrap(), "https://host.example/v1");
         for (url, says) in [
-            ("https://host", "https is not spoken yet"),
             ("host:8484", "of the form http://host:port"),
             ("ftp://host", "of the form http://host:port"),
             ("http://", "is not a URL"),

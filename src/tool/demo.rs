@@ -36,6 +36,9 @@ const MARKER: &str = ".agenthost-demo";
 /// What the child says on standard error, below the root.
 const LOG: &str = "logs/pynchy.log";
 
+/// Collectors that have nothing to look at here: a demo makes no containers.
+pub const WITHOUT: &[&str] = &["containers", "mcp"];
+
 /// How long the child may take until it answers.
 const START: Duration = Duration::from_secs(10);
 /// How long it may take to end by itself.

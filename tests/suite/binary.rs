@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use serde_json::Value;
 
+use crate::api::Api;
 use crate::fixture::Root;
 
 /// Fast enough for a test; everything else is as delivered.
@@ -54,10 +55,19 @@ impl Sidecar {
     pub fn start_with(root: &Path, extra: &str, flags: &[String]) -> Sidecar {
         let config = root.join("exporter.toml");
         std::fs::write(&config, format!("{FAST}{extra}")).unwrap();
+        let flags = flags.iter().cloned().chain([format!("--host.root={}", root.display())]);
+        Sidecar::spawn(&config, flags)
+    }
+
+    /// With nothing but this configuration.
+    pub fn start_as_is(root: &Path, config: &Path) -> Sidecar {
+        Sidecar::spawn(config, [format!("--host.root={}", root.display())])
+    }
+
+    pub fn spawn(config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
         let mut child = exporter()
             .args(["--web.listen-address=127.0.0.1:0", "--log.format=json"])
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--host.root={}", root.display()))
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()
@@ -76,13 +86,22 @@ impl Sidecar {
 
     /// Reads `/status` until it is as wanted.
     pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until_within(PATIENCE, what, wanted)
+    }
+
+    /// The same for what takes longer than time-outs do.
+    pub fn until_patiently(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until_within(PATIENCE * 4, what, wanted)
+    }
+
+    fn until_within(&self, patience: Duration, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
             let status = self.status();
             if wanted(&status) {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "never: {what}; last: {status:#}");
+            assert!(begun.elapsed() < patience, "never: {what}; last: {status:#}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -130,32 +149,19 @@ pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
-/// A host API that answers everything with 404, as fast as it can.
-fn api() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        }
-    });
-    address
-}
-
-fn up(collector: &'static str, up: bool) -> impl Fn(&Value) -> bool {
+pub fn up(collector: &'static str, up: bool) -> impl Fn(&Value) -> bool {
     move |status| status["collectors"][collector]["up"] == up
 }
 
-fn error(status: &Value, collector: &str) -> String {
+pub fn error(status: &Value, collector: &str) -> String {
     status["collectors"][collector]["error"].as_str().unwrap_or("none").to_owned()
 }
 
 #[test]
 fn it_reads_a_host_through_damage_and_repair() {
     let root = Root::with_history(Timestamp::now());
-    let sidecar = Sidecar::start(root.path(), &format!("[host]\nurl = \"http://{}\"\n", api()));
+    let api = Api::healthy();
+    let sidecar = Sidecar::start(root.path(), &format!("[host]\nurl = \"{}\"\n", api.url));
     let status = sidecar.until("messages", up("messages", true));
     assert_eq!(status["messages"]["pending_deliveries"], 2);
     let status = sidecar.until("ready", |status| status["health"]["ready"] == true);

@@ -44,7 +44,10 @@ fn each_mistake_has_its_message() {
             "[host]\nurl = \"http://user:s3cret@x\"\n",
             "config.toml:2: url: a URL with user and password is not taken: it would be shown",
         ),
-        ("[host]\n\nurl = \"https://x\"\n", "config.toml:3: url: `https://x`: https is not spoken yet, only http"),
+        (
+            "[host]\n\nurl = \"ftp://x\"\n",
+            "config.toml:3: url: `ftp://x` is not a URL of the form http://host:port or https://host",
+        ),
         ("[host]\nprocess = \"\"\n", "config.toml:2: process: empty, it would match nothing"),
         (
             "[host]\npid_file = \"a\"\nprocess = \"b\"\n",

@@ -7,8 +7,15 @@ use agenthost_exporter::collect::Subsystem;
 use agenthost_exporter::host::{self, Host};
 use agenthost_exporter::sample::{Now, Sample};
 use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::cgroup::Cgroups;
+use agenthost_exporter::source::docker::Docker;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use crate::fake_docker::{Fake, container};
+
+use crate::api::Api;
 
 const SCHEMA: &str = include_str!("../../src/tool/demo/pynchy.sql");
 const ROWS: &str = include_str!("../fixtures/history.sql");
@@ -29,15 +36,16 @@ cd admin-1; echo more > b.txt; git add .; git commit -qm more; echo new > c.txt
 cd ../family; echo mine > a.txt; git commit -qam mine; git merge -q main >/dev/null 2>&1 || true
 "#;
 
-/// The folder; it goes when this is dropped.
+/// The folder, which goes when this is dropped, and what the host's API says to collectors that run in the test.
 pub struct Root {
     folder: tempfile::TempDir,
+    api: Api,
 }
 
 impl Root {
     /// A host whose history ends at `now`. In the rows `{-90s}` stands for a moment so long before it.
     pub fn with_history(now: Timestamp) -> Root {
-        let root = Root { folder: tempfile::tempdir().unwrap() };
+        let root = Root { folder: tempfile::tempdir().unwrap(), api: Api::healthy() };
         std::fs::create_dir(root.path().join("data")).unwrap();
         std::fs::write(root.path().join("config.toml"), "[server]\nport = 1\n").unwrap();
         let database = Connection::open(root.database()).unwrap();
@@ -77,7 +85,8 @@ impl Root {
     }
 
     pub fn host(&self) -> Host {
-        let config = host::Config { root: Some(self.path().to_owned()), ..host::Config::default() };
+        let (root, url) = (Some(self.path().to_owned()), Some(self.api.url.clone()));
+        let config = host::Config { root, url, ..host::Config::default() };
         host::find(&config, &Sources::default().processes, Path::new("/")).unwrap()
     }
 
@@ -85,9 +94,31 @@ impl Root {
     pub fn run(&self, subsystem: &Subsystem, now: Now) -> anyhow::Result<Sample> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let build = (subsystem.plan)(None)?;
-        let mut collector = build(&self.host(), &Sources::default())?.expect("a pynchy host has it");
+        let engine = Fake::with(containers());
+        let sources = Sources {
+            docker: Docker::at(engine.socket()),
+            cgroups: Cgroups::at("/nonexistent", "/nonexistent"),
+            ..Sources::default()
+        };
+        let mut collector = build(&self.host(), &sources)?.expect("a pynchy host has it");
         collector.run(now, Duration::from_secs(10), runtime.handle())
     }
+}
+
+/// An agent at work, one that was killed for memory, the gateway, and an MCP server that is down.
+fn containers() -> Vec<Value> {
+    let agent = |name, more| container(name, "pynchy-agent:latest", more);
+    let killed = json!({"Status": "Exited (137) 2 hours ago", "State": {"Status": "exited", "ExitCode": 137,
+        "OOMKilled": true, "FinishedAt": "2026-11-21T19:58:00Z"}});
+    let looping = json!({"Status": "Restarting (1) 5 minutes ago", "RestartCount": 12, "State": {
+        "Status": "restarting", "ExitCode": 1, "FinishedAt": "2026-11-21T19:59:00Z"}});
+    vec![
+        agent("pynchy-admin-1", json!({})),
+        agent("pynchy-family-1795307730123", killed),
+        container("pynchy-litellm", "litellm:1", json!({"State": {"Health": {"Status": "healthy"}}})),
+        container("pynchy-mcp-web_0a1b2c", "web:1", looping),
+        container("somebody-elses", "postgres:16", json!({})),
+    ]
 }
 
 /// Replaces `{-90s}` and `{+2h}` by moments as the host writes them.

@@ -1,10 +1,17 @@
 //! One binary for all integration tests: linking it costs more than running most of them.
 
+#[path = "../../src/collect/fixture/api.rs"]
+mod api;
 mod binary;
 mod config;
 mod doors;
+mod docker;
+mod dockerd;
+#[path = "../../src/source/docker/fake.rs"]
+mod fake_docker;
 mod fixture;
 mod git;
+mod live;
 mod oracle;
 mod outputs;
 mod policy;

@@ -52,6 +52,7 @@ fn sidecar() -> Sidecar {
         arch: "golden",
         profile: Profile::Pynchy,
         root: "/srv/pynchy".into(),
+        notes: Vec::new(),
         started_at: now().wall,
     }
 }

@@ -8,7 +8,8 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Group, earlier};
+use super::Group;
+use crate::collect::deliveries::earlier;
 use crate::collect::registered::{GROUP_SYNC, Registered, UNREGISTERED};
 use crate::sample::Moment;
 use crate::source::sqlite::{Raw, Reader, Row, Tail, column, params};

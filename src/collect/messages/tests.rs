@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::collect::fixture::{self, Connection, at, now_or_never};
+use crate::collect::fixture::{self, Connection, at, now_or_never, params};
 
 /// A host's database that a test writes, and the collector that looks at it.
 struct Scene {
@@ -143,8 +143,8 @@ fn counts_what_came_went_and_waits() {
     assert_eq!(beta.oldest_unanswered_at, None, "a notice waits for no answer");
     let stray = &section.groups["(unregistered)"];
     assert_eq!((stray.unprocessed, stray.last_received_at), (None, utc("11:40:00")));
-    assert_eq!(section.channels["mail"], Channel { pending: 1, erroring: 1, oldest_pending_at: utc("11:20:00") });
-    assert_eq!(section.channels["quiet"], Channel::default());
+    assert_eq!(section.channels["mail"], Waiting { pending: 1, erroring: 1, oldest_pending_at: utc("11:20:00") });
+    assert_eq!(section.channels["quiet"], Waiting::default());
     let age = |name: &str| value(&section, name).unwrap().round();
     assert_eq!(age("agenthost_deliveries_oldest_pending_seconds mail"), 2400.0);
     assert_eq!(age("agenthost_deliveries_oldest_pending_seconds quiet"), 0.0);
@@ -445,11 +445,11 @@ fn a_delivery_whose_ledger_row_is_gone_has_no_age() {
 fn a_channel_stays_listed_when_nothing_waits_any_more() {
     let mut scene = Scene::new();
     scene.sql("BEGIN");
-    for _ in 0..PENDING_PAGE + 1 {
+    for _ in 0..deliveries::PAGE + 1 {
         scene.send("jid-a", "11:00:00", "slack", false, None);
     }
     scene.sql("COMMIT");
-    assert_eq!(scene.look("12:00:00").pending_deliveries, PENDING_PAGE as u64 + 1);
+    assert_eq!(scene.look("12:00:00").pending_deliveries, deliveries::PAGE as u64 + 1);
     scene.sql("UPDATE outbound_deliveries SET delivered_at = '2026-11-21T12:00:01+00:00'");
     let section = scene.look("12:00:15");
     assert_eq!(value(&section, "agenthost_deliveries_oldest_pending_seconds slack"), Some(0.0));

@@ -1,0 +1,314 @@
+//! Channels: which of them the host calls connected, and whether its own database contradicts it.
+//!
+//! Only the running host knows its channels, so a host that does not answer makes them unknown. Its `/status` may cost it
+//! a lot (see `Host::status_poll`); where it is not to be polled, `/health` says whether any channel is connected.
+//!
+//! The interval `I` of the checks is that of the polls. After one that failed the loop asks again sooner (`RETRY`), which
+//! adds observations between: never a bad one more than the host said, and an unknown one weighs as any other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::collect::Collector;
+use crate::collect::deliveries::{self, Waiting};
+use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi, STATUS, STATUS_AGE};
+use crate::fact::{Bound, Check, Fact, Severity};
+use crate::host::Host;
+use crate::sample::{Now, Points};
+use crate::source::Sources;
+use crate::source::sqlite::{Database, Followed, Reader};
+
+/// Nothing to set but what the loop takes.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+/// `/status.channels`: by name, as the host calls it.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Section {
+    channels: BTreeMap<Arc<str>, Channel>,
+}
+
+/// What is known of one channel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Channel {
+    /// By the host's word; null if it does not know either.
+    connected: Option<bool>,
+    /// In the host's own word, if it has one.
+    status: Arc<str>,
+    /// When we first saw it so; a restart of the sidecar begins anew.
+    since: Timestamp,
+    /// Where the host said it.
+    source: &'static str,
+    #[serde(skip)]
+    evidence: Evidence,
+}
+
+/// What the host's deliveries say of a channel's word.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Evidence {
+    /// There is none: the host has no database, or no channel of its own is meant.
+    Unmeasured,
+    Unknown,
+    Contradicts(bool),
+}
+
+static CONNECTED: Fact = Fact::gauge(
+    "agenthost.channel.connected",
+    "agenthost_channel_connected",
+    "1 if the channel is connected by the host's own word, 0 if not; absent while the host does not say. The channel \
+     `any` is whether any is.",
+)
+.of(&["channel"]);
+
+static CONTRADICTED: Fact = Fact::gauge(
+    "agenthost.channel.contradicted",
+    "agenthost_channel_contradicted",
+    "1 if the host calls the channel connected while deliveries to it err or have waited over ten minutes, else 0; absent \
+     where one of both is not known.",
+)
+.of(&["channel"]);
+
+static SINCE: Fact = Fact::gauge(
+    "agenthost.channel.since_timestamp_seconds",
+    "agenthost_channel_since_timestamp_seconds",
+    "When the exporter first saw the channel in the state it is in (Unix time).",
+)
+.of(&["channel"]);
+
+/// Asks the host, remembers since when it says the same, and looks for what contradicts it.
+pub struct Channels {
+    word: Word,
+    api: HostApi,
+    ledger: Option<Ledger>,
+    seen: BTreeMap<Arc<str>, (State, Timestamp)>,
+}
+
+/// Where the host says it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Word {
+    /// Of each channel.
+    Status,
+    /// Whether any is connected.
+    Health,
+}
+
+/// What the host says of one channel.
+#[derive(Debug, Clone, PartialEq)]
+struct State {
+    connected: Option<bool>,
+    status: Arc<str>,
+}
+
+impl Collector for Channels {
+    const NAME: &'static str = "channels";
+    const EVERY: Duration = Duration::from_secs(60);
+    const RETRY: Option<Duration> = Some(Duration::from_secs(15));
+    const ASKS_STATUS: bool = true;
+    const FACTS: &'static [&'static Fact] = &[&CONNECTED, &CONTRADICTED, &SINCE];
+    const CHECKS: &'static [Check] = &[
+        Check {
+            name: "channel_connected",
+            fact: &CONNECTED,
+            bad: Bound::Below(1.0),
+            severity: Severity::Critical,
+            fail_for: Duration::from_secs(2 * 60),
+            means: "The host has lost the channel, as it says itself: nobody there reaches an agent.",
+        },
+        Check {
+            name: "channel_contradicted",
+            fact: &CONTRADICTED,
+            bad: Bound::Above(0.0),
+            severity: Severity::Warning,
+            fail_for: Duration::from_secs(10 * 60),
+            means: "The host calls the channel connected, and yet what it sends there does not arrive.",
+        },
+    ];
+    type Config = Config;
+    type Section = Section;
+
+    fn new(_config: Config, host: &Host, sources: &Sources) -> Result<Option<Channels>> {
+        let word = if host.status_poll.is_some() { Word::Status } else { Word::Health };
+        Ok(Some(Channels {
+            word,
+            api: HostApi::new(host, sources),
+            ledger: host.database.as_ref().filter(|_| word == Word::Status).map(|path| Ledger::new(path)),
+            seen: BTreeMap::new(),
+        }))
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        self.api.within(timeout);
+    }
+
+    async fn collect(&mut self, now: Now) -> Result<Section> {
+        let said = self.ask(now).await?;
+        let (ledger, source) = (self.ledger.as_mut().map(|ledger| ledger.look(now)), self.word.path());
+        let seen = std::mem::take(&mut self.seen);
+        self.seen = said.into_iter().map(|(name, state)| remember(&seen, name, state, now.wall)).collect();
+        let channel = |(name, (state, since)): (&Arc<str>, &(State, Timestamp))| {
+            let evidence = ledger.as_ref().map_or(Evidence::Unmeasured, |ledger| ledger.judge(name, state, now.wall));
+            let State { connected, status } = state.clone();
+            (name.clone(), Channel { connected, status, since: *since, source, evidence })
+        };
+        Ok(Section { channels: self.seen.iter().map(channel).collect() })
+    }
+
+    fn points(section: &Section, points: &mut Points) {
+        let number = |yes: bool| f64::from(u8::from(yes));
+        for (name, channel) in &section.channels {
+            points.put(&CONNECTED, [name], channel.connected.map(number));
+            points.put(&SINCE, [name], channel.since.as_millisecond() as f64 / 1000.0);
+            match channel.evidence {
+                Evidence::Unmeasured => {}
+                Evidence::Unknown => points.put(&CONTRADICTED, [name], None),
+                Evidence::Contradicts(yes) => points.put(&CONTRADICTED, [name], number(yes)),
+            }
+        }
+    }
+}
+
+/// With the moment at which it was first seen so.
+fn remember(
+    seen: &BTreeMap<Arc<str>, (State, Timestamp)>,
+    name: Arc<str>,
+    state: State,
+    now: Timestamp,
+) -> (Arc<str>, (State, Timestamp)) {
+    let since = seen.get(&name).filter(|(known, _)| *known == state).map_or(now, |(_, since)| *since);
+    (name, (state, since))
+}
+
+impl Word {
+    fn path(self) -> &'static str {
+        match self {
+            Word::Status => STATUS,
+            Word::Health => HEALTH,
+        }
+    }
+}
+
+/// The part of `/status` that we read.
+#[derive(Deserialize)]
+struct StatusAnswer {
+    channels: BTreeMap<String, Value>,
+}
+
+/// The part of `/health` that we read.
+#[derive(Deserialize)]
+struct HealthAnswer {
+    channels_connected: bool,
+}
+
+impl Channels {
+    async fn ask(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
+        match self.word {
+            Word::Status => {
+                let said: StatusAnswer = self.api.json(STATUS, now, STATUS_AGE).await?;
+                said.channels.into_iter().map(|(name, value)| Ok((named(name)?, State::of(&value)))).collect()
+            }
+            Word::Health => {
+                let said: HealthAnswer = self.api.json(HEALTH, now, HEALTH_AGE).await?;
+                Ok([("any".into(), State::plain(Some(said.channels_connected)))].into())
+            }
+        }
+    }
+}
+
+/// It becomes a label, so it is a name and not a text.
+fn named(name: String) -> Result<Arc<str>> {
+    ensure!(name.len() <= 200, "a channel's name has over 200 bytes");
+    Ok(name.into())
+}
+
+impl State {
+    /// Hosts say `true`, or `{"connected": true, "status": "…"}`; whatever else is a channel of which nothing is known.
+    fn of(value: &Value) -> State {
+        let connected = value.as_bool().or_else(|| value.get("connected")?.as_bool());
+        let plain = State::plain(connected);
+        match value.get("status").and_then(Value::as_str).filter(|status| is_word(status)) {
+            Some(status) => State { status: status.into(), ..plain },
+            None => plain,
+        }
+    }
+
+    fn plain(connected: Option<bool>) -> State {
+        let status = match connected {
+            Some(true) => "connected",
+            Some(false) => "disconnected",
+            None => "unknown",
+        };
+        State { connected, status: status.into() }
+    }
+}
+
+/// It is shown, so it must be a word and not a text.
+fn is_word(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=32).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// The host's deliveries, read again only when its database changed.
+struct Ledger {
+    followed: Followed,
+    waiting: BTreeMap<String, Waiting>,
+}
+
+/// What waits on each channel; `None` if the database cannot be read.
+struct Looked<'a>(Option<&'a BTreeMap<String, Waiting>>);
+
+impl Ledger {
+    fn new(path: &std::path::Path) -> Ledger {
+        Ledger { followed: Followed::new(Database::new(path)), waiting: BTreeMap::new() }
+    }
+
+    /// Why it cannot be read, the collector of messages says.
+    fn look(&mut self, now: Now) -> Looked<'_> {
+        Looked(self.read(now).is_ok().then_some(&self.waiting))
+    }
+
+    fn read(&mut self, now: Now) -> Result<()> {
+        if let Some(stamp) = self.followed.news()? {
+            self.waiting = waiting(&self.followed.open(&stamp, &deliveries::TABLES)?)?;
+            self.followed.was_read(stamp, now);
+        }
+        Ok(())
+    }
+}
+
+fn waiting(reader: &Reader) -> Result<BTreeMap<String, Waiting>> {
+    let mut all = BTreeMap::new();
+    for name in deliveries::channels(reader)? {
+        if let Some(text) = name.as_str() {
+            all.insert(text.to_owned(), deliveries::waiting(reader, &name)?);
+        }
+    }
+    Ok(all)
+}
+
+impl Looked<'_> {
+    /// A channel that is not called connected is not contradicted, whatever waits.
+    fn judge(&self, name: &str, state: &State, now: Timestamp) -> Evidence {
+        match (self.0, state.connected) {
+            (_, Some(false)) => Evidence::Contradicts(false),
+            (None, _) | (_, None) => Evidence::Unknown,
+            (Some(waiting), Some(true)) => match waiting.get(name) {
+                None => Evidence::Contradicts(false),
+                Some(waiting) if waiting.erroring > 0 => Evidence::Contradicts(true),
+                Some(waiting) => waiting
+                    .oldest_age(now)
+                    .map_or(Evidence::Unknown, |age| Evidence::Contradicts(age > deliveries::LATE)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+use serde_json::json;
+
+use super::*;
+use crate::collect::fixture::api::{Api, Say};
+use crate::collect::fixture::{self, Fixture, at, value};
+use crate::sample::{Cause, Failure};
+use crate::source::http::TokenFile;
+
+fn host(api: &Api) -> Host {
+    Host { url: api.url.as_str().into(), ..fixture::host(None) }
+}
+
+fn collector(host: &Host) -> Channels {
+    let mut channels = Channels::new(Config {}, host, &Sources::default()).unwrap().unwrap();
+    channels.within(Duration::from_secs(2));
+    channels
+}
+
+fn look(channels: &mut Channels, time: &str) -> Result<Section> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(channels.collect(at(time)))
+}
+
+fn status(channels: serde_json::Value) -> serde_json::Value {
+    json!({"service": {"status": "ok"}, "channels": channels, "tasks": [{"last_result": "a secret text"}]})
+}
+
+#[test]
+fn booleans_and_objects_are_taken_and_nothing_is_made_up() {
+    let api = Api::new();
+    api.json(
+        "/status",
+        status(json!({
+            "plain": true, "gone": false, "object": {"connected": true}, "own": {"connected": false, "status": "auth-failed"},
+            "null": null, "text": "connected", "odd": {"connected": "yes", "status": "a text\nof two lines"},
+        })),
+    );
+    let section = look(&mut collector(&host(&api)), "20:00:00").unwrap();
+    let shown = |connected: Option<bool>, status: &str| json!({"connected": connected, "status": status, "since": "2026-11-21T20:00:00Z", "source": "/status"});
+    let expected = json!({
+        "plain": shown(Some(true), "connected"), "gone": shown(Some(false), "disconnected"),
+        "object": shown(Some(true), "connected"), "own": shown(Some(false), "auth-failed"),
+        "null": shown(None, "unknown"), "text": shown(None, "unknown"), "odd": shown(None, "unknown"),
+    });
+    assert_eq!(fixture::json::<Channels>(&section), expected);
+    let points = fixture::points::<Channels>(&section);
+    for (name, connected) in [("plain", Some(1.0)), ("gone", Some(0.0)), ("own", Some(0.0)), ("null", None)] {
+        assert_eq!(value(&points, &CONNECTED, name), Some(connected), "{name}");
+        assert_eq!(value(&points, &CONTRADICTED, name), None, "there is no database to contradict it");
+    }
+}
+
+#[test]
+fn a_state_stands_since_it_was_first_seen_and_silence_does_not_break_it() {
+    let api = Api::new();
+    let mut channels = collector(&host(&api));
+    let mut since = |time: &str, slack: bool| {
+        api.json("/status", status(json!({"slack": slack, "mail": true})));
+        let section = look(&mut channels, time).unwrap();
+        ["slack", "mail"].map(|name| section.channels[name].since.strftime("%H:%M").to_string())
+    };
+    assert_eq!(since("20:00:00", true), ["20:00", "20:00"]);
+    assert_eq!(since("20:01:00", true), ["20:00", "20:00"]);
+    assert_eq!(since("20:02:00", false), ["20:02", "20:00"]);
+    api.say("/status", Say::Status(500));
+    assert!(look(&mut channels, "20:03:00").is_err());
+    api.json("/status", status(json!({"slack": false})));
+    let section = look(&mut channels, "20:04:00").unwrap();
+    assert_eq!(section.channels["slack"].since, at("20:02:00").wall);
+    api.json("/status", status(json!({"slack": false, "mail": true})));
+    let section = look(&mut channels, "20:05:00").unwrap();
+    assert_eq!(section.channels["mail"].since, at("20:05:00").wall, "it was gone from the list");
+    assert_eq!(value(&fixture::points::<Channels>(&section), &SINCE, "mail"), Some(Some(1_795_291_500.0)));
+}
+
+#[test]
+fn every_bad_answer_has_its_name_and_none_is_quoted() {
+    let api = Api::new();
+    let mut channels = collector(&host(&api));
+    let url = format!("ask {}/status: ", api.url);
+    let cases = [
+        (Say::Hang, Cause::Unanswered, "timed out"),
+        (
+            Say::Status(401),
+            Cause::Denied,
+            "answered with status 401: it wants a token; name its file with `token_file` in [host]",
+        ),
+        (Say::Status(500), Cause::Unanswered, "answered with status 500"),
+        (Say::Html("{}".into()), Cause::Unanswered, "answered with status 200 and HTML instead of JSON"),
+        (Say::Flood(50), Cause::Unanswered, "the answer is too large"),
+        (
+            Say::Json("{\"channels\": secret".into()),
+            Cause::Unanswered,
+            "answered with status 200 and invalid JSON (line 1 column 14)",
+        ),
+        (
+            Say::Json("{\"channels\": [\"secret\"]}".into()),
+            Cause::Unanswered,
+            "answered with status 200 and JSON of another shape (line 1 column 13)",
+        ),
+        (
+            Say::Json("{}".into()),
+            Cause::Unanswered,
+            "answered with status 200 and JSON of another shape (line 1 column 2)",
+        ),
+        (
+            Say::Redirect("http://127.0.0.2:1/secret"),
+            Cause::Unanswered,
+            "answered with status 302, a redirect to another host, which is not followed",
+        ),
+    ];
+    for (minute, (say, cause, text)) in cases.into_iter().enumerate() {
+        api.say("/status", say.clone());
+        let failure = Failure::from(look(&mut channels, &format!("20:{minute:02}:00")).unwrap_err());
+        assert_eq!(failure, Failure { cause, error: format!("{url}{text}") }, "{say:?}");
+    }
+    assert_eq!(api.asked("/status"), 9, "each once: none is tried again or followed");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refused = Host { url: format!("http://{closed}").as_str().into(), ..fixture::host(None) };
+    let text = format!("{:#}", look(&mut collector(&refused), "20:00:00").unwrap_err());
+    assert_eq!(text, format!("ask http://{closed}/status: refused"));
+}
+
+#[test]
+fn the_token_goes_with_the_question_and_a_refused_one_is_named_by_its_file() {
+    let api = Api::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let mut channels = collector(&Host { token: Some(TokenFile::new(&file)), ..host(&api) });
+    let denied = |channels: &mut Channels, time: &str| {
+        let failure = Failure::from(look(channels, time).unwrap_err());
+        assert_eq!(failure.cause, Cause::Denied);
+        assert!(!failure.error.contains("s3cret"), "{failure:?}");
+        failure.error
+    };
+    assert!(denied(&mut channels, "20:00:00").starts_with(&format!("read {}: No such file", file.display())));
+    assert_eq!(api.heads(), "", "nobody is asked without the key");
+    std::fs::write(&file, "s3cret\n").unwrap();
+    api.say("/status", Say::Status(403));
+    let text = denied(&mut channels, "20:01:00");
+    assert!(text.ends_with(&format!("status 403: it does not take the token in {}", file.display())), "{text}");
+    assert!(api.heads().contains("authorization: Bearer s3cret\r\n"), "{}", api.heads());
+    // A new token is a new question, at once.
+    std::fs::write(&file, "other").unwrap();
+    api.json("/status", status(json!({"slack": true})));
+    assert_eq!(look(&mut channels, "20:01:01").unwrap().channels.len(), 1);
+}
+
+#[test]
+fn where_the_status_is_not_polled_health_tells_of_any() {
+    let api = Api::new();
+    api.json("/health", json!({"status": "ok", "uptime_seconds": 2, "channels_connected": false}));
+    let fixture = Fixture::new("");
+    let host = Host { status_poll: None, database: fixture.host.database.clone(), ..host(&api) };
+    let section = look(&mut collector(&host), "20:00:00").unwrap();
+    let expected = json!({"any": {
+        "connected": false, "status": "disconnected", "since": "2026-11-21T20:00:00Z", "source": "/health"}});
+    assert_eq!(fixture::json::<Channels>(&section), expected);
+    let points = fixture::points::<Channels>(&section);
+    assert_eq!(value(&points, &CONNECTED, "any"), Some(Some(0.0)));
+    assert_eq!(value(&points, &CONTRADICTED, "any"), None);
+    assert_eq!((api.asked("/health"), api.asked("/status")), (1, 0));
+}
+
+const DELIVERIES: &str = "
+    INSERT INTO outbound_ledger (id, chat_jid, content, timestamp, source) VALUES
+        (1, 'a', 'x', '2026-11-21T19:00:00+00:00', 'agent'), (2, 'a', 'x', '2026-11-21T19:55:00+00:00', 'agent'),
+        (3, 'a', 'x', 'no date', 'agent');
+    INSERT INTO outbound_deliveries (ledger_id, channel_name, delivered_at, error) VALUES
+        (1, 'erring', NULL, 'a secret text'), (1, 'gone', NULL, 'x'), (1, 'late', NULL, NULL), (2, 'young', NULL, NULL),
+        (3, 'undated', NULL, NULL), (1, 'done', '2026-11-21T19:00:01+00:00', NULL);";
+
+#[test]
+fn deliveries_contradict_a_channel_that_is_called_connected() {
+    let api = Api::new();
+    let (fixture, word) = (Fixture::new(DELIVERIES), true);
+    api.json(
+        "/status",
+        status(json!({"erring": word, "late": word, "young": word, "undated": word, "done": word, "quiet": word,
+                      "gone": false, "unsure": null})),
+    );
+    let mut channels = collector(&Host { database: fixture.host.database.clone(), ..host(&api) });
+    let section = look(&mut channels, "20:00:00").unwrap();
+    let points = fixture::points::<Channels>(&section);
+    for (name, contradicted) in [
+        ("erring", Some(1.0)),
+        ("late", Some(1.0)),
+        ("young", Some(0.0)),
+        ("undated", None),
+        ("done", Some(0.0)),
+        ("quiet", Some(0.0)),
+        ("gone", Some(0.0)),
+        ("unsure", None),
+    ] {
+        assert_eq!(value(&points, &CONTRADICTED, name), Some(contradicted), "{name}");
+    }
+    // The young one grows old though nothing is written.
+    let points = fixture::points::<Channels>(&look(&mut channels, "20:05:01").unwrap());
+    assert_eq!(value(&points, &CONTRADICTED, "young"), Some(Some(1.0)));
+    // Without its database the host's word stands alone.
+    std::fs::remove_file(fixture.folder.path().join("messages.db")).unwrap();
+    let points = fixture::points::<Channels>(&look(&mut channels, "20:06:00").unwrap());
+    assert_eq!(value(&points, &CONNECTED, "erring"), Some(Some(1.0)));
+    assert_eq!(value(&points, &CONTRADICTED, "erring"), Some(None));
+    assert_eq!(value(&points, &CONTRADICTED, "gone"), Some(Some(0.0)));
+}
+
+#[test]
+fn no_channels_are_no_failure_and_a_long_name_is_one() {
+    let api = Api::new();
+    let mut channels = collector(&host(&api));
+    api.json("/status", status(json!({})));
+    assert!(look(&mut channels, "20:00:00").unwrap().channels.is_empty());
+    api.json("/status", status(json!({"x".repeat(201): true})));
+    let text = format!("{:#}", look(&mut channels, "20:01:00").unwrap_err());
+    assert_eq!(text, "a channel's name has over 200 bytes");
+}

@@ -1,0 +1,125 @@
+//! The host's own API, for all collectors that ask it: where it is, with which token, and what a bad answer is called.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use serde::de::DeserializeOwned;
+
+use crate::host::{Host, Url};
+use crate::sample::{Denied, Now};
+use crate::source::Sources;
+use crate::source::http::{Ask, Error, Http, Limits, TokenFile, Told};
+
+/// Costs pynchy a hundred git processes, and with LiteLLM in front a billed call to every model.
+pub const STATUS: &str = "/status";
+/// What was told of it so long ago is told again: those who poll it do so at the same moments, and 15 s apart at the least.
+pub const STATUS_AGE: Duration = Duration::from_secs(10);
+
+/// Costs pynchy three git processes on its event loop.
+pub const HEALTH: &str = "/health";
+/// So it is asked about once a minute, whoever wants to know.
+pub const HEALTH_AGE: Duration = Duration::from_secs(50);
+
+/// A status page lists tasks with what they said last: more than usual, and still bounded.
+const BODY: usize = 4 * 1024 * 1024;
+
+/// Where the host answers. Only a start takes a new port from its configuration, so as long as somebody listens where it
+/// answered last, it is there.
+#[derive(Debug, Clone)]
+pub struct Address {
+    written: Url,
+    known: Option<String>,
+}
+
+impl Address {
+    pub fn new(url: &Url) -> Address {
+        Address { written: url.clone(), known: None }
+    }
+
+    /// The base of the API, without a trailing slash.
+    ///
+    /// # Errors
+    /// The host's configuration is there and does not tell.
+    pub fn base(&self) -> Result<String> {
+        match &self.known {
+            Some(known) => Ok(known.clone()),
+            None => self.written.read(),
+        }
+    }
+
+    pub fn answered(&mut self, base: &str) {
+        self.known = Some(base.to_owned());
+    }
+
+    pub fn refused(&mut self) {
+        self.known = None;
+    }
+}
+
+/// Asks through the memo that all collectors share.
+#[derive(Debug)]
+pub struct HostApi {
+    http: Http,
+    address: Address,
+    token: Option<TokenFile>,
+    patience: Duration,
+}
+
+impl HostApi {
+    pub fn new(host: &Host, sources: &Sources) -> HostApi {
+        HostApi {
+            http: sources.http.clone(),
+            address: Address::new(&host.url),
+            token: host.token.clone(),
+            patience: Duration::from_secs(8),
+        }
+    }
+
+    /// A request ends before the run must, or a hung host would look like a hung sidecar.
+    pub fn within(&mut self, run: Duration) {
+        self.patience = run * 4 / 5;
+    }
+
+    /// Reads what it answers to this path; an answer of less than `max_age` ago is taken again.
+    ///
+    /// # Errors
+    /// Names the URL and what was wrong: refused, silent, a status, a redirect, no JSON, or JSON of another shape.
+    /// `Denied`, with what mends it, where it wants another token.
+    pub async fn json<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<T> {
+        let base = self.address.base()?;
+        let key = self.token.as_ref().map(TokenFile::read).transpose()?;
+        let ask = Ask { url: format!("{base}{path}"), key };
+        let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
+        self.learn(&base, &told);
+        let read = || Ok(told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>()?);
+        read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| format!("ask {}", ask.url))
+    }
+
+    /// What it told others last at this path, if that was good and is no older. Asks nothing, so it costs the host
+    /// nothing; nothing is heard where the host has moved since its configuration was read.
+    pub fn overheard<T: DeserializeOwned>(&self, path: &str, now: Now, max_age: Duration) -> Option<T> {
+        let told = self.http.last(&format!("{}{path}", self.address.base().ok()?))?;
+        let fresh = now.mono.saturating_sub(told.at.mono) <= max_age;
+        told.answer.ok().filter(|_| fresh)?.good().ok()?.json().ok()
+    }
+
+    fn learn(&mut self, base: &str, told: &Told) {
+        match &told.answer {
+            Ok(_) => self.address.answered(base),
+            Err(Error::Refused) => self.address.refused(),
+            Err(_) => {}
+        }
+    }
+
+    /// Adds what would mend a refusal.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        if !error.is::<Denied>() {
+            return error;
+        }
+        let fix = match &self.token {
+            Some(file) => format!("it does not take the token in {}", file.path().display()),
+            None => "it wants a token; name its file with `token_file` in [host]".to_owned(),
+        };
+        anyhow!(Denied(format!("{error}: {fix}")))
+    }
+}

@@ -1,0 +1,190 @@
+//! What stands between the host's agents and their models: which gateway, where, and what its own configuration tells.
+//!
+//! No key is kept here, and none is read: a host's own key may do everything, and we need next to nothing.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A LiteLLM configuration is smaller.
+const LONGEST: u64 = 4 * 1024 * 1024;
+
+/// A kind of gateway, or of provider where the host has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Litellm,
+    /// The one that is part of pynchy: it answers 401 to whoever has no key.
+    Builtin,
+    /// OpenAI and all that speak like it.
+    Openai,
+    Anthropic,
+    Gemini,
+    Ollama,
+    Vllm,
+}
+
+/// The host's gateway, as far as the host's own configuration tells.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gateway {
+    /// `None`: it may be LiteLLM or not.
+    pub kind: Option<Kind>,
+    /// Base, without a trailing slash; `None` if its port is not understood.
+    pub url: Option<String>,
+    /// The host's configuration speaks of it. One that is only there by default is not watched.
+    pub configured: bool,
+    pub containers: Containers,
+    /// Whether it should be connected to a database; `None` if nobody tells.
+    pub expects_database: Option<bool>,
+    /// What a LiteLLM is started with: the first of these files that exists.
+    pub litellm_configs: Vec<PathBuf>,
+    /// For people: where the host has its own key.
+    pub own_key: Option<String>,
+}
+
+/// Names of the containers that it runs in; `None` where it runs in none that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Containers {
+    pub gateway: Option<String>,
+    pub postgres: Option<String>,
+}
+
+impl Gateway {
+    /// Whether a LiteLLM checks its models by itself, so that asking for their health calls none of them.
+    ///
+    /// Read from its file at each call. `None`: it is no LiteLLM, or nobody can tell.
+    pub fn background_health_checks(&self) -> Option<bool> {
+        if self.kind != Some(Kind::Litellm) {
+            return None;
+        }
+        background_health_checks(&self.text()?)
+    }
+
+    /// Whether the host, asked for its status, makes the gateway call every model; `None` if nobody can tell.
+    pub fn bills_for_health(&self) -> Option<bool> {
+        match self.kind? {
+            Kind::Litellm => self.background_health_checks().map(|on| !on),
+            _ => Some(false),
+        }
+    }
+
+    /// The first file that is there decides, even if it cannot be read.
+    fn text(&self) -> Option<String> {
+        let is_there = |path: &&PathBuf| !matches!(path.try_exists(), Ok(false));
+        let path = self.litellm_configs.iter().find(is_there)?;
+        let mut text = String::new();
+        File::open(path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+}
+
+/// The part of a LiteLLM configuration that we read.
+#[derive(Deserialize)]
+struct Litellm {
+    general_settings: Option<General>,
+    /// Other files, any of which may say it.
+    include: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct General {
+    background_health_checks: Option<bool>,
+}
+
+/// Off if not said, as LiteLLM has it. What is not understood is not known; nothing of it is quoted.
+fn background_health_checks(yaml: &str) -> Option<bool> {
+    let config: Option<Litellm> = serde_saphyr::from_str(yaml).ok()?;
+    let Some(config) = config else { return Some(false) };
+    let said = config.general_settings.and_then(|general| general.background_health_checks);
+    if said.is_none() && config.include.is_some() {
+        return None;
+    }
+    Some(said.unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ON: &str = "model_list: []\ngeneral_settings:\n  background_health_checks: true\n";
+
+    fn litellm(files: &[(&str, &str)]) -> (tempfile::TempDir, Gateway) {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| std::fs::write(folder.path().join(name), text).unwrap());
+        let configs = ["running.yaml", "written.yaml"].map(|name| folder.path().join(name));
+        let gateway = Gateway { kind: Some(Kind::Litellm), litellm_configs: configs.into(), ..Gateway::default() };
+        (folder, gateway)
+    }
+
+    #[test]
+    fn background_checks_are_on_off_or_not_known() {
+        for (yaml, expected) in [
+            (ON, Some(true)),
+            ("general_settings: {background_health_checks: True}", Some(true)),
+            ("general_settings: {background_health_checks: false, master_key: os.environ/KEY}", Some(false)),
+            ("general_settings:\n  background_health_checks:\n", Some(false)),
+            ("general_settings:\n", Some(false)),
+            ("model_list: [{model_name: a, litellm_params: {model: openai/a}}]\n", Some(false)),
+            ("", Some(false)),
+            ("# nothing\n", Some(false)),
+            ("include: [more.yaml]\n", None),
+            ("include: [more.yaml]\ngeneral_settings: {background_health_checks: true}\n", Some(true)),
+            ("general_settings: {background_health_checks: os.environ/CHECKS}", None),
+            ("general_settings: {background_health_checks: \"true\"}", Some(true)),
+            ("general_settings: {background_health_checks: on}", Some(true)),
+            ("general_settings: {background_health_checks: 1}", None),
+            ("general_settings: [background_health_checks]", None),
+            ("general_settings: {background_health_checks: true", None),
+            ("just words", None),
+            ("- a\n- b\n", None),
+            ("\t\u{0}", None),
+        ] {
+            assert_eq!(background_health_checks(yaml), expected, "{yaml:?}");
+        }
+    }
+
+    #[test]
+    fn what_runs_counts_more_than_what_is_written() {
+        let off = "general_settings: {background_health_checks: false}";
+        for (files, expected) in [
+            (&[("running.yaml", ON), ("written.yaml", off)][..], Some(true)),
+            (&[("running.yaml", off), ("written.yaml", ON)], Some(false)),
+            (&[("written.yaml", ON)], Some(true)),
+            (&[], None),
+        ] {
+            let (_folder, gateway) = litellm(files);
+            assert_eq!(gateway.background_health_checks(), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_decides_and_tells_nothing() {
+        let (folder, gateway) = litellm(&[("running.yaml", ON), ("written.yaml", ON)]);
+        let unread = crate::host::running::stage::unprivileged(folder.path(), || gateway.background_health_checks());
+        assert_eq!(unread, None);
+        std::fs::remove_file(folder.path().join("running.yaml")).unwrap();
+        std::fs::create_dir(folder.path().join("running.yaml")).unwrap();
+        assert_eq!(gateway.background_health_checks(), None);
+        std::fs::remove_dir(folder.path().join("running.yaml")).unwrap();
+        std::fs::write(folder.path().join("running.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+        assert_eq!(gateway.background_health_checks(), None);
+    }
+
+    #[test]
+    fn only_a_litellm_bills_for_its_health() {
+        let bills = |kind, yaml| {
+            let (_folder, gateway) = litellm(&[("running.yaml", yaml)]);
+            Gateway { kind, ..gateway }.bills_for_health()
+        };
+        assert_eq!(bills(Some(Kind::Litellm), ON), Some(false));
+        assert_eq!(bills(Some(Kind::Litellm), ""), Some(true));
+        assert_eq!(bills(Some(Kind::Litellm), "include: [a]"), None);
+        assert_eq!(bills(None, ON), None);
+        assert_eq!(bills(Some(Kind::Builtin), ""), Some(false));
+        let builtin = litellm(&[("running.yaml", ON)]).1;
+        assert_eq!(Gateway { kind: Some(Kind::Builtin), ..builtin }.background_health_checks(), None);
+    }
+}

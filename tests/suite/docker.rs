@@ -1,0 +1,303 @@
+//! Containers of a real Docker engine, as they start, pause, die, loop and go; and the engine itself, as it stops, hangs
+//! and refuses. Each must be seen within two readings, and nothing may be called gone that is not.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agenthost_exporter::collect::{self, Collect};
+use agenthost_exporter::sample::{Cause, Failure, Now, Sample};
+use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::docker::{Docker, Error, State};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::binary::Sidecar;
+use crate::dockerd::{AGENT, Engine};
+use crate::fixture::Root;
+
+fn engine() -> Option<Engine> {
+    match Engine::start() {
+        Ok(engine) => Some(engine),
+        Err(why) => {
+            crate::skipped("a real Docker engine", &why);
+            None
+        }
+    }
+}
+
+/// The collectors of one sidecar, which share what the engine answers. Readings are fifteen seconds apart for them.
+struct Watch {
+    docker: Docker,
+    containers: Box<dyn Collect>,
+    mcp: Box<dyn Collect>,
+    runtime: tokio::runtime::Runtime,
+    now: Now,
+}
+
+impl Watch {
+    fn new(socket: &Path) -> Watch {
+        let (root, docker) = (Root::with_history(Now::read().wall), Docker::at(socket));
+        let sources = Sources { docker: docker.clone(), ..Sources::default() };
+        let build = |name| {
+            let subsystem = collect::ALL.iter().find(|one| one.name == name).unwrap();
+            (subsystem.plan)(None).unwrap()(&root.host(), &sources).unwrap().unwrap()
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Watch { containers: build("containers"), mcp: build("mcp"), docker, runtime, now: Now::read() }
+    }
+
+    fn pass(&mut self) {
+        let wall = Now::read().wall;
+        self.now = Now { wall, ..self.now.plus(Duration::from_secs(15)) };
+    }
+
+    fn try_look(&mut self) -> Result<Sample, Failure> {
+        self.pass();
+        let limit = Duration::from_secs(10);
+        self.containers.run(self.now, limit, self.runtime.handle()).map_err(Failure::from)
+    }
+
+    fn look(&mut self) -> Value {
+        json(&self.try_look().unwrap())
+    }
+
+    fn servers(&mut self) -> Value {
+        self.pass();
+        json(&self.mcp.run(self.now, Duration::from_secs(10), self.runtime.handle()).unwrap())
+    }
+
+    fn inspect(&mut self, name: &str) -> Result<Option<State>, Error> {
+        self.pass();
+        let found = self.runtime.block_on(self.docker.inspect(name, self.now))?;
+        Ok(found.map(|container| container.state))
+    }
+
+    /// The container's row in one of two readings, as it must be; null stands for none.
+    fn sees(&mut self, name: &str, expected: Value) -> Value {
+        let mut row = Value::Null;
+        for _ in 0..2 {
+            row = row_of(&self.look(), name);
+            let same = expected.as_object().map(|keys| keys.iter().all(|(key, value)| row[key] == *value));
+            if same.unwrap_or(row.is_null()) {
+                return row;
+            }
+        }
+        panic!("{name} should be {expected}, and is {row:#}");
+    }
+
+    fn value(&mut self, fact: &str, subject: &str) -> Option<f64> {
+        let sample = self.try_look().unwrap();
+        let same =
+            |point: &&agenthost_exporter::sample::Point| point.fact.prometheus == fact && &*point.subject() == subject;
+        sample.points.0.iter().find(same)?.value
+    }
+}
+
+fn json(sample: &Sample) -> Value {
+    serde_json::from_str(sample.section.get()).unwrap()
+}
+
+fn row_of(section: &Value, name: &str) -> Value {
+    let rows = section["containers"].as_array().unwrap();
+    rows.iter().find(|row| row["name"] == name).cloned().unwrap_or_default()
+}
+
+/// Waits until the engine itself says so of a container.
+fn until(engine: &Engine, name: &str, field: &str, wanted: impl Fn(&str) -> bool) {
+    let begun = Instant::now();
+    let mut said = String::new();
+    while begun.elapsed() < Duration::from_secs(30) {
+        said = engine.docker(&format!("inspect --format '{{{{{field}}}}}' {name}"));
+        if wanted(&said) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{field} of {name} stays {said}");
+}
+
+const GROWS: &str = "/bin/sh -c 'x=a; while true; do x=$x$x$x$x; done'";
+const CHILD_GROWS: &str = "/bin/sh -c '/bin/busybox tail /dev/zero; /bin/busybox sleep 100000'";
+
+#[test]
+fn containers_are_seen_as_they_start_pause_die_loop_and_go() {
+    let Some(engine) = engine() else { return };
+    let mut watch = Watch::new(&engine.socket());
+    let json = watch.look();
+    assert_eq!((&json["total"], &json["running"]), (&json!(0), &json!(0)));
+    engine.docker(&format!("run -d --network none --restart always --name pynchy-loop {AGENT} /bin/sh -c 'exit 3'"));
+
+    engine.sleeper("pynchy-family", AGENT);
+    engine.sleeper("pynchy-ops-1795307730123", AGENT);
+    engine.sleeper("somebody-elses", "web:test");
+    let row = watch.sees("pynchy-family", json!({"state": "running", "role": "agent", "group": "family"}));
+    for (key, value) in [("exit_code", json!(null)), ("oom_killed", json!(false)), ("restart_count", json!(0))] {
+        assert_eq!(row[key], value, "{row:#}");
+    }
+    assert!(row["age_seconds"].as_u64().is_some_and(|age| age < 60), "{row:#}");
+    assert!(row["memory_bytes"].as_u64().is_some_and(|bytes| (1..50_000_000).contains(&bytes)), "{row:#}");
+    assert!(row["cpu_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 10.0), "{row:#}");
+    watch.sees("pynchy-ops-1795307730123", json!({"state": "running", "role": "scheduled", "group": "ops"}));
+    watch.sees("somebody-elses", json!(null));
+
+    engine.docker("pause pynchy-family");
+    watch.sees("pynchy-family", json!({"state": "paused", "exit_code": null}));
+    engine.docker("unpause pynchy-family");
+    watch.sees("pynchy-family", json!({"state": "running"}));
+    let used = watch.value("agenthost_container_cpu_seconds_total", "agent/family").unwrap();
+    engine.docker("kill pynchy-family");
+    until(&engine, "pynchy-family", ".State.Status", |state| state == "exited");
+    let row = watch.sees("pynchy-family", json!({"state": "exited", "exit_code": 137, "oom_killed": false}));
+    assert!(row["finished_at"].is_string() && row["age_seconds"].is_null() && row["memory_bytes"].is_null(), "{row:#}");
+    assert_eq!(watch.value("agenthost_containers_exited", "agent/137"), Some(1.0));
+    engine.docker("start pynchy-family");
+    watch.sees("pynchy-family", json!({"state": "running", "exit_code": null, "restart_count": 0}));
+    assert!(watch.value("agenthost_container_cpu_seconds_total", "agent/family") >= Some(used));
+
+    engine.docker(&format!("run -d --network none --memory 16m --name pynchy-big {AGENT} {GROWS}"));
+    engine.docker("wait pynchy-big");
+    watch.sees("pynchy-big", json!({"state": "exited", "exit_code": 137, "oom_killed": true}));
+    assert_eq!(watch.value("agenthost_container_recent_oom_kills", "agent/big"), Some(1.0));
+    assert_eq!(watch.value("agenthost_container_recent_oom_kills", "agent/family"), Some(0.0));
+    engine.docker(&format!("run -d --network none --memory 16m --name pynchy-parent {AGENT} {CHILD_GROWS}"));
+    let begun = Instant::now();
+    while row_of(&watch.look(), "pynchy-parent")["oom_killed"] != true {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the kill of a process in it stays unseen");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    watch.sees("pynchy-parent", json!({"state": "running", "oom_killed": true}));
+
+    engine.docker(&format!("create --network none --name pynchy-made {AGENT} /bin/sh"));
+    watch.sees("pynchy-made", json!({"state": "created", "exit_code": null, "started_at": null}));
+    engine.try_docker(&format!("run -d --network none --name pynchy-nothing {AGENT} /bin/nothing"));
+    watch.sees("pynchy-nothing", json!({"state": "created", "exit_code": 127}));
+
+    until(&engine, "pynchy-loop", ".RestartCount", |count| count.parse::<u64>().unwrap() > 6);
+    let row = watch.sees("pynchy-loop", json!({"role": "agent"}));
+    assert!(row["restart_count"].as_u64().is_some_and(|count| count > 6), "{row:#}");
+    assert!(["restarting", "running"].contains(&row["state"].as_str().unwrap()), "{row:#}");
+    assert!(watch.value("agenthost_container_recent_restarts", "agent/loop") > Some(5.0));
+    engine.docker("rm -f pynchy-loop");
+    watch.sees("pynchy-loop", json!(null));
+    assert!(watch.value("agenthost_container_restarts_total", "agent/loop") > Some(5.0), "a counter stays");
+    assert_eq!(watch.value("agenthost_container_recent_restarts", "agent/loop"), None);
+}
+
+#[test]
+fn roles_outlive_their_images_and_nothing_is_gone_that_is_not() {
+    let Some(engine) = engine() else { return };
+    let mut watch = Watch::new(&engine.socket());
+    assert_eq!(watch.inspect("pynchy-litellm"), Ok(None), "a good answer has none");
+    engine.sleeper("pynchy-litellm", "litellm:test");
+    engine.sleeper("pynchy-mcp-odd", AGENT);
+    engine.sleeper("pynchy-mcp-web_0a1b2c", "web:test");
+    assert_eq!(watch.inspect("pynchy-litellm"), Ok(Some(State::Running)));
+    assert_eq!(watch.inspect("pynchy-lite"), Ok(None));
+    watch.sees("pynchy-litellm", json!({"role": "gateway"}));
+    watch.sees("pynchy-mcp-odd", json!({"role": "agent", "group": "mcp-odd"}));
+    assert_eq!(watch.servers()["web"]["connected"], true);
+    assert_eq!(watch.servers().as_object().unwrap().len(), 1);
+    // The tag goes to a new image: the list then tells the old one by its sum.
+    engine.import(AGENT);
+    assert!(engine.docker("ps -a --no-trunc --format {{.Image}}").contains("sha256:"));
+    Watch::new(&engine.socket()).sees("pynchy-mcp-odd", json!({"role": "agent", "group": "mcp-odd"}));
+
+    engine.docker("stop -t 0 pynchy-mcp-web_0a1b2c");
+    let web = watch.servers()["web"].clone();
+    assert_eq!((&web["connected"], &web["status"]), (&json!(false), &json!("exited")));
+    engine.docker("rm pynchy-mcp-web_0a1b2c");
+    assert_eq!(watch.servers(), json!({}));
+    engine.docker("kill pynchy-litellm");
+    until(&engine, "pynchy-litellm", ".State.Status", |state| state == "exited");
+    assert_eq!(watch.inspect("pynchy-litellm"), Ok(Some(State::Exited)));
+    engine.docker("rm pynchy-litellm");
+    assert_eq!(watch.inspect("pynchy-litellm"), Ok(None));
+    watch.sees("pynchy-litellm", json!(null));
+}
+
+#[test]
+fn an_engine_that_hangs_stops_or_refuses_has_lost_no_container() {
+    let Some(mut engine) = engine() else { return };
+    engine.sleeper("pynchy-family", AGENT);
+    let mut watch = Watch::new(&engine.socket());
+    let is_unknown = |watch: &mut Watch, says: &str, cause: Cause| {
+        let failure = watch.try_look().unwrap_err();
+        assert!(failure.error.contains(says) && failure.cause == cause, "{says}: {failure:?}");
+        assert!(watch.inspect("pynchy-family").is_err(), "{says}: it is not known, and not gone");
+    };
+    watch.sees("pynchy-family", json!({"state": "running"}));
+
+    engine.signal(Signal::STOP);
+    let begun = Instant::now();
+    is_unknown(&mut watch, "no answer from", Cause::Unanswered);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    engine.signal(Signal::CONT);
+    watch.sees("pynchy-family", json!({"state": "running"}));
+
+    // The folder lets everybody in; the socket itself does not.
+    std::fs::set_permissions(engine.folder(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    as_nobody(|| is_unknown(&mut watch, "permission denied; run in the group", Cause::Denied));
+    watch.sees("pynchy-family", json!({"state": "running"}));
+
+    engine.stop();
+    let _ = std::fs::remove_file(engine.socket());
+    is_unknown(&mut watch, "no socket", Cause::Unanswered);
+    // One that was killed leaves its socket.
+    drop(std::os::unix::net::UnixListener::bind(engine.socket()).unwrap());
+    is_unknown(&mut watch, "nobody listens at", Cause::Unanswered);
+    std::fs::remove_file(engine.socket()).unwrap();
+    engine.start_again();
+    watch.sees("pynchy-family", json!({"state": "exited", "exit_code": 137}));
+}
+
+/// On a thread without rights, which ends with it.
+fn as_nobody(act: impl FnOnce() + Send) {
+    std::thread::scope(|threads| {
+        let thread = threads.spawn(|| {
+            rustix::thread::set_thread_res_uid(None, rustix::thread::Uid::from_raw(65534), None).unwrap();
+            act();
+        });
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn the_program_sees_a_container_come_and_go_and_outlives_the_engine() {
+    let Some(engine) = engine() else { return };
+    let root = Root::with_history(Now::read().wall);
+    let paces = "[collect.containers]\ninterval = \"1s\"\n[collect.mcp]\ninterval = \"1s\"\n";
+    let sidecar =
+        Sidecar::start(root.path(), &format!("{paces}[docker]\nsocket = \"{}\"\n", engine.socket().display()));
+    let status = sidecar.until("containers", |status| status["collectors"]["containers"]["up"] == true);
+    assert_eq!(status["containers"]["total"], 0);
+    let within = |since: Instant| assert!(since.elapsed() < Duration::from_secs(4), "took {:?}", since.elapsed());
+    engine.sleeper("pynchy-family", AGENT);
+    engine.sleeper("pynchy-mcp-web", "web:test");
+    let begun = Instant::now();
+    sidecar.until("running", |status| row_of(&status["containers"], "pynchy-family")["state"] == "running");
+    sidecar.until("connected", |status| status["mcp"]["web"]["connected"] == true);
+    within(begun);
+    let metrics = sidecar.get("/metrics").1;
+    assert!(metrics.contains("agenthost_containers{role=\"agent\",state=\"running\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("agenthost_mcp_connected{server=\"web\"} 1\n"), "{metrics}");
+
+    let before = engine.calls().len();
+    std::thread::sleep(Duration::from_secs(3));
+    let calls = engine.calls().split_off(before);
+    assert!(calls.len() >= 3 && calls.iter().all(|call| call.starts_with("GET /containers/")), "{calls:?}");
+
+    engine.signal(Signal::STOP);
+    let down = |status: &Value| {
+        status["collectors"]["containers"]["up"] == false && status["collectors"]["mcp"]["up"] == false
+    };
+    let status = sidecar.until("hung", down);
+    let error = status["collectors"]["containers"]["error"].as_str().unwrap();
+    assert!(error.contains("no answer from"), "{error}");
+    let runs = |status: &Value| status["collectors"]["tasks"]["last_success_at"].clone();
+    sidecar.until("others go on", |later| runs(later) != runs(&status) && down(later));
+    engine.signal(Signal::CONT);
+    sidecar.until("back", |status| row_of(&status["containers"], "pynchy-family")["state"] == "running");
+    engine.docker("rm -f pynchy-family pynchy-mcp-web");
+    sidecar.until("gone", |status| status["containers"]["total"] == 0 && status["mcp"] == json!({}));
+}

@@ -1,0 +1,145 @@
+//! A host whose API lies and hangs: what does not come from it stays fresh, what does is unknown, and nobody waits for it.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::api::{Api, Say};
+use crate::binary::{Sidecar, error, get, up};
+use crate::fixture::Root;
+
+/// A sidecar beside a healthy host.
+fn watched(api: &Api, extra: &str) -> (Root, Sidecar) {
+    let root = Root::with_history(Timestamp::now());
+    let sidecar = Sidecar::start(root.path(), &format!("{extra}[host]\nurl = \"{}\"\n", api.url));
+    (root, sidecar)
+}
+
+/// What hears of the host without its API.
+const OTHERS: [&str; 6] = ["messages", "usage", "tasks", "host_jobs", "groups", "exporter"];
+
+fn successes(status: &Value) -> Vec<Value> {
+    OTHERS.map(|name| status["collectors"][name]["last_success_at"].clone()).into()
+}
+
+#[test]
+fn a_host_that_lies_or_hangs_makes_its_own_word_unknown_and_nothing_else() {
+    let api = Api::healthy();
+    let (_root, sidecar) = watched(&api, "[collect.exporter]\ninterval = \"1s\"\n");
+    let healthy = sidecar.until("ready", |status| status["health"]["ready"] == true && status["queue"].is_object());
+    assert_eq!(healthy["channels"]["connection.slack.acme"]["connected"], true);
+    assert_eq!(healthy["queue"]["active_containers"], 1);
+    let good = json!({"channels": {"connection.slack.acme": true}, "queue": healthy["queue"]});
+    for (say, reason) in [
+        (Say::Status(500), "answered with status 500"),
+        (Say::Status(401), "answered with status 401: it wants a token; name its file with `token_file` in [host]"),
+        (Say::Html("<html>".into()), "answered with status 200 and HTML instead of JSON"),
+        (Say::Flood(50), "the answer is too large"),
+        (Say::Json("{\"channels\": {\"secret".into()), "answered with status 200 and invalid JSON (line 1 column 20)"),
+        (
+            Say::Json("{\"channels\": [], \"queue\": []}".into()),
+            "answered with status 200 and JSON of another shape (line 1 column 14)",
+        ),
+        (
+            Say::Redirect("http://127.0.0.2:1/status"),
+            "answered with status 302, a redirect to another host, which is not followed",
+        ),
+        (Say::Hang, "timed out"),
+    ] {
+        api.say("/status", say.clone());
+        let named = |status: &Value| error(status, "channels").ends_with(reason);
+        let status = sidecar.until(reason, named);
+        assert!(error(&status, "channels").starts_with(&format!("ask {}/status: ", api.url)));
+        let denied = matches!(say, Say::Status(401));
+        assert_eq!(status["collectors"]["channels"]["access"] == "denied", denied, "{reason}");
+        // All others look again, meanwhile.
+        let (before, begun) = (successes(&status), Instant::now());
+        let later = sidecar
+            .until("all others", |status| successes(status).iter().zip(&before).all(|(now, before)| now != before));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{reason}: the others were late");
+        assert_eq!(later["service"]["status"], "ok", "{reason}");
+        let begun = Instant::now();
+        for _ in 0..50 {
+            assert_eq!(sidecar.get("/status").0, 200);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{reason}: requests wait");
+        let text = sidecar.get("/status").1 + &sidecar.get("/metrics").1;
+        assert!(!text.contains("secret"), "{reason}: {text}");
+        api.json("/status", good.clone());
+        sidecar.until("well again", |status| up("channels", true)(status) && up("queue", true)(status));
+    }
+}
+
+#[test]
+fn what_a_silent_host_last_said_leaves_and_is_never_zero() {
+    let api = Api::healthy();
+    let fast = "[checks.channel_connected]\nunknown_for = \"1s\"\n";
+    let (_root, sidecar) = watched(&api, fast);
+    let metrics = || sidecar.get("/metrics").1;
+    sidecar.until("queue", |status| status["queue"].is_object() && status["channels"].is_object());
+    assert!(metrics().contains("agenthost_queue_active_containers 1\n"));
+    assert!(metrics().contains("agenthost_channel_connected{channel=\"connection.slack.acme\"} 1\n"));
+    api.say("/status", Say::Hang);
+    let gone = |status: &Value| status["queue"].is_null() && status["channels"].is_null();
+    sidecar.until_patiently("forgotten", gone);
+    let text = metrics();
+    assert!(!text.contains("agenthost_queue_active_containers") && !text.contains("agenthost_channel_connected"));
+    assert!(text.contains("agenthost_collector_up{collector=\"queue\"} 0\n"), "{text}");
+    assert!(text.contains("agenthost_inbound_unprocessed{"), "the database was not silent");
+}
+
+#[test]
+fn with_litellm_in_front_the_status_is_asked_for_only_if_somebody_said_so() {
+    let litellm = "[server]\nport = 1\n[gateway]\nlitellm_config = \"litellm.yaml\"\n";
+    let started = |checks: &str, extra: &str| {
+        let (root, api) = (Root::with_history(Timestamp::now()), Api::healthy());
+        std::fs::write(root.path().join("config.toml"), litellm).unwrap();
+        std::fs::write(root.path().join("litellm.yaml"), checks).unwrap();
+        let config = root.path().join("x.toml");
+        std::fs::write(&config, format!("[host]\nurl = \"{}\"\n{extra}", api.url)).unwrap();
+        let sidecar = Sidecar::start_as_is(root.path(), &config);
+        let status = sidecar.until("channels", up("channels", true));
+        (status, api)
+    };
+    let background = "general_settings:\n  background_health_checks: true\n";
+    let (status, api) = started("model_list: []\n", "");
+    assert_eq!(status["channels"].as_object().unwrap().keys().collect::<Vec<_>>(), ["any"]);
+    assert_eq!((status["channels"]["any"]["connected"].clone(), status.get("queue")), (json!(true), None));
+    let note = status["sidecar"]["host"]["notes"][0].as_str().unwrap();
+    assert!(note.contains("billed") && note.contains("status_poll = \"60s\""), "{note}");
+    assert_eq!((api.asked("/status"), api.asked("/health")), (0, 1), "health is asked once for both who want it");
+    for (checks, extra) in [
+        (background, ""),
+        ("", "status_poll = \"30s\"\n"),
+        ("", "[collect.channels]\ninterval = \"30s\"\n"),
+        ("", "[collect.queue]\ninterval = \"30s\"\n"),
+    ] {
+        let (status, api) = started(checks, extra);
+        assert_eq!(status["channels"].as_object().unwrap().len(), 2, "{extra}");
+        assert_eq!(status["sidecar"]["host"]["notes"], json!([]), "{extra}");
+        let interval = if extra.is_empty() { 60.0 } else { 30.0 };
+        assert_eq!(status["collectors"]["channels"]["interval_seconds"], interval, "{extra}");
+        assert_eq!(status["collectors"]["queue"]["interval_seconds"], interval, "{extra}");
+        assert_eq!(api.asked("/status"), 1, "{extra}: once for both");
+    }
+    let (status, api) = started(background, "status_poll = \"never\"\n");
+    assert_eq!((status["channels"]["any"]["connected"].clone(), api.asked("/status")), (json!(true), 0));
+    let note = status["sidecar"]["host"]["notes"][0].as_str().unwrap();
+    assert!(note.ends_with("`status_poll = \"never\"` in [host] says so"), "{note}");
+}
+
+/// The probes of a host that hangs are as quick as those of one that does not.
+#[test]
+fn probes_do_not_wait_for_a_host_that_hangs() {
+    let api = Api::healthy();
+    for path in ["/status", "/health"] {
+        api.say(path, Say::Hang);
+    }
+    let (_root, sidecar) = watched(&api, "");
+    for path in ["/livez", "/readyz", "/metrics", "/status", "/"] {
+        let begun = Instant::now();
+        get(sidecar.address, path).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{path}: {:?}", begun.elapsed());
+    }
+}

@@ -13,4 +13,5 @@ pub mod state;
 pub struct Sources {
     pub http: http::Http,
     pub processes: process::Processes,
+    pub proc: process::proc::Proc,
 }

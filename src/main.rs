@@ -78,6 +78,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
         Some(Command::DemoHost { root, port }) => demo::host(root, *port),
+        Some(Command::DemoWorker { part }) => demo::worker(part),
         Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
         Some(Command::Replay { files }) => replay(&cli.flags, files),
         Some(Command::Demo) => with_demo(&cli.flags),
@@ -122,6 +123,9 @@ fn with_demo(flags: &Flags) -> Result<()> {
     config.host.root = Some(demo.root().to_owned());
     config.host.url = Some(demo.url().to_owned());
     config.state.path = flags.state_path.clone(); // a file's may be of a real host
+    for planned in config.collectors.iter_mut().filter(|planned| planned.subsystem.name == "workers") {
+        planned.build = demo::watched_by(planned.subsystem)?;
+    }
     let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
     let open = format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or "));
     watch(config, flags.once, &(demo.story() + &open))

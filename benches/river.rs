@@ -1,6 +1,6 @@
 //! What it costs, beside something that anyone can judge, in one run: `cargo bench`. Prints figures, asserts nothing.
 //!
-//! `cargo bench -- encode` runs one part: encode, health, state, database, git, docker, process.
+//! `cargo bench -- encode` runs one part: encode, health, state, database, git, docker, workers, process.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -31,13 +31,14 @@ fn main() {
     if wanted.first().is_some_and(|arg| arg == "bare-server") {
         return bare_server(&wanted[1]);
     }
-    let parts: [(&str, fn()); 7] = [
+    let parts: [(&str, fn()); 8] = [
         ("encode", encode),
         ("health", health),
         ("state", state),
         ("database", database),
         ("git", git),
         ("docker", docker),
+        ("workers", workers),
         ("process", process),
     ];
     for (name, part) in parts {
@@ -513,6 +514,70 @@ fn cpu_of_children(times: usize, mut run: impl FnMut()) -> f64 {
     let before = of_children();
     (0..times).for_each(|_| run());
     (of_children() - before) / times as f64
+}
+
+/// Real processes: a look at workers beside reading the `stat` of the same, and what remembering one takes.
+fn workers() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // A shell that sleeps, under a name that no other process has.
+    let name = folder.path().join("benchworker");
+    std::fs::copy("/bin/sleep", &name).expect("a program");
+    let mut running: Vec<Ended> = Vec::new();
+    for count in [30, 300, 3000] {
+        while running.len() < count {
+            let mut command = Command::new(&name);
+            running.push(Ended(command.arg("3600").stdin(Stdio::null()).spawn().expect("it starts")));
+        }
+        let pids: Vec<u32> = running.iter().map(|worker| worker.0.id()).collect();
+        let others = std::fs::read_dir("/proc").expect("processes").count().saturating_sub(count);
+        let times = 30_000 / count;
+        let (before, begun) = (resident(std::process::id()), cpu_of_this_thread());
+        let read = pids.iter().map(|pid| format!("/proc/{pid}/stat")).collect::<Vec<_>>();
+        for _ in 0..times {
+            read.iter().for_each(|path| drop(black_box(std::fs::read(path))));
+        }
+        let stat = (cpu_of_this_thread() - begun) / times as f64;
+        let mut tick = worker_ticks();
+        tick(); // what is asked of new processes is asked once
+        let begun = cpu_of_this_thread();
+        (0..times).for_each(|_| tick());
+        let look = (cpu_of_this_thread() - begun) / times as f64;
+        let one = 1e6 / count as f64;
+        say(&format!("{count} workers, {others} others: a look, CPU for each worker"), look * one, "us");
+        say(&format!("{count} workers: reading /proc/PID/stat of each, CPU"), stat * one, "us");
+        say(&format!("{count} workers: ratio"), look / stat, "x");
+        let grown = resident(std::process::id()).saturating_sub(before);
+        say(&format!("{count} workers: memory for each, one section included"), grown as f64 / count as f64, "bytes");
+    }
+}
+
+/// Looks of one collector that knows the processes of this bench. They are no children of a host, nor is one sought.
+fn worker_ticks() -> impl FnMut() {
+    let subsystem = collect::ALL.iter().find(|one| one.name == "workers").expect("it is listed");
+    let table = "[[rule]]\nname = \"bench\"\ncomm = \"benchworker\"\n";
+    let table = toml::de::DeTable::parse(table).expect("TOML");
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let config = host::Config {
+        root: Some(root.path().to_owned()),
+        pid_file: Some("pid".into()), // init's: it is above all
+        ..host::Config::default()
+    };
+    std::fs::write(root.path().join("pid"), "1").expect("a pid file");
+    let sources = Sources::default();
+    let host = host::find(&config, &sources.processes, Path::new("/")).expect("a root");
+    let mut collector = (subsystem.plan)(Some(table)).expect("a table")(&host, &sources).expect("a collector");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+    move || {
+        let _root = &root;
+        let collector = collector.as_mut().expect("it has a rule");
+        drop(black_box(collector.run(Now::read(), Duration::from_secs(60), runtime.handle()).expect("a reading")));
+    }
+}
+
+/// CPU seconds of the thread that asks, to the nanosecond: a look is shorter than a tick.
+fn cpu_of_this_thread() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a thread");
+    text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).expect("a number") / 1e9
 }
 
 /// The real binary at default intervals beside a host with 200 000 messages: start, memory, CPU, and answers under load.

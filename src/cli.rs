@@ -106,6 +106,9 @@ pub enum Command {
     /// The demo's host itself.
     #[command(hide = true)]
     DemoHost { root: PathBuf, port: u16 },
+    /// One of the workers of the demo's host.
+    #[command(hide = true)]
+    DemoWorker { part: String },
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -28,6 +28,7 @@ pub mod usage;
 pub mod tasks;
 pub mod host_jobs;
 pub mod groups;
+pub mod workers;
 pub mod exporter;
 
 mod amount;
@@ -52,6 +53,7 @@ pub static ALL: &[Subsystem] = &[
     Subsystem::of::<tasks::Tasks>(),
     Subsystem::of::<host_jobs::HostJobs>(),
     Subsystem::of::<groups::Groups>(),
+    Subsystem::of::<workers::Workers>(),
     Subsystem::of::<exporter::Exporter>(),
 ];
 

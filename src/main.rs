@@ -83,6 +83,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
         Some(Command::DemoHost { root, port }) => demo::host(root, *port),
+        Some(Command::DemoWorker { part }) => demo::worker(part),
         Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
         Some(Command::Replay { files }) => replay(&cli.flags, files),
         Some(Command::Demo) => with_demo(&cli.flags),
@@ -133,6 +134,9 @@ fn with_demo(flags: &Flags) -> Result<()> {
         config.host.url = Some(url.clone());
         config.state.path = own.state_path.clone(); // a file's may be of a real host
         config.collectors.retain(|planned| !demo::WITHOUT.contains(&planned.subsystem.name));
+        for planned in config.collectors.iter_mut().filter(|planned| planned.subsystem.name == "workers") {
+            planned.build = demo::watched_by(planned.subsystem)?;
+        }
         Ok(config)
     };
     let addresses: Vec<String> = load()?.web.listen.iter().map(|address| format!("http://{address}/")).collect();

@@ -17,4 +17,5 @@ pub struct Sources {
     pub docker: docker::Docker,
     pub http: http::Http,
     pub processes: process::Processes,
+    pub proc: process::proc::Proc,
 }

@@ -14,6 +14,8 @@ use anyhow::{Context, Result, anyhow};
 use jiff::{SignedDuration, Timestamp};
 use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
+pub mod proc;
+
 /// The process table. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Processes {}
@@ -53,7 +55,7 @@ pub enum Cwd {
 
 /// A command line. It may hold keys, so it shows only its length.
 #[derive(Clone, PartialEq, Eq)]
-struct Words(Vec<OsString>);
+pub struct Words(Vec<OsString>);
 
 impl fmt::Debug for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,8 +28,10 @@ mod repos;
 mod rows;
 mod stamp;
 mod talk;
+mod workers;
 
 pub use child::host;
+pub use workers::{watched_by, worker};
 
 /// While this file is there, the folder is a demo's, and nobody but the child will remove it.
 const MARKER: &str = ".agenthost-demo";
@@ -107,7 +109,8 @@ impl Demo {
             "The host runs in {} and answers on {}.\n\
              The channel {} is connected for {}, gone for {}, and so on; {} stays.\n\
              The agent of the group `{}` hangs: its messages wait and its task is overdue.\n\
-             One task fails, one is stuck, and the database grows every other second.\n{git}\n",
+             One task fails, one is stuck, and the database grows every other second.\n{git}\n\
+             Its workers: one works, one idles, one is leaked, one an orphan, one a zombie; an MCP server runs twice.\n",
             self.root.display(),
             self.url,
             channels::SLACK,

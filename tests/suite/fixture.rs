@@ -1,6 +1,6 @@
 //! A pynchy host's folder in a temporary place, with a database that holds a little of everything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agenthost_exporter::collect::Subsystem;
@@ -9,6 +9,7 @@ use agenthost_exporter::sample::{Now, Sample};
 use agenthost_exporter::source::Sources;
 use agenthost_exporter::source::cgroup::Cgroups;
 use agenthost_exporter::source::docker::Docker;
+use agenthost_exporter::source::process::proc::Proc;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -90,18 +91,50 @@ impl Root {
         host::find(&config, &Sources::default().processes, Path::new("/")).unwrap()
     }
 
-    /// One run of a collector at that moment, with its default configuration.
+    /// One run of a collector at that moment, with its default configuration; workers are told what to look for, and see
+    /// a `/proc` of their own.
     pub fn run(&self, subsystem: &Subsystem, now: Now) -> anyhow::Result<Sample> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let build = (subsystem.plan)(None)?;
+        let presets = toml::de::DeTable::parse("presets = [\"pi\", \"mcp\"]\nmax_rss = 100000000\n")?;
+        let build = (subsystem.plan)((subsystem.name == "workers").then_some(presets))?;
         let engine = Fake::with(containers());
         let sources = Sources {
             docker: Docker::at(engine.socket()),
             cgroups: Cgroups::at("/nonexistent", "/nonexistent"),
+            proc: Proc::at(&self.processes(now)?),
             ..Sources::default()
         };
         let mut collector = build(&self.host(), &sources)?.expect("a pynchy host has it");
         collector.run(now, Duration::from_secs(10), runtime.handle())
+    }
+
+    /// The host with a worker that runs a tool, one that nobody reaped, and one whose host is gone.
+    fn processes(&self, now: Now) -> std::io::Result<PathBuf> {
+        let folder = self.path().join("data/proc");
+        let started = now.mono.as_secs().saturating_sub(600) * 100;
+        let boot = now.wall.as_second() - now.mono.as_secs() as i64;
+        for (pid, parent, comm, state, pages) in [
+            (1, 0, "init", 'S', 2000),
+            (10, 1, "pynchy", 'S', 20000),
+            (20, 10, "pi", 'S', 30000),
+            (21, 20, "bash", 'R', 1000),
+            (30, 10, "pi", 'Z', 0),
+            (40, 1, "pi", 'S', 20000),
+        ] {
+            let own = folder.join(pid.to_string());
+            std::fs::create_dir_all(own.join("fd"))?;
+            let stat =
+                format!("{pid} ({comm}) {state} {parent} 1 1 0 -1 0 0 0 0 0 40 10 0 0 20 0 11 0 {started} 1 {pages}");
+            std::fs::write(own.join("stat"), stat)?;
+            std::fs::write(own.join("cmdline"), comm)?;
+            std::fs::write(own.join("status"), format!("NSpid:\t{pid}\n"))?;
+            std::fs::write(own.join("io"), "rchar: 1\nwchar: 1\nread_bytes: 4096\nwrite_bytes: 8192\n")?;
+            if !own.join("cwd").exists() {
+                std::os::unix::fs::symlink(self.path().canonicalize()?, own.join("cwd"))?;
+            }
+        }
+        std::fs::write(folder.join("stat"), format!("btime {boot}\n"))?;
+        Ok(folder)
     }
 }
 

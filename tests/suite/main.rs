@@ -22,6 +22,7 @@ mod shape;
 mod stage;
 mod survives;
 mod verdicts;
+mod workers;
 
 /// Says that a test could not run, and why. Under `tests/run` that is a failure.
 fn skipped(what: &str, why: &str) {

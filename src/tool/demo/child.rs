@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::api::{self, Api};
 use super::life::Life;
 use super::queue::Queue;
+use super::workers::Workers;
 use super::{MARKER, repos};
 use crate::sample::Now;
 
@@ -36,7 +37,7 @@ pub fn host(root: &Path, port: u16) -> Result<()> {
     if !root.join(MARKER).is_file() {
         bail!("{} has no {MARKER}: it is not the folder of a demo", root.display());
     }
-    call_itself_pynchy();
+    call_itself("pynchy");
     let started = Now::read();
     let database = root.join(DATABASE);
     let head = repos::head(root);
@@ -54,8 +55,9 @@ pub fn host(root: &Path, port: u16) -> Result<()> {
             keep_working(agents, &rested)
         }
     });
+    let workers = Workers::start().inspect_err(|error| eprintln!("{error:#}"));
     let end = serve(port, api);
-    drop((stop, rest));
+    drop((stop, rest, workers));
     if writer.join().is_err() || worker.join().is_err() {
         bail!("the writer or an agent panicked");
     }
@@ -67,9 +69,9 @@ pub fn host(root: &Path, port: u16) -> Result<()> {
 }
 
 /// So that process lists show the name that they would on a real host.
-fn call_itself_pynchy() {
+pub fn call_itself(name: &str) {
     #[cfg(target_os = "linux")]
-    drop(std::fs::write("/proc/self/comm", "pynchy")); // Only looks suffer where this is refused.
+    drop(std::fs::write("/proc/self/comm", name)); // Only looks suffer where this is refused.
 }
 
 /// Writes what happens, when it happens, until `stopped` is hung up.

@@ -1,0 +1,418 @@
+//! What must be remembered of workers between two looks: who they are, what they had used, when they last worked.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::rule::{Look, Rule};
+use crate::source::process::Identity;
+use crate::source::process::proc::{Comm, Hidden, Io, Proc, Scan, Stat};
+
+/// Over which work is measured.
+const WINDOW: Duration = Duration::from_secs(15);
+/// So long a process may become what it will be: it executes its program, writes its title.
+const SETTLES: Duration = Duration::from_secs(30);
+/// A child that looks like its worker and is younger is one that is about to execute a tool.
+const FORKS: Duration = Duration::from_secs(1);
+/// One that was last seen younger than this ended within seconds of its start.
+const EARLY: Duration = Duration::from_secs(10);
+const RESTARTS_WITHIN: Duration = Duration::from_secs(3600);
+const EARLY_EXITS_WITHIN: Duration = Duration::from_secs(600);
+/// Events of one kind that are remembered: a loop of starts must not fill the memory.
+const EVENTS: usize = 10_000;
+/// Read and written between two looks: less is a keep-alive. A small turn of pi has 13 KB.
+const TALK: u64 = 1024;
+
+/// All that is remembered.
+pub struct Roll {
+    rules: Vec<Rule>,
+    sessions: bool,
+    decided: BTreeMap<Identity, Decided>,
+    workers: BTreeMap<Identity, Worker>,
+    tallies: Vec<Tally>,
+    last_look: Option<Duration>,
+    hasher: RandomState,
+}
+
+/// What a process was taken for when it was last asked, under this name.
+struct Decided {
+    comm: Comm,
+    rule: Option<usize>,
+    /// Asked of the children of workers only.
+    is_server: Option<bool>,
+    /// Of the command line of a server. Without the key, which stays here, it says nothing.
+    command: Option<u64>,
+}
+
+/// One worker.
+struct Worker {
+    rule: usize,
+    /// When it was looked at, and the CPU ticks it had used by then: those of the window, and the latest before it.
+    samples: VecDeque<(Duration, u64)>,
+    io: Option<Io>,
+    /// When work was last seen, or when it was first looked at.
+    worked: Duration,
+    last_alive: Option<Duration>,
+    has_ended: bool,
+    session: Option<String>,
+}
+
+/// What has been counted of one kind since the first look.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    pub cpu_ticks: u64,
+    /// Read and written bytes of disks; `None` until that of one worker could be read.
+    pub disk: Option<(u64, u64)>,
+    pub spawns: u64,
+    pub exits: u64,
+    /// Those that ended, and whose place nobody has taken yet.
+    vacant: u64,
+    restarts: VecDeque<Duration>,
+    early_exits: VecDeque<Duration>,
+}
+
+impl Tally {
+    /// Starts in the place of one that had ended, within the last hour.
+    pub fn recent_restarts(&self) -> usize {
+        self.restarts.len()
+    }
+
+    /// Ends within seconds of a start, within the last ten minutes.
+    pub fn recent_early_exits(&self) -> usize {
+        self.early_exits.len()
+    }
+
+    fn forget(&mut self, now: Duration) {
+        for (events, within) in [(&mut self.restarts, RESTARTS_WITHIN), (&mut self.early_exits, EARLY_EXITS_WITHIN)] {
+            while events.len() > EVENTS || events.front().is_some_and(|&at| now.saturating_sub(at) > within) {
+                events.pop_front();
+            }
+        }
+    }
+
+    fn spawned(&mut self, now: Duration) {
+        self.spawns += 1;
+        if self.vacant > 0 {
+            self.vacant -= 1;
+            self.restarts.push_back(now);
+        }
+    }
+
+    fn exited(&mut self, now: Duration, was_early: bool) {
+        self.exits += 1;
+        self.vacant += 1;
+        if was_early {
+            self.early_exits.push_back(now);
+        }
+    }
+}
+
+/// One worker as a look found it.
+pub struct Seen {
+    pub stat: Stat,
+    pub rule: usize,
+    /// Living ones.
+    pub children: usize,
+    /// `None`: seen once.
+    pub is_busy: Option<bool>,
+    pub idle: Option<Duration>,
+    /// Share of one core since the last look.
+    pub cpu_percent: Option<f64>,
+    /// What it reads, writes and is connected to is not ours to see.
+    pub is_closed: bool,
+    pub session: Option<String>,
+    /// Of a server: the process that needs it, and its command.
+    pub server: Option<(u32, u64)>,
+}
+
+impl Roll {
+    pub fn new(rules: Vec<Rule>, sessions: bool) -> Roll {
+        Roll {
+            tallies: rules.iter().map(|_| Tally::default()).collect(),
+            rules,
+            sessions,
+            decided: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            last_look: None,
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// In the order of the rules.
+    pub fn tallies(&self) -> &[Tally] {
+        &self.tallies
+    }
+
+    /// Looks at all workers of a scan. `now` is on the clock that counts since boot.
+    pub fn look(&mut self, proc: &Proc, scan: &Scan, now: Duration) -> Vec<Seen> {
+        self.decide(proc, scan, now);
+        let found = self.found(scan, now);
+        let children = self.children(proc, scan, &found, now);
+        self.bury(scan, &found, now);
+        let mut networks = Networks::default();
+        let mut seen = Vec::with_capacity(found.len());
+        for (&pid, &rule) in &found {
+            let Some(stat) = scan.get(pid) else { continue };
+            let children = children.get(&pid).map_or(&[][..], Vec::as_slice);
+            let mut one = self.observe(proc, stat, rule, children, &mut networks, now);
+            one.server = self.server(scan, stat);
+            seen.push(one);
+        }
+        self.tallies.iter_mut().for_each(|tally| tally.forget(now));
+        self.last_look = Some(now);
+        seen
+    }
+
+    /// Takes each process for what it is: asked when it is new, while it settles, and when it has another name.
+    fn decide(&mut self, proc: &Proc, scan: &Scan, now: Duration) {
+        self.decided.retain(|identity, _| scan.get(identity.pid).is_some_and(|stat| stat.identity == *identity));
+        for stat in scan.all() {
+            let settles = now.saturating_sub(stat.started()) < SETTLES;
+            let known = self.decided.get(&stat.identity).filter(|known| known.comm == stat.comm);
+            let stands = known.is_some_and(|known| known.rule.is_some() || !settles || stat.is_zombie());
+            if !stands {
+                let decided = self.ask(proc, scan, stat);
+                self.decided.insert(stat.identity, decided);
+            }
+        }
+    }
+
+    fn ask(&self, proc: &Proc, scan: &Scan, stat: &Stat) -> Decided {
+        let look = Look::at(proc, scan, stat);
+        let rule = self.rules.iter().position(|rule| rule.matches(&look));
+        let is_mcp = rule.is_some_and(|rule| self.rules[rule].is_mcp());
+        let command = look.words().filter(|_| is_mcp).map(|words| self.hasher.hash_one(words.line()));
+        Decided { comm: stat.comm, rule, is_server: is_mcp.then_some(true), command }
+    }
+
+    /// The workers of a scan, with their rules; without forks on their way, and without launchers of servers.
+    fn found(&self, scan: &Scan, now: Duration) -> BTreeMap<u32, usize> {
+        let mut found = BTreeMap::new();
+        let mut launchers = BTreeSet::new();
+        for stat in scan.all() {
+            let Some(rule) = self.rule(stat) else { continue };
+            let parent = scan.get(stat.parent).filter(|parent| self.rule(parent) == Some(rule));
+            let is_young = now.saturating_sub(stat.started()) < FORKS;
+            match parent {
+                Some(_) if is_young && !stat.is_zombie() => continue,
+                Some(parent) if self.rules[rule].is_mcp() && !stat.is_zombie() => _ = launchers.insert(parent.pid()),
+                _ => {}
+            }
+            found.insert(stat.pid(), rule);
+        }
+        found.retain(|pid, _| !launchers.contains(pid));
+        found
+    }
+
+    fn rule(&self, stat: &Stat) -> Option<usize> {
+        self.decided.get(&stat.identity)?.rule
+    }
+
+    /// The living children of workers, and whether each is more than a server that waits for questions.
+    fn children(
+        &mut self,
+        proc: &Proc,
+        scan: &Scan,
+        found: &BTreeMap<u32, usize>,
+        now: Duration,
+    ) -> BTreeMap<u32, Vec<(u32, bool)>> {
+        let mut children: BTreeMap<u32, Vec<(u32, bool)>> = BTreeMap::new();
+        for stat in scan.all().iter().filter(|stat| !stat.is_zombie() && found.contains_key(&stat.parent)) {
+            let Some(decided) = self.decided.get_mut(&stat.identity) else { continue };
+            let settles = now.saturating_sub(stat.started()) < SETTLES;
+            if decided.is_server.is_none() || (settles && decided.rule.is_none()) {
+                decided.is_server = Some(Look::at(proc, scan, stat).is_server());
+            }
+            let works = decided.is_server != Some(true);
+            children.entry(stat.parent).or_default().push((stat.pid(), works));
+        }
+        children
+    }
+
+    fn observe(
+        &mut self,
+        proc: &Proc,
+        stat: &Stat,
+        rule: usize,
+        children: &[(u32, bool)],
+        networks: &mut Networks,
+        now: Duration,
+    ) -> Seen {
+        let mut worker = self.take(stat, rule, now);
+        let (used, cpu_percent) = worker.use_cpu(stat, now);
+        self.tallies[rule].cpu_ticks += used;
+        let io = proc.io(stat.pid());
+        let talked = worker.talk(io, &mut self.tallies[rule]);
+        let has_tool = children.iter().any(|&(_, works)| works);
+        let mut is_busy = if has_tool { Some(true) } else { worker.works(self.rules[rule].work, now) };
+        // Asked last, as it costs most.
+        if is_busy == Some(false) && talked {
+            is_busy = networks.is_connected(proc, stat.pid()).or(is_busy);
+        }
+        if is_busy == Some(true) {
+            worker.worked = now;
+        }
+        if self.sessions && self.rules[rule].is_pi() {
+            worker.learn_session(proc, children);
+        }
+        if stat.is_zombie() {
+            self.end(&mut worker, stat, now);
+        } else {
+            worker.last_alive = Some(now);
+        }
+        let seen = Seen {
+            stat: *stat,
+            rule,
+            children: children.len(),
+            is_busy: is_busy.filter(|_| !stat.is_zombie()),
+            idle: is_busy.filter(|_| !stat.is_zombie()).map(|_| now.saturating_sub(worker.worked)),
+            cpu_percent,
+            is_closed: io == Err(Hidden::Denied) && !stat.is_zombie(),
+            session: worker.session.clone(),
+            server: None,
+        };
+        self.workers.insert(stat.identity, worker);
+        seen
+    }
+
+    /// What is known of a worker; a new one is counted.
+    fn take(&mut self, stat: &Stat, rule: usize, now: Duration) -> Worker {
+        match self.workers.remove(&stat.identity) {
+            Some(worker) if worker.rule == rule => return worker,
+            // It became another kind by executing another program.
+            Some(mut worker) => self.end(&mut worker, stat, now),
+            None => {}
+        }
+        if self.last_look.is_some() {
+            self.tallies[rule].spawned(now);
+        }
+        // What an older one used before we looked was not used under our eyes.
+        let is_new = self.last_look.is_some_and(|last| stat.started() > last);
+        if is_new {
+            self.tallies[rule].cpu_ticks += stat.cpu_ticks;
+        }
+        let nothing = Io { read_chars: 0, written_chars: 0, read_bytes: 0, written_bytes: 0 };
+        Worker {
+            rule,
+            samples: VecDeque::new(),
+            io: is_new.then_some(nothing),
+            worked: now,
+            last_alive: None,
+            has_ended: false,
+            session: None,
+        }
+    }
+
+    fn end(&mut self, worker: &mut Worker, stat: &Stat, now: Duration) {
+        if !std::mem::replace(&mut worker.has_ended, true) && self.last_look.is_some() {
+            self.tallies[worker.rule].exited(now, worker.ended_early(stat.started()));
+        }
+    }
+
+    /// Counts those that are gone, and forgets them. One that lives on and is no worker any more has become something
+    /// else.
+    fn bury(&mut self, scan: &Scan, found: &BTreeMap<u32, usize>, now: Duration) {
+        let stays = |identity: &Identity| {
+            found.contains_key(&identity.pid) && scan.get(identity.pid).is_some_and(|stat| stat.identity == *identity)
+        };
+        let gone: Vec<Identity> = self.workers.keys().filter(|identity| !stays(identity)).copied().collect();
+        for identity in gone {
+            let Some(worker) = self.workers.remove(&identity) else { continue };
+            let was_early = worker.ended_early(identity.started());
+            let tally = &mut self.tallies[worker.rule];
+            match self.decided.get(&identity) {
+                // It launched a server, which was counted as another start.
+                Some(known) if known.rule == Some(worker.rule) => tally.exits += 1,
+                _ if worker.has_ended => {}
+                _ => tally.exited(now, was_early),
+            }
+        }
+    }
+
+    /// Of a server: the first process above it that is none, and its command.
+    fn server(&self, scan: &Scan, stat: &Stat) -> Option<(u32, u64)> {
+        let command = self.decided.get(&stat.identity)?.command?;
+        let is_launcher =
+            |above: &&Stat| self.decided.get(&above.identity).is_some_and(|known| known.command.is_some());
+        let above = scan.ancestors(stat).find(|above| !is_launcher(above))?;
+        Some((above.pid(), command))
+    }
+}
+
+impl Worker {
+    /// Ticks since the last look, and their share of one core.
+    fn use_cpu(&mut self, stat: &Stat, now: Duration) -> (u64, Option<f64>) {
+        let last = self.samples.back().copied();
+        while self.samples.get(1).is_some_and(|&(at, _)| now.saturating_sub(at) >= WINDOW) {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((now, stat.cpu_ticks));
+        let Some((at, ticks)) = last else { return (0, None) };
+        let used = stat.cpu_ticks.saturating_sub(ticks);
+        let elapsed = now.saturating_sub(at).as_secs_f64();
+        let percent = (elapsed > 0.0).then(|| seconds(used) / elapsed * 100.0);
+        (used, percent)
+    }
+
+    /// Whether it used at least so much CPU within the window, or as much for its length where looks are further apart.
+    fn works(&self, work: f64, now: Duration) -> Option<bool> {
+        let &(at, before) = self.samples.front()?;
+        let &(_, ticks) = self.samples.back()?;
+        let elapsed = now.saturating_sub(at);
+        let needed = work * (elapsed.as_secs_f64() / WINDOW.as_secs_f64()).max(1.0);
+        (elapsed > Duration::ZERO).then(|| seconds(ticks.saturating_sub(before)) >= needed)
+    }
+
+    /// Whether it read or wrote more than a keep-alive since the last look. A garbage collector wakes its own threads
+    /// by pipes: what it writes it reads.
+    fn talk(&mut self, io: Result<Io, Hidden>, tally: &mut Tally) -> bool {
+        let Ok(now) = io else { return false };
+        let disk = tally.disk.get_or_insert_default();
+        let Some(last) = self.io.replace(now) else { return false };
+        disk.0 += now.read_bytes.saturating_sub(last.read_bytes);
+        disk.1 += now.written_bytes.saturating_sub(last.written_bytes);
+        let read = now.read_chars.saturating_sub(last.read_chars);
+        let written = now.written_chars.saturating_sub(last.written_chars);
+        read != written && read.saturating_add(written) >= TALK
+    }
+
+    /// The tools that pi runs are told their session's file; between tools it is remembered.
+    fn learn_session(&mut self, proc: &Proc, children: &[(u32, bool)]) {
+        for &(child, _) in children {
+            if let Ok(Some(path)) = proc.variable(child, "PI_SESSION_FILE") {
+                let name = PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned());
+                self.session = name.or(self.session.take());
+            }
+        }
+    }
+
+    fn ended_early(&self, started: Duration) -> bool {
+        self.last_alive.is_none_or(|alive| alive.saturating_sub(started) < EARLY)
+    }
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64
+}
+
+/// Established connections, read once a look for each network.
+#[derive(Default)]
+struct Networks(BTreeMap<PathBuf, Result<BTreeSet<u64>, Hidden>>);
+
+impl Networks {
+    /// `None`: not ours to see.
+    fn is_connected(&mut self, proc: &Proc, pid: u32) -> Option<bool> {
+        let own = proc.sockets(pid).ok()?;
+        if own.is_empty() {
+            return Some(false);
+        }
+        let network = proc.network(pid).ok()?;
+        let established = self.0.entry(network).or_insert_with(|| proc.established(pid));
+        established.as_ref().ok().map(|established| !own.is_disjoint(established))
+    }
+}

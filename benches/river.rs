@@ -72,7 +72,14 @@ fn points(facts: &[&'static Fact], series: usize) -> Points {
 
 fn snapshot(series: usize) -> Snapshot {
     let now = Now::read();
-    let sidecar = Sidecar { version: "0", arch: "", profile: Profile::Pynchy, root: "/".into(), started_at: now.wall };
+    let sidecar = Sidecar {
+        version: "0",
+        arch: "",
+        profile: Profile::Pynchy,
+        root: None,
+        notes: Vec::new(),
+        started_at: now.wall,
+    };
     let health = Health::new(now, Vec::new(), &[], &Settings::default());
     let mut river =
         River::new(now, sidecar, vec![Seen::nothing("bench", Duration::from_secs(15), Duration::MAX)], health);

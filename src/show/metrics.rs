@@ -188,7 +188,7 @@ mod tests {
     fn heavy() -> Current {
         let now = Now::read();
         let sidecar =
-            Sidecar { version: "", arch: "", profile: Profile::Pynchy, root: String::new(), notes: Vec::new(), started_at: now.wall };
+            Sidecar { version: "", arch: "", profile: Profile::Pynchy, root: None, notes: Vec::new(), started_at: now.wall };
         let river = River::new(now, sidecar, Vec::new(), Health::new(now, Vec::new(), &[], &Settings::default()));
         let mut points = Points::default();
         for number in 0..SERIES_CAP {

@@ -80,7 +80,14 @@ fn points(facts: &[&'static Fact], series: usize) -> Points {
 
 fn snapshot(series: usize) -> Snapshot {
     let now = Now::read();
-    let sidecar = Sidecar { version: "0", arch: "", profile: Profile::Pynchy, root: "/".into(), started_at: now.wall };
+    let sidecar = Sidecar {
+        version: "0",
+        arch: "",
+        profile: Profile::Pynchy,
+        root: None,
+        notes: Vec::new(),
+        started_at: now.wall,
+    };
     let health = Health::new(now, Vec::new(), &[], &Settings::default());
     let mut river =
         River::new(now, sidecar, vec![Seen::nothing("bench", Duration::from_secs(15), Duration::MAX)], health);
@@ -460,7 +467,7 @@ fn real_engine(engine: &dockerd::Engine) {
 }
 
 /// Ticks of the collector, each a quarter of a minute after the last for what it shares.
-fn containers(socket: &Path, cgroups: Cgroups) -> impl FnMut() {
+fn containers(socket: &Path, cgroups: Cgroups) -> impl FnMut() + use<> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fill(folder.path(), 0);
     let config = host::Config { root: Some(folder.path().to_owned()), ..host::Config::default() };

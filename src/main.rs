@@ -192,7 +192,7 @@ fn wire(config: Config) -> Result<Running> {
     }
     let watched = pulses.iter().map(|(subsystem, pulse)| watched(subsystem.checks, pulse)).collect();
     let (keeper, kept) = match &config.state.path {
-        Some(path) => Keeper::start(path, &host.root.display().to_string(), now),
+        Some(path) => Keeper::start(path, &host.name(), now),
         None => (None, None),
     };
     let health = match kept {
@@ -214,7 +214,7 @@ fn wire(config: Config) -> Result<Running> {
     let (end, ended) = tokio::sync::oneshot::channel();
     let river = tokio::spawn(river.flow(readings, async { drop(ended.await) }));
     host.notes.iter().for_each(|note| tracing::warn!("{note}"));
-    tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
+    tracing::info!(profile = host.profile.name(), host = %host.name(), "watching");
     Ok(Running { current, keeper, end, river })
 }
 
@@ -232,7 +232,7 @@ fn sidecar(now: Now, host: &Host) -> Sidecar {
         version: env!("CARGO_PKG_VERSION"),
         arch: std::env::consts::ARCH,
         profile: host.profile,
-        root: host.root.display().to_string(),
+        root: host.root.as_ref().map(|root| root.display().to_string()),
         notes: host.notes.clone(),
         started_at: now.wall,
     }

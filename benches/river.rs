@@ -84,7 +84,7 @@ fn river(now: Now, collector: &'static str, health: Health) -> River {
         version: "0",
         arch: "",
         profile: Profile::Pynchy,
-        root: "/".into(),
+        root: None,
         notes: Vec::new(),
         started_at: now.wall,
     };
@@ -485,7 +485,7 @@ fn real_engine(engine: &dockerd::Engine) {
 }
 
 /// Ticks of the collector, each a quarter of a minute after the last for what it shares.
-fn containers(socket: &Path, cgroups: Cgroups) -> impl FnMut() {
+fn containers(socket: &Path, cgroups: Cgroups) -> impl FnMut() + use<> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fill(folder.path(), 0);
     let config = host::Config { root: Some(folder.path().to_owned()), ..host::Config::default() };

@@ -121,12 +121,20 @@ pub enum ConfigAction {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum ProfileName {
     Pynchy,
+    Netclaw,
+    PiWeb,
+    Openclaw,
+    Generic,
 }
 
 impl From<ProfileName> for Profile {
     fn from(name: ProfileName) -> Profile {
         match name {
             ProfileName::Pynchy => Profile::Pynchy,
+            ProfileName::Netclaw => Profile::Netclaw,
+            ProfileName::PiWeb => Profile::PiWeb,
+            ProfileName::Openclaw => Profile::Openclaw,
+            ProfileName::Generic => Profile::Generic,
         }
     }
 }

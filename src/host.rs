@@ -15,6 +15,10 @@ use crate::source::process::{Cwd, Processes, Table};
 
 pub mod containers;
 pub mod gateway;
+pub mod generic;
+pub mod netclaw;
+pub mod openclaw;
+pub mod pi_web;
 pub mod pynchy;
 pub mod running;
 
@@ -23,6 +27,23 @@ pub mod running;
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     Pynchy,
+    Netclaw,
+    PiWeb,
+    Openclaw,
+    Generic,
+}
+
+impl Profile {
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Pynchy => "pynchy",
+            Profile::Netclaw => "netclaw",
+            Profile::PiWeb => "pi-web",
+            Profile::Openclaw => "openclaw",
+            Profile::Generic => "generic",
+        }
+    }
 }
 
 /// The `[host]` table. All of it can be discovered.
@@ -35,13 +56,15 @@ pub struct Config {
     /// Base of its HTTP API.
     #[serde(deserialize_with = "base_url")]
     pub url: Option<String>,
-    /// The file that holds its pid, relative to the root.
+    /// The file that holds its pid, relative to the root if it has one.
     pub pid_file: Option<PathBuf>,
     /// A word of its command line, or the end of one behind a `/`.
     #[serde(deserialize_with = "word")]
     pub process: Option<String>,
     /// The file with the token that its API wants.
     pub token_file: Option<PathBuf>,
+    /// The file into which pi-web writes its pid and port.
+    pub state_file: Option<PathBuf>,
     /// How often its own status may be asked for.
     pub status_poll: StatusPoll,
     /// The shortest interval that was given to a collector of that status: it means that it may be asked for.
@@ -119,9 +142,10 @@ impl Config {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {
     pub profile: Profile,
-    /// The folder it runs in, without links; everything of it hangs off this.
-    pub root: PathBuf,
-    pub url: Url,
+    /// The folder it runs in, without links; `None` if nothing of it hangs off one.
+    pub root: Option<PathBuf>,
+    /// `None` if it has no API.
+    pub url: Option<Url>,
     /// The token that its API wants.
     pub token: Option<TokenFile>,
     /// How often its own status is asked for; `None`: never.
@@ -138,8 +162,8 @@ pub struct Host {
     pub containers: Option<containers::Names>,
     /// What stands between its agents and their models; `None` where the profile has none.
     pub gateway: Option<gateway::Gateway>,
-    /// What its own configuration says beyond that.
-    pub layout: pynchy::Layout,
+    /// What its own configuration says beyond that; `None` in another profile than pynchy.
+    pub layout: Option<pynchy::Layout>,
 }
 
 /// Base of the host's HTTP API, without a trailing slash.
@@ -149,6 +173,8 @@ pub enum Url {
     Given(String),
     /// As the host's own configuration in this folder says. The host reads that at its start, so it may change.
     Written { root: PathBuf },
+    /// As the host writes into this file when it starts.
+    State(PathBuf),
 }
 
 impl Url {
@@ -159,10 +185,13 @@ impl Url {
     pub fn read(&self) -> Result<String> {
         match self {
             Url::Given(url) => Ok(url.clone()),
-            Url::Written { root } => pynchy::url(root).context("find the host's port (`url` in [host] would give it)"),
+            Url::Written { root } => pynchy::url(root).context(WOULD_GIVE_IT),
+            Url::State(file) => pi_web::url(file).context(WOULD_GIVE_IT),
         }
     }
 }
+
+const WOULD_GIVE_IT: &str = "find the host's port (`url` in [host] would give it)";
 
 impl From<&str> for Url {
     fn from(url: &str) -> Url {
@@ -176,6 +205,7 @@ impl fmt::Display for Url {
         match self {
             Url::Given(url) => f.write_str(url),
             Url::Written { .. } => f.write_str("as its config.toml says"),
+            Url::State(file) => write!(f, "as {} says", file.display()),
         }
     }
 }
@@ -184,41 +214,105 @@ impl fmt::Display for Url {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessRule {
     /// Its program is called so, and its working folder is the host's root.
-    InRoot { program: String },
-    /// Its pid stands in this file.
+    InRoot { program: String, root: PathBuf },
+    /// Its pid stands in this file: alone, or as `pid` of a JSON object.
     PidFile(PathBuf),
     /// A word of its command line is this, or ends in `/` and this.
     Command(String),
+    /// Nobody said.
+    Unknown,
 }
 
-/// Finds the host: the configured root, else the current folder if it is one, else the one whose process runs.
+/// Finds the host: of the configured profile, with the configured root; else the current folder if it is a pynchy's, else
+/// the one host that runs.
 ///
 /// # Errors
 /// For the person who starts the sidecar: the root cannot be entered, nothing or more than one thing was found, the
 /// URL is none.
 pub fn find(config: &Config, processes: &Processes, cwd: &Path) -> Result<Host> {
-    let root = match &config.root {
-        Some(root) => enter(&cwd.join(root)).context("[host] root")?,
-        None if pynchy::is_root(cwd) => enter(cwd)?,
-        None => discover(&processes.list().context("look for a running host")?, cwd)?,
+    let root = config.root.as_ref().map(|root| enter(&cwd.join(root)).context("[host] root")).transpose()?;
+    let home = std::env::var_os("HOME");
+    let state = config.state_file.as_ref().map(|file| cwd.join(file)).or_else(|| pi_web::state_file(home.as_deref()));
+    let mut host = match (config.profile, &root) {
+        (Some(profile), _) if profile != Profile::Pynchy => as_it_comes(profile, state.as_deref())?,
+        (_, Some(root)) => pynchy::host(root),
+        (_, None) if pynchy::is_root(cwd) => pynchy::host(&enter(cwd)?),
+        (profile, None) => {
+            let table = processes.list().context("look for a running host")?;
+            let found = candidates(&table, state.as_deref());
+            discover(
+                found.into_iter().filter(|one| profile.is_none_or(|profile| one.profile() == profile)),
+                &table,
+                cwd,
+            )?
+        }
     };
-    let mut host = pynchy::host(&root);
-    if let Some(url) = &config.url {
-        host.url = Url::Given(http::base(url).context("[host] url")?);
-    }
-    if let Some(rule) = process_rule(config, &root)? {
-        host.process = rule;
-    }
-    host.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
-    host.decide_status_poll(config);
+    host.root = host.root.or(root);
+    host.configure(config, cwd)?;
     Ok(host)
 }
 
+/// A host of another kind than pynchy, where such hosts are.
+fn as_it_comes(profile: Profile, state: Option<&Path>) -> Result<Host> {
+    Ok(match (profile, state) {
+        (Profile::Netclaw, _) => netclaw::host(),
+        (Profile::Openclaw, _) => openclaw::host(),
+        (Profile::PiWeb, Some(state)) => pi_web::host(state),
+        (Profile::PiWeb, None) => {
+            bail!("where pi-web writes its state is not known: there is no $HOME; set `state_file` in [host]")
+        }
+        (Profile::Generic | Profile::Pynchy, _) => generic::host(),
+    })
+}
+
 impl Host {
+    /// One of which nothing else is known.
+    fn new(profile: Profile, process: ProcessRule) -> Host {
+        Host {
+            profile,
+            root: None,
+            url: None,
+            token: None,
+            status_poll: None,
+            notes: Vec::new(),
+            database: None,
+            process,
+            scheduler_poll: Duration::from_secs(60),
+            gateway: None,
+            containers: None,
+            layout: None,
+        }
+    }
+
+    /// What tells it from all others, for what is kept about it.
+    pub fn name(&self) -> String {
+        match (&self.root, &self.url) {
+            (Some(root), _) => root.display().to_string(),
+            (None, Some(url)) => format!("{} {url}", self.profile.name()),
+            (None, None) => self.profile.name().to_owned(),
+        }
+    }
+
+    /// Lays the configuration over it.
+    fn configure(&mut self, config: &Config, cwd: &Path) -> Result<()> {
+        if let Some(url) = &config.url {
+            self.url = Some(Url::Given(http::base(url).context("[host] url")?));
+        }
+        if let Some(rule) = process_rule(config, self.root.as_deref().unwrap_or(cwd))? {
+            self.process = rule;
+        }
+        self.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
+        self.decide_status_poll(config);
+        Ok(())
+    }
+
     /// The operator's word counts: `status_poll`, else an interval for one who asks for the status. Without one it is
     /// asked for only where that is known to cost no money.
     fn decide_status_poll(&mut self, config: &Config) {
-        let costly = self.gateway.as_ref().and_then(pynchy::why_status_costs);
+        let costly = match self.profile {
+            Profile::Pynchy => self.gateway.as_ref().and_then(pynchy::why_status_costs),
+            _ => None,
+        };
         let (poll, note) = match (config.status_poll, config.status_interval, costly) {
             (StatusPoll::Every(every), ..) => (Some(every), None),
             (StatusPoll::Never, ..) => (None, Some("`status_poll = \"never\"` in [host] says so".to_owned())),
@@ -227,7 +321,9 @@ impl Host {
             (StatusPoll::Auto, None, Some(why)) => (None, Some(why)),
         };
         self.status_poll = poll;
-        self.notes.extend(note.map(|why| format!("{NOT_POLLED}: {why}")));
+        let not_polled =
+            if self.profile == Profile::Pynchy { NOT_POLLED } else { "the host's status is not asked for" };
+        self.notes.extend(note.map(|why| format!("{not_polled}: {why}")));
     }
 }
 
@@ -262,26 +358,60 @@ fn enter(root: &Path) -> Result<PathBuf> {
     }
 }
 
-const CHOOSE: &str = "--host.root=FOLDER (or `root` in `[host]`, or AGENTHOST_HOST_ROOT)";
+const CHOOSE: &str = "--host.root=FOLDER (or `root` in `[host]`, or AGENTHOST_HOST_ROOT), or another kind of host with \
+                      --host.profile=PROFILE";
 
-fn discover(table: &Table, cwd: &Path) -> Result<PathBuf> {
-    let roots = running(table);
-    match roots.iter().collect::<Vec<_>>().as_slice() {
+/// A host that runs here.
+#[derive(Debug, PartialEq)]
+enum Candidate {
+    Pynchy { root: PathBuf, pid: u32 },
+    PiWeb { state: PathBuf, pid: u32 },
+    Other { profile: Profile, pid: u32 },
+}
+
+impl Candidate {
+    fn profile(&self) -> Profile {
+        match self {
+            Candidate::Pynchy { .. } => Profile::Pynchy,
+            Candidate::PiWeb { .. } => Profile::PiWeb,
+            Candidate::Other { profile, .. } => *profile,
+        }
+    }
+
+    fn host(&self) -> Result<Host> {
+        match self {
+            Candidate::Pynchy { root, .. } => Ok(pynchy::host(&enter(root)?)),
+            Candidate::PiWeb { state, .. } => Ok(pi_web::host(state)),
+            Candidate::Other { profile, .. } => as_it_comes(*profile, None),
+        }
+    }
+}
+
+/// The flag that chooses it.
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Candidate::Pynchy { root, pid } => write!(f, "--host.root={} (pid {pid})", root.display()),
+            Candidate::PiWeb { pid, .. } => write!(f, "--host.profile=pi-web (pid {pid})"),
+            Candidate::Other { profile, pid } => write!(f, "--host.profile={} (pid {pid})", profile.name()),
+        }
+    }
+}
+
+fn discover(found: impl Iterator<Item = Candidate>, table: &Table, cwd: &Path) -> Result<Host> {
+    match found.collect::<Vec<_>>().as_slice() {
         [] => bail!(nothing_found(table, cwd)),
-        [(root, _)] => enter(root),
+        [one] => one.host(),
         several => bail!(
             "{} hosts run here; choose one with {CHOOSE}:{}",
             several.len(),
-            several
-                .iter()
-                .map(|(root, pid)| format!("\n  --host.root={} (pid {pid})", root.display()))
-                .collect::<String>()
+            several.iter().map(|one| format!("\n  {one}")).collect::<String>()
         ),
     }
 }
 
-/// The root of each running host, with its pid; of several in one root the first, which started the others.
-fn running(table: &Table) -> BTreeMap<PathBuf, u32> {
+/// Every host that runs; of several processes in one root the first, which started the others.
+fn candidates(table: &Table, state: Option<&Path>) -> Vec<Candidate> {
     let mut roots = BTreeMap::new();
     for process in table.alive().filter(|process| process.runs(pynchy::PROGRAM)) {
         if let Cwd::At(folder) = &process.cwd
@@ -290,7 +420,23 @@ fn running(table: &Table) -> BTreeMap<PathBuf, u32> {
             roots.entry(folder.clone()).or_insert(process.pid());
         }
     }
-    roots
+    let pynchys = roots.into_iter().map(|(root, pid)| Candidate::Pynchy { root, pid });
+    let pi_web =
+        state.and_then(|state| Some(Candidate::PiWeb { state: state.to_owned(), pid: running_by(table, state)? }));
+    let others = [(Profile::Netclaw, netclaw::PROGRAM), (Profile::Openclaw, openclaw::PROGRAM)];
+    let others = others.into_iter().filter_map(|(profile, program)| {
+        let process = table.alive().find(|process| process.runs(program))?;
+        Some(Candidate::Other { profile, pid: process.pid() })
+    });
+    pynchys.chain(pi_web).chain(others).collect()
+}
+
+/// The process whose pid stands in this file, if it lives.
+fn running_by(table: &Table, file: &Path) -> Option<u32> {
+    match running::look(table, &ProcessRule::PidFile(file.to_owned()), None) {
+        running::Seen::Running(chain) => Some(chain.pid),
+        _ => None,
+    }
 }
 
 fn nothing_found(table: &Table, cwd: &Path) -> String {
@@ -300,7 +446,7 @@ fn nothing_found(table: &Table, cwd: &Path) -> String {
     });
     format!(
         "no host found: {} is no pynchy folder (it has no data/messages.db, nor a config.toml of pynchy beside a data \
-         folder), and no process `pynchy` runs in one{hidden}; name it with {CHOOSE}",
+         folder), no process `pynchy` runs in one{hidden}, and neither netclaw, pi-web nor openclaw runs; name it with {CHOOSE}",
         cwd.display()
     )
 }
@@ -336,10 +482,10 @@ mod tests {
     fn a_configured_root_gives_everything() {
         let (_folder, root) = root();
         let host = located(&at(&root), Path::new("/")).unwrap();
-        assert_eq!(host.root, root);
-        assert_eq!(host.url.read().unwrap(), "http://127.0.0.1:8484");
+        assert_eq!(host.root.as_deref(), Some(&*root));
+        assert_eq!(host.url.unwrap().read().unwrap(), "http://127.0.0.1:8484");
         assert_eq!(host.database, Some(root.join("data/messages.db")));
-        assert_eq!(host.process, ProcessRule::InRoot { program: "pynchy".to_owned() });
+        assert_eq!(host.process, ProcessRule::InRoot { program: "pynchy".to_owned(), root });
         assert_eq!(host.scheduler_poll, Duration::from_secs(60));
     }
 
@@ -347,9 +493,9 @@ mod tests {
     fn the_configuration_wins_over_the_profile() {
         let (_folder, root) = root();
         std::fs::write(root.join("config.toml"), "[server]\nport = 9000\n").unwrap();
-        assert_eq!(located(&at(&root), Path::new("/")).unwrap().url.read().unwrap(), "http://127.0.0.1:9000");
+        assert_eq!(located(&at(&root), Path::new("/")).unwrap().url.unwrap().read().unwrap(), "http://127.0.0.1:9000");
         let config = Config { url: Some("http://10.0.0.1:80/".to_owned()), ..at(&root) };
-        assert_eq!(located(&config, Path::new("/")).unwrap().url, Url::Given("http://10.0.0.1:80".to_owned()));
+        assert_eq!(located(&config, Path::new("/")).unwrap().url.unwrap(), Url::Given("http://10.0.0.1:80".to_owned()));
         let config = Config { pid_file: Some("run/pid".into()), ..at(&root) };
         assert_eq!(located(&config, Path::new("/")).unwrap().process, ProcessRule::PidFile(root.join("run/pid")));
         let config = Config { process: Some("hostd".to_owned()), ..at(&root) };
@@ -409,7 +555,7 @@ mod tests {
         let (_folder, root) = root();
         std::os::unix::fs::symlink(&root, root.join("link")).unwrap();
         for relative in [".", "link", "data/.."] {
-            assert_eq!(located(&at(Path::new(relative)), &root).unwrap().root, root, "{relative}");
+            assert_eq!(located(&at(Path::new(relative)), &root).unwrap().root.as_deref(), Some(&*root), "{relative}");
         }
     }
 
@@ -432,7 +578,7 @@ mod tests {
         let said = "[host] url: `ftp://x` is not a URL of the form http://host:port or https://host";
         assert_eq!(text(located(&config, &root)), said);
         let config = Config { url: Some("https://x/".to_owned()), ..at(&root) };
-        assert_eq!(located(&config, &root).unwrap().url, Url::Given("https://x".to_owned()));
+        assert_eq!(located(&config, &root).unwrap().url.unwrap(), Url::Given("https://x".to_owned()));
         let config = Config { process: Some("x".to_owned()), pid_file: Some("y".into()), ..at(&root) };
         assert!(text(located(&config, &root)).contains("both `pid_file` and `process`"));
         let config = Config { process: Some(" ".to_owned()), ..at(&root) };
@@ -492,7 +638,7 @@ mod tests {
     #[test]
     fn the_table_refuses_what_it_does_not_know() {
         assert!(toml::from_str::<Config>("rot = \"/x\"").unwrap_err().to_string().contains("unknown field `rot`"));
-        assert!(toml::from_str::<Config>("profile = \"openclaw\"").is_err());
+        assert!(toml::from_str::<Config>("profile = \"openclow\"").is_err());
         let config: Config = toml::from_str("profile = \"pynchy\"\nroot = \"/x\"").unwrap();
         assert_eq!((config.profile, config.root), (Some(Profile::Pynchy), Some("/x".into())));
     }
@@ -503,10 +649,71 @@ mod tests {
         children.iter().map(|child| table.get(child.pid()).unwrap().clone()).collect()
     }
 
+    fn found(table: &Table, cwd: &Path) -> Result<Host> {
+        discover(candidates(table, None).into_iter(), table, cwd)
+    }
+
+    #[test]
+    fn a_profile_that_is_named_needs_no_root_and_is_where_such_hosts_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state.json");
+        std::fs::write(&state, r#"{"pid": 812, "port": "31416", "host": "127.0.0.1"}"#).unwrap();
+        let named = |profile| Config { profile: Some(profile), state_file: Some(state.clone()), ..Config::default() };
+        let word = |word: &str| ProcessRule::Command(word.to_owned());
+        for (profile, url, process) in [
+            (Profile::Netclaw, Some("http://127.0.0.1:5199"), word("netclawd")),
+            (Profile::Openclaw, Some("http://127.0.0.1:18789"), word("openclaw-gateway")),
+            (Profile::PiWeb, Some("http://127.0.0.1:31416"), ProcessRule::PidFile(state.clone())),
+            (Profile::Generic, None, ProcessRule::Unknown),
+        ] {
+            let host = located(&named(profile), Path::new("/")).unwrap();
+            let there = host.url.as_ref().map(|url| url.read().unwrap());
+            assert_eq!((host.profile, there.as_deref(), &host.process), (profile, url, &process));
+            assert!(host.root.is_none() && host.database.is_none() && host.layout.is_none() && host.gateway.is_none());
+            assert_eq!((host.status_poll, host.notes.as_slice()), (Some(STATUS_POLL), &[][..]));
+        }
+        let config = Config {
+            url: Some("http://10.0.0.1:80".to_owned()),
+            pid_file: Some("pid".into()),
+            token_file: Some("token".into()),
+            ..named(Profile::Netclaw)
+        };
+        let host = located(&config, Path::new("/srv")).unwrap();
+        assert_eq!(
+            (host.url, host.process),
+            (Some("http://10.0.0.1:80".into()), ProcessRule::PidFile("/srv/pid".into()))
+        );
+        assert_eq!(host.token.unwrap().path(), Path::new("/srv/token"));
+    }
+
+    #[test]
+    fn no_profile_is_taken_for_another() {
+        let one = |pid, line: &str| Process::imagined(pid, 1, line, Cwd::At("/".into()));
+        let profiles = |lines: &[(u32, &str)], state: Option<&Path>| -> Vec<Profile> {
+            let table = lines.iter().map(|&(pid, line)| one(pid, line)).collect();
+            candidates(&table, state).iter().map(Candidate::profile).collect()
+        };
+        let (netclaw, openclaw) = ((7, "/usr/bin/netclawd"), (8, "openclaw-gateway"));
+        assert_eq!(profiles(&[netclaw], None), [Profile::Netclaw]);
+        assert_eq!(profiles(&[openclaw], None), [Profile::Openclaw]);
+        assert_eq!(profiles(&[(9, "openclaw-gateway   ")], None), [Profile::Openclaw], "it pads its title");
+        for stranger in ["vim netclawd", "tail -f openclaw-gateway.log", "pi-web", "grep openclaw-gateway", "pi"] {
+            assert_eq!(profiles(&[(9, stranger)], None), [], "{stranger}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state.json");
+        std::fs::write(&state, r#"{"pid": 9, "port": "31415"}"#).unwrap();
+        assert_eq!(profiles(&[(9, "pi-web")], Some(&state)), [Profile::PiWeb]);
+        assert_eq!(profiles(&[(10, "pi-web")], Some(&state)), [], "the state file is of one that ended");
+        let table: Table = [one(7, netclaw.1), one(8, openclaw.1)].into_iter().collect();
+        let both = text(found(&table, Path::new("/")));
+        assert!(both.contains("\n  --host.profile=netclaw (pid 7)\n  --host.profile=openclaw (pid 8)"), "{both}");
+    }
+
     #[test]
     fn the_current_folder_is_taken_if_it_is_a_root() {
         let (_folder, root) = root();
-        assert_eq!(located(&Config::default(), &root).unwrap().root, root);
+        assert_eq!(located(&Config::default(), &root).unwrap().root, Some(root));
     }
 
     #[test]
@@ -514,7 +721,7 @@ mod tests {
         let elsewhere = stage::Root::new();
         let stranger = elsewhere.host();
         for table in [only(&[]), only(&[&stranger])] {
-            let none = text(discover(&table, &elsewhere.path));
+            let none = text(found(&table, &elsewhere.path));
             assert!(none.starts_with("no host found: ") && none.contains("--host.root=FOLDER"), "{none}");
             assert!(none.contains(elsewhere.path.to_str().unwrap()), "{none}");
         }
@@ -523,7 +730,7 @@ mod tests {
     #[test]
     fn a_host_of_another_user_is_hinted_at() {
         let hidden = Process::imagined(7, 1, "python /p/bin/pynchy", Cwd::Denied);
-        let none = text(discover(&[hidden].into_iter().collect(), Path::new("/")));
+        let none = text(found(&[hidden].into_iter().collect(), Path::new("/")));
         assert!(none.contains("(process 7 looks like one, but we may not see its folder: run as its user)"), "{none}");
     }
 
@@ -531,9 +738,9 @@ mod tests {
     fn a_running_host_is_found_and_of_two_none_is_guessed() {
         let ((one, first), (two, second)) = (root(), root());
         let (running, twin, other) = (one.host(), one.host(), two.host());
-        assert_eq!(discover(&only(&[&running, &twin]), Path::new("/")).unwrap(), first);
+        assert_eq!(found(&only(&[&running, &twin]), Path::new("/")).unwrap().root.as_ref(), Some(&first));
 
-        let both = text(discover(&only(&[&running, &other]), Path::new("/")));
+        let both = text(found(&only(&[&running, &other]), Path::new("/")));
         assert!(both.starts_with("2 hosts run here; choose one with --host.root="), "{both}");
         for (root, child) in [(&first, &running), (&second, &other)] {
             assert!(both.contains(&format!("\n  --host.root={} (pid {})", root.display(), child.pid())), "{both}");
@@ -544,8 +751,8 @@ mod tests {
     fn a_killed_host_is_not_found() {
         let (folder, root) = root();
         let mut child = folder.host();
-        assert_eq!(discover(&only(&[&child]), Path::new("/")).unwrap(), root);
+        assert_eq!(found(&only(&[&child]), Path::new("/")).unwrap().root, Some(root));
         child.kill();
-        assert!(discover(&only(&[&child]), Path::new("/")).is_err());
+        assert!(found(&only(&[&child]), Path::new("/")).is_err());
     }
 }

@@ -79,7 +79,7 @@ impl Running {
         let recorder = config.record.as_deref().map(|file| record(file, header(now, &prepared))).transpose()?;
         let watched: Vec<_> = prepared.iter().map(watched).collect();
         let (keeper, kept) = match &config.state.path {
-            Some(path) => Keeper::start(path, &host.root.display().to_string(), now),
+            Some(path) => Keeper::start(path, &host.name(), now),
             None => (None, None),
         };
         let health = match kept {
@@ -99,7 +99,7 @@ impl Running {
         let current = river.current();
         let river = tokio::spawn(river.flow(taken, ordered, async { drop(ended.await) }));
         host.notes.iter().for_each(|note| tracing::warn!("{note}"));
-        tracing::info!(profile = ?host.profile, root = %host.root.display(), url = %host.url, "watching");
+        tracing::info!(profile = host.profile.name(), host = %host.name(), "watching");
         let loops = BTreeMap::new();
         let mut running = Running { current, host, sources, loops, readings, orders, keeper, end, river };
         running.run_all(prepared);
@@ -186,8 +186,8 @@ struct Read {
 impl Read {
     fn new(config: Config, old: &Host, sources: &Sources, running: BTreeMap<&'static str, Paced>) -> Result<Read> {
         let host = find(&config, sources)?;
-        if (host.profile, &host.root) != (old.profile, &old.root) {
-            bail!("it names another host ({}): restart to watch that one", host.root.display());
+        if (host.profile, host.name()) != (old.profile, old.name()) {
+            bail!("it names another host ({}): restart to watch that one", host.name());
         }
         let running = if host == *old { running } else { BTreeMap::new() };
         let prepared = prepare(config.collectors, &host, sources, &running)?;
@@ -244,7 +244,7 @@ fn sidecar(now: Now, host: &Host) -> Sidecar {
         version: env!("CARGO_PKG_VERSION"),
         arch: std::env::consts::ARCH,
         profile: host.profile,
-        root: host.root.display().to_string(),
+        root: host.root.as_ref().map(|root| root.display().to_string()),
         notes: host.notes.clone(),
         started_at: now.wall,
     }

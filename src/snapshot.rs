@@ -82,7 +82,8 @@ pub struct Sidecar {
     pub version: &'static str,
     pub arch: &'static str,
     pub profile: crate::host::Profile,
-    pub root: String,
+    /// `None` if nothing of the host hangs off a folder.
+    pub root: Option<String>,
     /// What is not looked at here, why, and how to get it.
     pub notes: Vec<String>,
     pub started_at: Timestamp,

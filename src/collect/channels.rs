@@ -17,12 +17,15 @@ use serde_json::Value;
 
 use crate::collect::Collector;
 use crate::collect::deliveries::{self, Waiting};
-use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi, STATUS, STATUS_AGE};
+use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi};
 use crate::fact::{Bound, Check, Fact, Severity};
-use crate::host::Host;
+use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
 use crate::source::sqlite::{Database, Followed, Reader};
+
+/// Costs pynchy a hundred git processes, and with LiteLLM in front a billed call to every model.
+const STATUS: &str = "/status";
 
 /// Nothing to set but what the loop takes.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -94,10 +97,12 @@ pub struct Channels {
 /// Where the host says it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Word {
-    /// Of each channel.
+    /// pynchy, of each channel.
     Status,
-    /// Whether any is connected.
+    /// pynchy, whether any is connected.
     Health,
+    /// netclaw, of each connector.
+    Connectors,
 }
 
 /// What the host says of one channel.
@@ -135,10 +140,10 @@ impl Collector for Channels {
     type Section = Section;
 
     fn new(_config: Config, host: &Host, sources: &Sources) -> Result<Option<Channels>> {
-        let word = if host.status_poll.is_some() { Word::Status } else { Word::Health };
+        let (Some(word), Some(api)) = (Word::of(host), HostApi::new(host, sources)) else { return Ok(None) };
         Ok(Some(Channels {
             word,
-            api: HostApi::new(host, sources),
+            api,
             ledger: host.database.as_ref().filter(|_| word == Word::Status).map(|path| Ledger::new(path)),
             seen: BTreeMap::new(),
         }))
@@ -187,10 +192,21 @@ fn remember(
 }
 
 impl Word {
+    /// `None` if this host says nothing of channels, or is not to be asked.
+    fn of(host: &Host) -> Option<Word> {
+        match (host.profile, host.status_poll) {
+            (Profile::Pynchy, Some(_)) => Some(Word::Status),
+            (Profile::Pynchy, None) => Some(Word::Health),
+            (Profile::Netclaw, Some(_)) => Some(Word::Connectors),
+            _ => None,
+        }
+    }
+
     fn path(self) -> &'static str {
         match self {
             Word::Status => STATUS,
             Word::Health => HEALTH,
+            Word::Connectors => "/api/health/status",
         }
     }
 }
@@ -201,6 +217,19 @@ struct StatusAnswer {
     channels: BTreeMap<String, Value>,
 }
 
+/// The part of netclaw's status that we read. Its `overall` counts MCP servers too, so it is not.
+#[derive(Deserialize)]
+struct ConnectorsAnswer {
+    connectors: Vec<Connector>,
+}
+
+#[derive(Deserialize)]
+struct Connector {
+    key: String,
+    enabled: Option<bool>,
+    status: Option<String>,
+}
+
 /// The part of `/health` that we read.
 #[derive(Deserialize)]
 struct HealthAnswer {
@@ -209,16 +238,30 @@ struct HealthAnswer {
 
 impl Channels {
     async fn ask(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
+        let path = self.word.path();
         match self.word {
             Word::Status => {
-                let said: StatusAnswer = self.api.json(STATUS, now, STATUS_AGE).await?;
+                let said: StatusAnswer = self.api.status(path, now).await?;
                 said.channels.into_iter().map(|(name, value)| Ok((named(name)?, State::of(&value)))).collect()
             }
             Word::Health => {
-                let said: HealthAnswer = self.api.json(HEALTH, now, HEALTH_AGE).await?;
+                let said: HealthAnswer = self.api.json(path, now, HEALTH_AGE).await?;
                 Ok([("any".into(), State::plain(Some(said.channels_connected)))].into())
             }
+            Word::Connectors => {
+                let said: ConnectorsAnswer = self.api.status(path, now).await?;
+                let channels = said.connectors.into_iter().filter(Connector::is_channel);
+                channels.map(|one| Ok((named(one.key)?, State::of_connector(one.status.as_deref())))).collect()
+            }
         }
+    }
+}
+
+impl Connector {
+    /// MCP servers are no channels, and the local terminal is none that can be lost. One that is switched off is not there.
+    fn is_channel(&self) -> bool {
+        let is_on = self.enabled != Some(false) && self.status.as_deref() != Some("disabled");
+        is_on && self.key != "tui" && !self.key.starts_with("mcp:")
     }
 }
 
@@ -237,6 +280,17 @@ impl State {
             Some(status) => State { status: status.into(), ..plain },
             None => plain,
         }
+    }
+
+    /// netclaw's word. One that we do not know says nothing.
+    fn of_connector(status: Option<&str>) -> State {
+        let status = status.filter(|status| is_word(status)).unwrap_or("unknown");
+        let connected = match status {
+            "healthy" => Some(true),
+            "disconnected" | "degraded" | "auth-required" | "auth-failed" => Some(false),
+            _ => None,
+        };
+        State { connected, status: status.into() }
     }
 
     fn plain(connected: Option<bool>) -> State {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::collect::host_api::HostApi;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
-use crate::host::Host;
 use crate::host::containers::{Names, Pattern, Role};
+use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
 use crate::source::cgroup::{Cgroups, Used};
@@ -215,8 +215,8 @@ pub struct Containers {
     cgroups: Cgroups,
     ledger: Ledger,
     leaks: Leaks,
-    /// Where the queue is heard of, and how often others ask for it; `None` if nobody does.
-    queue: Option<(HostApi, Duration)>,
+    /// How often others ask for the queue, and where it is heard of; `None` if nobody asks.
+    queue: Option<(Duration, HostApi)>,
 }
 
 impl Collector for Containers {
@@ -236,7 +236,7 @@ impl Collector for Containers {
             cgroups: sources.cgroups.clone(),
             ledger: Ledger::default(),
             leaks: Leaks::new(config.leaked_after.0),
-            queue: host.status_poll.map(|every| (HostApi::new(host, sources), every)),
+            queue: host.status_poll.filter(|_| host.profile == Profile::Pynchy).zip(HostApi::new(host, sources)),
         }))
     }
 
@@ -264,7 +264,7 @@ impl Containers {
     /// The groups that the host's queue calls active, as it told those who ask for it; `None` while nobody knows. A poll
     /// may be missed before what it told the time before is too old.
     fn active(&self, now: Now) -> Option<Active> {
-        let (api, every) = self.queue.as_ref()?;
+        let (every, api) = self.queue.as_ref()?;
         api.overheard::<leaks::StatusAnswer>("/status", now, *every * 2 + Duration::from_secs(30))?.active()
     }
 

@@ -108,8 +108,10 @@ impl Collector for Deploy {
     type Section = Section;
 
     fn new(config: Config, host: &Host, _sources: &Sources) -> Result<Option<Deploy>> {
+        // Only a pynchy runs in a checkout of itself.
+        let (Some(_), Some(root)) = (&host.layout, &host.root) else { return Ok(None) };
         Ok(Some(Deploy {
-            root: Place { folder: host.root.clone(), common: None },
+            root: Place { folder: root.clone(), common: None },
             database: host.database.as_ref().map(|path: &PathBuf| Database::new(path)),
             statuses: Statuses::new(config.status_interval.0),
         }))

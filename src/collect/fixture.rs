@@ -121,8 +121,8 @@ pub fn value(points: &Points, fact: &'static Fact, subject: &str) -> Option<Opti
 pub fn host(database: Option<PathBuf>) -> Host {
     Host {
         profile: Profile::Pynchy,
-        root: "/nowhere".into(),
-        url: "http://127.0.0.1:1".into(),
+        root: Some("/nowhere".into()),
+        url: Some("http://127.0.0.1:1".into()),
         token: None,
         status_poll: Some(Duration::from_secs(60)),
         notes: Vec::new(),
@@ -131,7 +131,7 @@ pub fn host(database: Option<PathBuf>) -> Host {
         scheduler_poll: Duration::from_secs(60),
         gateway: None,
         containers: None,
-        layout: Default::default(),
+        layout: Some(Default::default()),
     }
 }
 

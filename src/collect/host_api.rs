@@ -10,10 +10,9 @@ use crate::sample::{Denied, Now};
 use crate::source::Sources;
 use crate::source::http::{Ask, Error, Http, Limits, TokenFile, Told};
 
-/// Costs pynchy a hundred git processes, and with LiteLLM in front a billed call to every model.
-pub const STATUS: &str = "/status";
-/// What was told of it so long ago is told again: those who poll it do so at the same moments, and 15 s apart at the least.
-pub const STATUS_AGE: Duration = Duration::from_secs(10);
+/// What was told of its status so long ago is told again: those who poll it do so at the same moments, and 15 s apart at the
+/// least.
+const STATUS_AGE: Duration = Duration::from_secs(10);
 
 /// Costs pynchy three git processes on its event loop.
 pub const HEALTH: &str = "/health";
@@ -63,21 +62,32 @@ pub struct HostApi {
     address: Address,
     token: Option<TokenFile>,
     patience: Duration,
+    status_age: Duration,
 }
 
 impl HostApi {
-    pub fn new(host: &Host, sources: &Sources) -> HostApi {
-        HostApi {
+    /// `None` if the host has none.
+    pub fn new(host: &Host, sources: &Sources) -> Option<HostApi> {
+        Some(HostApi {
             http: sources.http.clone(),
-            address: Address::new(&host.url),
+            address: Address::new(host.url.as_ref()?),
             token: host.token.clone(),
             patience: Duration::from_secs(8),
-        }
+            status_age: host.status_poll.map_or(STATUS_AGE, |every| (every / 2).min(STATUS_AGE)),
+        })
     }
 
     /// A request ends before the run must, or a hung host would look like a hung sidecar.
     pub fn within(&mut self, run: Duration) {
         self.patience = run * 4 / 5;
+    }
+
+    /// Reads the status that the host has here, which may cost it a lot: once for all who poll it at the same pace.
+    ///
+    /// # Errors
+    /// See `json`.
+    pub async fn status<T: DeserializeOwned>(&mut self, path: &str, now: Now) -> Result<T> {
+        self.json(path, now, self.status_age).await
     }
 
     /// Reads what it answers to this path; an answer of less than `max_age` ago is taken again.
@@ -91,7 +101,7 @@ impl HostApi {
         let ask = Ask { url: format!("{base}{path}"), key };
         let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
         self.learn(&base, &told);
-        let read = || Ok(told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>()?);
+        let read = || told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>();
         read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| format!("ask {}", ask.url))
     }
 

@@ -1,4 +1,5 @@
-//! The host's MCP servers: whether each is there to be asked. Shown only: a host works without any of them.
+//! The host's MCP servers: whether each is there to be asked, by Docker or by the host's own word. Shown only: a host works
+//! without any of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::host_api::HostApi;
 use crate::fact::{Bound, Check, Fact, Severity};
-use crate::host::Host;
 use crate::host::containers::{Names, Role};
+use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
 use crate::source::docker::{Container, Docker, Health, State};
@@ -32,19 +34,20 @@ pub struct Section {
 struct Server {
     /// Null if what it does has no word that we know.
     connected: Option<bool>,
-    /// The state of its container, or `unhealthy`, or `starting`.
+    /// The state of its container, or `unhealthy`, or `starting`; else the host's word.
     status: &'static str,
     /// Of that state, where it is known.
     since: Option<Timestamp>,
     restart_count: Option<u64>,
-    containers: usize,
+    /// How many it has; null if that is nobody's matter.
+    containers: Option<usize>,
     source: &'static str,
 }
 
 static CONNECTED: Fact = Fact::gauge(
     "agenthost.mcp.connected",
     "agenthost_mcp_connected",
-    "1 if every container of the MCP server runs and is not unhealthy, 0 if one does not; by Docker.",
+    "1 if every container of the MCP server runs and is not unhealthy, or if the host calls it healthy; 0 if not.",
 )
 .of(&["server"]);
 
@@ -54,15 +57,20 @@ static CHECKS: [Check; 1] = [Check {
     bad: Bound::Below(1.0),
     severity: Severity::Info,
     fail_for: Duration::from_secs(5 * 60),
-    means: "This MCP server does not run: agents that need its tools do without. A host may have stopped it while \
+    means: "This MCP server cannot be used: agents that need its tools do without. A host may have stopped it while \
             nobody needs it.",
 }];
 
-/// Looks after the containers of MCP servers.
-pub struct Mcp {
-    names: Names,
-    docker: Docker,
+/// Looks after MCP servers.
+pub enum Mcp {
+    /// pynchy runs each in a container.
+    Containers { names: Names, docker: Docker },
+    /// netclaw says how it is connected to each. It is asked no more often than it is for its channels.
+    Connectors { api: HostApi, every: Duration },
 }
+
+/// Where netclaw tells of what it is connected to.
+const CONNECTORS: &str = "/api/health/status";
 
 impl Collector for Mcp {
     const NAME: &'static str = "mcp";
@@ -74,12 +82,27 @@ impl Collector for Mcp {
 
     fn new(_config: Config, host: &Host, sources: &Sources) -> Result<Option<Mcp>> {
         let names = host.containers.clone().filter(|names| names.roles().any(|role| role == Role::Mcp));
-        Ok(names.map(|names| Mcp { names, docker: sources.docker.clone() }))
+        if let Some(names) = names {
+            return Ok(Some(Mcp::Containers { names, docker: sources.docker.clone() }));
+        }
+        let asked = host.status_poll.filter(|_| host.profile == Profile::Netclaw).zip(HostApi::new(host, sources));
+        Ok(asked.map(|(every, api)| Mcp::Connectors { api, every }))
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        if let Mcp::Connectors { api, .. } = self {
+            api.within(timeout);
+        }
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let seen = self.docker.inspect_all(now, |name| self.names.might_be(name)).await?;
-        Ok(self.section(&seen))
+        match self {
+            Mcp::Containers { names, docker } => {
+                let seen = docker.inspect_all(now, |name| names.might_be(name)).await?;
+                Ok(Section::of_containers(names, &seen))
+            }
+            Mcp::Connectors { api, every } => Ok(Section::of_connectors(api.json(CONNECTORS, now, *every).await?)),
+        }
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -89,11 +112,49 @@ impl Collector for Mcp {
     }
 }
 
-impl Mcp {
-    fn section(&self, seen: &[Arc<Container>]) -> Section {
+/// The part of netclaw's status that we read.
+#[derive(Deserialize)]
+struct ConnectorsAnswer {
+    connectors: Vec<Connector>,
+}
+
+#[derive(Deserialize)]
+struct Connector {
+    key: String,
+    enabled: Option<bool>,
+    status: Option<String>,
+}
+
+impl Connector {
+    /// `None` if it is no MCP server, or switched off. Its name becomes a label, so it must be a name and not a text.
+    fn server(self) -> Option<(Arc<str>, Server)> {
+        let name = self.key.strip_prefix("mcp:").filter(|name| (1..=200).contains(&name.len()))?;
+        let (connected, status) = match self.status.as_deref() {
+            _ if self.enabled == Some(false) => return None,
+            Some("disabled") => return None,
+            Some("healthy") => (Some(true), "healthy"),
+            // Connected, and it offers no tool.
+            Some("degraded") => (Some(false), "degraded"),
+            Some("disconnected") => (Some(false), "disconnected"),
+            Some("auth-required") => (Some(false), "auth-required"),
+            Some("auth-failed") => (Some(false), "auth-failed"),
+            _ => (None, "unknown"),
+        };
+        let server =
+            Server { connected, status, since: None, restart_count: None, containers: None, source: CONNECTORS };
+        Some((name.into(), server))
+    }
+}
+
+impl Section {
+    fn of_connectors(answer: ConnectorsAnswer) -> Section {
+        Section { servers: answer.connectors.into_iter().filter_map(Connector::server).collect() }
+    }
+
+    fn of_containers(names: &Names, seen: &[Arc<Container>]) -> Section {
         let mut servers: BTreeMap<Arc<str>, Server> = BTreeMap::new();
         for container in seen {
-            let member = self.names.classify(&container.name, container.image.as_deref());
+            let member = names.classify(&container.name, container.image.as_deref());
             if let Some(member) = member.filter(|member| member.role == Role::Mcp) {
                 let server = Server::of(container);
                 servers.entry(member.group).and_modify(|known| known.join(&server)).or_insert(server);
@@ -118,13 +179,13 @@ impl Server {
             status,
             since: if ended { container.finished_at } else { container.started_at },
             restart_count: container.restart_count,
-            containers: 1,
+            containers: Some(1),
             source: "docker",
         }
     }
 
     fn join(&mut self, other: &Server) {
-        let containers = self.containers + other.containers;
+        let containers = self.containers.zip(other.containers).map(|(ours, others)| ours + others);
         if other.badness() > self.badness() {
             *self = other.clone();
         }
@@ -144,6 +205,7 @@ impl Server {
 mod tests {
     use super::*;
     use crate::collect::fixture;
+    use crate::collect::fixture::api::{Api, Say};
     use crate::source::docker::fake::{Fake, container};
     use serde_json::json;
 
@@ -191,6 +253,47 @@ mod tests {
         let value = |server| fixture::value(&points, &CONNECTED, server);
         assert_eq!([value("web"), value("mail"), value("notes")], [Some(Some(1.0)), Some(Some(0.0)), Some(Some(0.0))]);
         assert_eq!((value("odd"), value("agent")), (Some(None), None));
+    }
+
+    #[test]
+    fn netclaw_says_itself_what_it_is_connected_to() {
+        let api = Api::new();
+        let one = |key: &str, status: &str| json!({"key": key, "enabled": status != "off", "status": status});
+        let connectors = json!([one("slack", "disconnected"), one("mcp:github", "auth-required"), one("mcp:", "healthy"),
+            one("mcp:files", "healthy"), one("mcp:mail", "degraded"), one("mcp:web", "sk-secret"), one("mcp:old", "off"),
+            one("mcp:gone", "disabled"), {"key": "mcp:mute"}]);
+        api.json(CONNECTORS, json!({"overall": "degraded", "connectors": connectors}));
+        let url = Some(api.url.as_str().into());
+        let host =
+            Host { profile: Profile::Netclaw, url, status_poll: Some(Duration::from_secs(60)), ..fixture::host(None) };
+        let mut mcp = Mcp::new(Config {}, &host, &Sources::default()).unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut look = |seconds| runtime.block_on(mcp.collect(fixture::now().plus(Duration::from_secs(seconds))));
+        let section = look(0).unwrap();
+        let points = fixture::points::<Mcp>(&section);
+        for (server, connected) in [
+            ("github", Some(Some(0.0))),
+            ("files", Some(Some(1.0))),
+            ("mail", Some(Some(0.0))),
+            ("web", Some(None)),
+            ("mute", Some(None)),
+            ("old", None),
+            ("gone", None),
+            ("slack", None),
+            ("", None),
+        ] {
+            assert_eq!(fixture::value(&points, &CONNECTED, server), connected, "{server}");
+        }
+        let shown = fixture::json::<Mcp>(&section);
+        let github = json!({"connected": false, "status": "auth-required", "since": null, "restart_count": null,
+            "containers": null, "source": CONNECTORS});
+        assert_eq!((&shown["github"], shown.to_string().contains("secret")), (&github, false));
+        look(45).unwrap();
+        assert_eq!(api.asked(CONNECTORS), 1, "no more often than it is polled");
+        api.say(CONNECTORS, Say::Status(500));
+        assert!(format!("{:#}", look(60).unwrap_err()).ends_with("answered with status 500"));
+        let silent = Host { status_poll: None, ..host };
+        assert!(Mcp::new(Config {}, &silent, &Sources::default()).unwrap().is_none());
     }
 
     #[test]

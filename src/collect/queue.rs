@@ -13,9 +13,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
-use crate::collect::host_api::{HostApi, STATUS, STATUS_AGE};
+use crate::collect::host_api::HostApi;
 use crate::fact::{Bound, Check, Fact, Severity};
-use crate::host::Host;
+use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
 
@@ -136,8 +136,9 @@ impl Collector for Queue {
     type Section = Section;
 
     fn new(_config: Config, host: &Host, sources: &Sources) -> Result<Option<Queue>> {
-        let queue = || Queue { api: HostApi::new(host, sources), waits: Waits::default() };
-        Ok(host.status_poll.map(|_| queue()))
+        let tells = host.profile == Profile::Pynchy && host.status_poll.is_some();
+        let api = HostApi::new(host, sources).filter(|_| tells);
+        Ok(api.map(|api| Queue { api, waits: Waits::default() }))
     }
 
     fn within(&mut self, timeout: Duration) {
@@ -145,7 +146,7 @@ impl Collector for Queue {
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let answer: StatusAnswer = self.api.json(STATUS, now, STATUS_AGE).await?;
+        let answer: StatusAnswer = self.api.status("/status", now).await?;
         self.waits.see(&answer, now);
         let (oldest, stalled) = (self.waits.oldest(now), self.waits.stalled(now));
         Ok(Section {

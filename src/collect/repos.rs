@@ -259,7 +259,8 @@ impl Collector for Repos {
     type Section = Section;
 
     fn new(config: Config, host: &Host, _sources: &Sources) -> Result<Option<Repos>> {
-        let homes = host.layout.repos.iter().map(|(slug, folder)| (slug.as_str().into(), home(host, slug, folder)));
+        let (Some(layout), Some(root)) = (&host.layout, &host.root) else { return Ok(None) };
+        let homes = layout.repos.iter().map(|(slug, folder)| (slug.as_str().into(), home(root, slug, folder)));
         Ok(Some(Repos {
             homes: homes.collect(),
             looks: Pool::default(),
@@ -290,10 +291,10 @@ impl Collector for Repos {
     }
 }
 
-fn home(host: &Host, slug: &str, folder: &Path) -> Home {
+fn home(root: &Path, slug: &str, folder: &Path) -> Home {
     // A name that leads elsewhere has no folder of worktrees.
     let plain = Path::new(slug).components().all(|part| matches!(part, Component::Normal(_)));
-    let worktrees: Option<PathBuf> = plain.then(|| host.root.join("data/worktrees").join(slug));
+    let worktrees: Option<PathBuf> = plain.then(|| root.join("data/worktrees").join(slug));
     Home { repo: Place { folder: folder.to_owned(), common: None }, worktrees }
 }
 

@@ -3,7 +3,6 @@
 //! Both are asked, as neither proves the other: a hung host lives, and one in another container answers unseen.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,10 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
-use crate::collect::host_api::{Address, HEALTH, HEALTH_AGE};
+use crate::collect::host_api::{Address, HEALTH, HEALTH_AGE, HostApi};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::running::{Chain, Seen, look};
-use crate::host::{Host, ProcessRule};
+use crate::host::{Host, ProcessRule, Profile};
 use crate::sample::{Cause, Now, Points};
 use crate::source::Sources;
 use crate::source::http::{self, Ask, Http, Limits};
@@ -55,9 +54,50 @@ pub struct Section {
     pub process: Sight,
     /// Why the process is neither found nor absent.
     pub process_error: Option<String>,
-    pub api: Api,
-    /// Null while the host does not answer.
+    /// Null if the host has none.
+    pub api: Option<Api>,
+    /// Null while the host does not answer, or if it says nothing of itself.
     pub health: Option<Health>,
+    /// Null if the process is not seen.
+    pub resources: Option<Resources>,
+    /// What pi-web says of its own process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
+    /// This kind of host says whether it is ready.
+    #[serde(skip)]
+    says_ready: bool,
+}
+
+impl Section {
+    fn answers(&self) -> bool {
+        self.api.as_ref().is_some_and(|api| api.answered)
+    }
+}
+
+/// What the process that serves uses. What we may not see, as of another user, is null.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Resources {
+    pub threads: Option<u64>,
+    pub resident_bytes: Option<u64>,
+    /// Of all its processes since the sidecar began to look.
+    pub cpu_seconds: f64,
+    pub open_fds: Option<u64>,
+    pub inotify_watches: Option<u64>,
+    /// Established TCP connections to the port of its API.
+    pub connections: Option<u64>,
+    /// Why some of it is null.
+    pub error: Option<String>,
+}
+
+/// The process as pi-web itself sees it (`/api/metrics`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Runtime {
+    pub goroutines: Option<u64>,
+    pub heap_bytes: Option<u64>,
+    pub sse_clients: Option<u64>,
+    pub watched_files: Option<u64>,
+    /// Why all of it is null.
+    pub error: Option<String>,
 }
 
 /// What the service does, as far as process and answer tell.
@@ -142,7 +182,13 @@ pub struct Health {
     pub uptime_seconds: Option<serde_json::Number>,
     /// Whether any channel is connected.
     pub channels_connected: Option<bool>,
-    /// Why the three above are null.
+    /// By its own word; only some kinds of host say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// What keeps it from being ready, in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Vec<String>>,
+    /// Why all of it is null.
     pub error: Option<String>,
     pub at: Timestamp,
 }
@@ -193,7 +239,81 @@ static RESPONSE: Fact = Fact::gauge(
 )
 .unit("s");
 
-static CHECKS: [Check; 3] = [
+static READY: Fact = Fact::gauge(
+    "agenthost.service.ready",
+    "agenthost_service_ready",
+    "1 if the host calls itself ready (openclaw: /readyz), 0 if not; absent while it does not say.",
+);
+
+static THREADS: Fact =
+    Fact::gauge("agenthost.service.threads", "agenthost_service_threads", "Threads of the host's process, from /proc.")
+        .unit("{thread}");
+
+static RESIDENT: Fact = Fact::gauge(
+    "agenthost.service.resident_memory",
+    "agenthost_service_resident_memory_bytes",
+    "Resident memory of the host's process, from /proc.",
+)
+.unit("By");
+
+static CPU: Fact = Fact::counter(
+    "agenthost.service.cpu",
+    "agenthost_service_cpu_seconds_total",
+    "User and system CPU time of the host's processes, one life after the other, from /proc. It does not fall when the host \
+     restarts.",
+)
+.unit("s");
+
+static FDS: Fact = Fact::gauge(
+    "agenthost.service.open_fds",
+    "agenthost_service_open_fds",
+    "Open file descriptors of the host's process, from /proc; absent without the right to look.",
+)
+.unit("{file}");
+
+static WATCHES: Fact = Fact::gauge(
+    "agenthost.service.inotify_watches",
+    "agenthost_service_inotify_watches",
+    "Inotify watches of the host's process, from /proc; absent without the right to look.",
+)
+.unit("{watch}");
+
+static CONNECTIONS: Fact = Fact::gauge(
+    "agenthost.service.connections",
+    "agenthost_service_connections",
+    "Established TCP connections to the port of the host's API, from /proc; absent if it has none.",
+)
+.unit("{connection}");
+
+static GOROUTINES: Fact = Fact::gauge(
+    "agenthost.service.goroutines",
+    "agenthost_service_goroutines",
+    "Goroutines of the host, by its own word (pi-web: /api/metrics).",
+)
+.unit("{goroutine}");
+
+static HEAP: Fact = Fact::gauge(
+    "agenthost.service.heap",
+    "agenthost_service_heap_bytes",
+    "Memory on the host's heap, by its own word (pi-web: /api/metrics).",
+)
+.unit("By");
+
+static SSE_CLIENTS: Fact = Fact::gauge(
+    "agenthost.service.sse_clients",
+    "agenthost_service_sse_clients",
+    "Clients that follow the host's events, by its own word (pi-web: /api/metrics).",
+)
+.unit("{client}");
+
+static WATCHED_FILES: Fact = Fact::gauge(
+    "agenthost.service.watched_files",
+    "agenthost_service_watched_files",
+    "Files that the host watches, by its own word (pi-web: /api/metrics).",
+)
+.unit("{file}");
+
+static CHECKS: [Check; 4] = [
     Check {
         name: "service_up",
         fact: &UP,
@@ -218,7 +338,55 @@ static CHECKS: [Check; 3] = [
         fail_for: Duration::ZERO,
         means: "The host was started more than five times within an hour: it crashes and is restarted.",
     },
+    Check {
+        name: "service_ready",
+        fact: &READY,
+        bad: Bound::Below(1.0),
+        severity: Severity::Warning,
+        fail_for: Duration::from_secs(120),
+        means: "The host calls itself not ready; what fails it names in `service.health.failing`.",
+    },
 ];
+
+/// What a kind of host says of itself, and where.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Says {
+    Pynchy,
+    Netclaw,
+    Openclaw,
+    Nothing,
+}
+
+impl Says {
+    fn of(profile: Profile) -> Says {
+        match profile {
+            Profile::Pynchy => Says::Pynchy,
+            Profile::Netclaw => Says::Netclaw,
+            Profile::Openclaw => Says::Openclaw,
+            Profile::PiWeb | Profile::Generic => Says::Nothing,
+        }
+    }
+
+    /// The path, and how long an answer to it is told again.
+    fn health(self) -> Option<(&'static str, Duration)> {
+        match self {
+            Says::Pynchy => Some((HEALTH, HEALTH_AGE)),
+            Says::Netclaw => Some(("/api/health/ready", CHEAP_AGE)),
+            Says::Openclaw => Some(("/readyz", CHEAP_AGE)),
+            Says::Nothing => None,
+        }
+    }
+
+    /// The path on which only JSON proves that it lives: to any other it answers with its page, and so may a proxy.
+    fn alive(self) -> Option<&'static str> {
+        (self == Says::Openclaw).then_some("/healthz")
+    }
+}
+
+/// What costs the host next to nothing is asked for at each look.
+const CHEAP_AGE: Duration = Duration::from_secs(10);
+/// Of pi-web. `/metrics` is a page.
+const RUNTIME: &str = "/api/metrics";
 
 /// How long each request may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -237,19 +405,40 @@ impl Patience {
 /// Remembers what one look cannot know: earlier starts, and whether this one has answered.
 pub struct Service {
     boot_grace: Duration,
-    address: Address,
-    root: PathBuf,
+    says: Says,
+    address: Option<Address>,
+    runtime: Option<HostApi>,
     rule: ProcessRule,
     processes: Processes,
     http: Http,
     patience: Patience,
     starts: Starts,
+    cpu: Cpu,
 }
 
 impl Collector for Service {
     const NAME: &'static str = "service";
     const EVERY: Duration = Duration::from_secs(15);
-    const FACTS: &'static [&'static Fact] = &[&UP, &RESPONDING, &STATUS, &STARTED, &STARTS, &RECENT_STARTS, &RESPONSE];
+    const FACTS: &'static [&'static Fact] = &[
+        &UP,
+        &RESPONDING,
+        &STATUS,
+        &STARTED,
+        &STARTS,
+        &RECENT_STARTS,
+        &RESPONSE,
+        &READY,
+        &THREADS,
+        &RESIDENT,
+        &CPU,
+        &FDS,
+        &WATCHES,
+        &CONNECTIONS,
+        &GOROUTINES,
+        &HEAP,
+        &SSE_CLIENTS,
+        &WATCHED_FILES,
+    ];
     const CHECKS: &'static [Check] = &CHECKS;
     type Config = Config;
     type Section = Section;
@@ -257,18 +446,23 @@ impl Collector for Service {
     fn new(config: Config, host: &Host, sources: &Sources) -> Result<Option<Service>> {
         Ok(Some(Service {
             boot_grace: config.boot_grace.0,
-            address: Address::new(&host.url),
-            root: host.root.clone(),
+            says: Says::of(host.profile),
+            address: host.url.as_ref().map(Address::new),
+            runtime: HostApi::new(host, sources).filter(|_| host.profile == Profile::PiWeb),
             rule: host.process.clone(),
             processes: sources.processes.clone(),
             http: sources.http.clone(),
             patience: Patience::within(Service::TIMEOUT),
             starts: Starts::default(),
+            cpu: Cpu::default(),
         }))
     }
 
     fn within(&mut self, timeout: Duration) {
         self.patience = Patience::within(timeout);
+        if let Some(api) = &mut self.runtime {
+            api.within(timeout / 2);
+        }
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
@@ -276,18 +470,26 @@ impl Collector for Service {
         if let Seen::Running(chain) = &seen {
             self.starts.follow(chain, now.wall);
         }
-        let url = self.address.base()?;
-        let asked = self.http.probe(&format!("{url}{LIVENESS}"), self.patience.liveness).await;
-        self.learn(&url, Reply::of(&asked));
-        let health = self.ask_health(&url, asked.is_ok(), now).await;
-        Ok(Section { health, ..self.section(url, &believe(seen, &asked), &asked, now) })
+        let Some(base) = self.address.as_ref().map(Address::base).transpose()? else {
+            return Ok(self.section(&seen, None, now));
+        };
+        let asked = self.ask_alive(&base).await;
+        self.learn(&base, Reply::of(&asked));
+        let health = self.ask_health(&base, asked.is_ok(), now).await;
+        let runtime = self.ask_runtime(asked.is_ok(), now).await;
+        let section = self.section(&believe(seen, &asked), Some((base, &asked)), now);
+        Ok(Section { health, runtime, ..section })
     }
 
     fn points(section: &Section, points: &mut Points) {
         let number = |yes: bool| f64::from(u8::from(yes));
-        let answers = section.api.answered;
         points.put(&UP, [], is_up(section).map(number));
-        points.put(&RESPONDING, [], number(answers || section.status == Status::Starting));
+        if section.api.is_some() {
+            points.put(&RESPONDING, [], number(section.answers() || section.status == Status::Starting));
+        }
+        if section.says_ready {
+            points.put(&READY, [], section.health.as_ref().and_then(|health| health.ready).map(number));
+        }
         for status in Status::ALL {
             points.put(&STATUS, [&status.name().into()], number(status == section.status));
         }
@@ -298,7 +500,22 @@ impl Collector for Service {
         };
         put(&STARTED, section.started_at.map(|at| at.as_duration().as_secs_f64()));
         put(&STARTS, section.starts_total.map(|count| count as f64));
-        put(&RESPONSE, section.api.response_seconds);
+        put(&RESPONSE, section.api.as_ref().and_then(|api| api.response_seconds));
+        let count = |count: Option<u64>| count.map(|count| count as f64);
+        if let Some(resources) = &section.resources {
+            put(&THREADS, count(resources.threads));
+            put(&RESIDENT, count(resources.resident_bytes));
+            put(&CPU, Some(resources.cpu_seconds));
+            put(&FDS, count(resources.open_fds));
+            put(&WATCHES, count(resources.inotify_watches));
+            put(&CONNECTIONS, count(resources.connections));
+        }
+        if let Some(runtime) = &section.runtime {
+            put(&GOROUTINES, count(runtime.goroutines));
+            put(&HEAP, count(runtime.heap_bytes));
+            put(&SSE_CLIENTS, count(runtime.sse_clients));
+            put(&WATCHED_FILES, count(runtime.watched_files));
+        }
         // Once seen it stays listed: a look at which it is out of sight must not end a streak.
         if section.starts_total.is_some() {
             points.put(&RECENT_STARTS, [], section.starts_last_hour.map(|count| count as f64));
@@ -308,7 +525,7 @@ impl Collector for Service {
 
 /// `None`: something listens, or nobody could be asked, and the process may live where we do not see it.
 fn is_up(section: &Section) -> Option<bool> {
-    let lives = section.api.answered || section.process == Sight::Found;
+    let lives = section.answers() || section.process == Sight::Found;
     let is_known = lives || section.process == Sight::Absent || section.status == Status::Down;
     is_known.then_some(lives)
 }
@@ -329,43 +546,94 @@ type Asked = Result<http::Head, http::Error>;
 impl Service {
     fn look(&self) -> Seen {
         match self.processes.list() {
-            Ok(table) => look(&table, &self.rule, &self.root, self.starts.members()),
+            Ok(table) => look(&table, &self.rule, self.starts.members()),
             Err(error) => Seen::Unseen(error.into()),
         }
     }
 
-    fn learn(&mut self, url: &str, reply: Reply) {
+    /// Any answer will do, but of a host that answers everything.
+    async fn ask_alive(&self, base: &str) -> Asked {
+        let Some(path) = self.says.alive() else {
+            return self.http.probe(&format!("{base}{LIVENESS}"), self.patience.liveness).await;
+        };
+        let limits = Limits::within(self.patience.liveness);
+        let answer = self.http.get(&format!("{base}{path}"), &[("Accept", "application/json")], limits).await?;
+        match answer.json::<serde_json::Value>() {
+            Ok(_) => Ok(http::Head { status: answer.status, took: answer.took }),
+            Err(error) => Err(http::Error::Broken(error.to_string())),
+        }
+    }
+
+    fn learn(&mut self, base: &str, reply: Reply) {
+        let Some(address) = &mut self.address else { return };
         match reply {
-            Reply::Answered => self.address.answered(url),
-            Reply::Refused => self.address.refused(),
+            Reply::Answered => address.answered(base),
+            Reply::Refused => address.refused(),
             Reply::Silent | Reply::NotAsked => {}
         }
     }
 
     /// An old answer of a host that no longer answers is not kept; a new one is asked for at its return.
     async fn ask_health(&self, base: &str, answers: bool, now: Now) -> Option<Health> {
-        let ask = Ask { url: format!("{base}{HEALTH}"), key: None };
+        let (path, age) = self.says.health()?;
+        let ask = Ask { url: format!("{base}{path}"), key: None };
         if !answers {
             self.http.forget(&ask.url);
             return None;
         }
-        let told = self.http.share(&ask, Limits::within(self.patience.health), now, HEALTH_AGE).await;
-        Some(Health::read(&told))
+        let told = self.http.share(&ask, Limits::within(self.patience.health), now, age).await;
+        Some(Health::read(self.says, &told))
     }
 
-    fn section(&mut self, url: String, seen: &Seen, asked: &Asked, now: Now) -> Section {
-        let (pid, process_error) = match seen {
-            Seen::Running(chain) => (Some(chain.pid), None),
-            Seen::Absent => (None, None),
-            Seen::Unseen(why) => (None, Some(why.error.clone())),
+    async fn ask_runtime(&mut self, answers: bool, now: Now) -> Option<Runtime> {
+        let api = self.runtime.as_mut().filter(|_| answers)?;
+        let told = api.json::<RuntimeAnswer>(RUNTIME, now, CHEAP_AGE).await;
+        Some(match told {
+            Ok(RuntimeAnswer { process }) => Runtime {
+                goroutines: process.goroutines,
+                heap_bytes: process.heap_alloc_bytes,
+                sse_clients: process.sse_clients,
+                watched_files: process.watched_files,
+                error: None,
+            },
+            Err(error) => Runtime { error: Some(format!("{error:#}")), ..Runtime::default() },
+        })
+    }
+
+    /// What the process uses, if it is seen; `base` says which connections are to it.
+    fn resources(&mut self, chain: &Chain, base: Option<&str>) -> Resources {
+        let usage = self.processes.usage(chain.pid, base.and_then(http::port));
+        if let (Some(identity), Some(seconds)) = (chain.serving(), usage.cpu_seconds) {
+            self.cpu.see(identity, seconds);
+        }
+        Resources {
+            threads: usage.threads,
+            resident_bytes: usage.resident_bytes,
+            cpu_seconds: self.cpu.total,
+            open_fds: usage.open_fds,
+            inotify_watches: usage.inotify_watches,
+            connections: usage.connections,
+            error: usage.error,
+        }
+    }
+
+    /// `asked` is where, and what came of it; `None` of a host without an API.
+    fn section(&mut self, seen: &Seen, asked: Option<(String, &Asked)>, now: Now) -> Section {
+        let (pid, process_error, resources) = match seen {
+            Seen::Running(chain) => {
+                let resources = self.resources(chain, asked.as_ref().map(|(base, _)| base.as_str()));
+                (Some(chain.pid), None, Some(resources))
+            }
+            Seen::Absent => (None, None, None),
+            Seen::Unseen(why) => (None, Some(why.error.clone()), None),
         };
         let sight = Sight::of(seen);
-        let reply = Reply::of(asked);
+        let reply = asked.as_ref().map(|(_, asked)| Reply::of(asked));
         let run = self.starts.latest_mut().filter(|_| sight == Sight::Found);
-        let life = run.map(|run| run.live(reply, now));
+        let life = run.map(|run| run.live(reply.unwrap_or(Reply::NotAsked), now));
         let sure = sight.is_sure();
         Section {
-            status: decide(sight, reply, life, self.boot_grace),
+            status: reply.map_or_else(|| decide_unasked(sight), |reply| decide(sight, reply, life, self.boot_grace)),
             started_at: life.map(|life| life.started),
             uptime_seconds: life.map(|life| life.age.as_secs()),
             starts_last_hour: sure.then(|| self.starts.recent(now.wall)),
@@ -373,14 +641,33 @@ impl Service {
             pid,
             process: sight,
             process_error,
-            api: Api {
+            api: asked.map(|(url, asked)| Api {
                 url,
                 answered: asked.is_ok(),
                 error: asked.as_ref().err().map(http::Error::to_string),
                 response_seconds: asked.as_ref().ok().map(|head| head.took.as_secs_f64()),
-            },
+            }),
             health: None,
+            resources,
+            runtime: None,
+            says_ready: self.says == Says::Openclaw,
         }
+    }
+}
+
+/// CPU time over all lives of the host.
+#[derive(Debug, Default)]
+struct Cpu {
+    total: f64,
+    last: Option<(Identity, f64)>,
+}
+
+impl Cpu {
+    /// Of another process all of its time is new.
+    fn see(&mut self, identity: Identity, seconds: f64) {
+        let known = self.last.filter(|(last, _)| *last == identity).map_or(0.0, |(_, known)| known);
+        self.total += (seconds - known).max(0.0);
+        self.last = Some((identity, seconds));
     }
 }
 
@@ -426,6 +713,15 @@ fn decide(sight: Sight, reply: Reply, life: Option<Life>, boot_grace: Duration) 
         // That we see no process proves something only where we see all of them.
         (Reply::NotAsked, None) if sight == Sight::Absent => Status::Down,
         (Reply::NotAsked, None) => Status::Unknown,
+    }
+}
+
+/// Of a host without an API its process is all that there is.
+fn decide_unasked(sight: Sight) -> Status {
+    match sight {
+        Sight::Found => Status::Ok,
+        Sight::Absent => Status::Down,
+        Sight::Unseen | Sight::Denied => Status::Unknown,
     }
 }
 
@@ -501,41 +797,95 @@ impl Run {
     }
 }
 
-/// The part of `/health` that we read.
+/// The part of pynchy's `/health` that we read.
 #[derive(Deserialize)]
-struct HealthAnswer {
+struct PynchyAnswer {
     status: String,
     uptime_seconds: serde_json::Number,
     channels_connected: bool,
 }
 
+/// The part of openclaw's `/readyz` that we read; it is the same with 200 and with 503.
+#[derive(Deserialize)]
+struct OpenclawAnswer {
+    ready: bool,
+    #[serde(default)]
+    failing: Vec<String>,
+}
+
+/// The part of pi-web's `/api/metrics` that is of its own process.
+#[derive(Deserialize)]
+struct RuntimeAnswer {
+    process: RuntimeProcess,
+}
+
+#[derive(Deserialize)]
+struct RuntimeProcess {
+    goroutines: Option<u64>,
+    heap_alloc_bytes: Option<u64>,
+    sse_clients: Option<u64>,
+    watched_files: Option<u64>,
+}
+
+/// More of them are not shown.
+const FAILING: usize = 50;
+
 impl Health {
-    fn read(told: &http::Told) -> Health {
-        let at = told.at.wall;
-        match told.answer.as_ref().map_err(|error| error.clone().into()).and_then(|answer| HealthAnswer::of(answer)) {
-            Ok(said) => Health {
-                status: Some(said.status),
-                uptime_seconds: Some(said.uptime_seconds),
-                channels_connected: Some(said.channels_connected),
-                error: None,
-                at,
-            },
-            Err(error) => {
-                let error = Some(format!("{error:#}"));
-                Health { status: None, uptime_seconds: None, channels_connected: None, error, at }
-            }
+    fn nothing(at: Timestamp) -> Health {
+        Health {
+            status: None,
+            uptime_seconds: None,
+            channels_connected: None,
+            ready: None,
+            failing: None,
+            error: None,
+            at,
         }
+    }
+
+    fn read(says: Says, told: &http::Told) -> Health {
+        let at = told.at.wall;
+        let read = |answer: &http::Answer| match says {
+            Says::Pynchy | Says::Nothing => Health::of_pynchy(answer, at),
+            Says::Netclaw => Health::of_netclaw(answer, at),
+            Says::Openclaw => Health::of_openclaw(answer, at),
+        };
+        let answer = told.answer.as_ref().map_err(|error| error.clone().into());
+        answer
+            .and_then(|answer| read(answer))
+            .unwrap_or_else(|error| Health { error: Some(format!("{error:#}")), ..Health::nothing(at) })
+    }
+
+    fn of_pynchy(answer: &http::Answer, at: Timestamp) -> Result<Health> {
+        let said: PynchyAnswer = answer.good()?.json()?;
+        Ok(Health {
+            status: Some(word(said.status)?),
+            uptime_seconds: Some(said.uptime_seconds),
+            channels_connected: Some(said.channels_connected),
+            ..Health::nothing(at)
+        })
+    }
+
+    /// A word in quotes.
+    fn of_netclaw(answer: &http::Answer, at: Timestamp) -> Result<Health> {
+        Ok(Health { status: Some(word(answer.good()?.json()?)?), ..Health::nothing(at) })
+    }
+
+    fn of_openclaw(answer: &http::Answer, at: Timestamp) -> Result<Health> {
+        let answer = if answer.status == 503 { answer } else { answer.good()? };
+        let said: OpenclawAnswer = answer.json()?;
+        let status = if said.ready { "ready" } else { "not_ready" };
+        let failing = said.failing.into_iter().take(FAILING).map(word).collect::<Result<_>>()?;
+        let (status, ready, failing) = (Some(status.to_owned()), Some(said.ready), Some(failing));
+        Ok(Health { status, ready, failing, ..Health::nothing(at) })
     }
 }
 
-impl HealthAnswer {
-    fn of(answer: &http::Answer) -> Result<HealthAnswer> {
-        let said: HealthAnswer = answer.good()?.json()?;
-        // It is shown, so it must be a word and not a text.
-        let is_word = said.status.len() <= 32 && said.status.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        anyhow::ensure!(is_word, "answered with a `status` that is no word");
-        Ok(said)
-    }
+/// It is shown, so it must be a word and not a text.
+fn word(said: String) -> Result<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b':' | b'/');
+    anyhow::ensure!(said.len() <= 64 && said.bytes().all(plain), "answered with a status that is no word");
+    Ok(said)
 }
 
 #[cfg(test)]
@@ -614,8 +964,11 @@ mod tests {
             pid: None,
             process,
             process_error: None,
-            api: Api { url: String::new(), answered, error: None, response_seconds: None },
+            api: Some(Api { url: String::new(), answered, error: None, response_seconds: None }),
             health: None,
+            resources: None,
+            runtime: None,
+            says_ready: false,
         }
     }
 
@@ -660,7 +1013,8 @@ mod tests {
     fn what_is_known_has_its_value() {
         let mut known = section(Status::Ok, Sight::Found, true);
         known.started_at = Some("1970-01-01T00:01:40.25Z".parse().unwrap());
-        (known.starts_last_hour, known.starts_total, known.api.response_seconds) = (Some(2), Some(7), Some(0.5));
+        (known.starts_last_hour, known.starts_total) = (Some(2), Some(7));
+        known.api.as_mut().unwrap().response_seconds = Some(0.5);
         let values = values(&known);
         assert_eq!(values["agenthost_service_start_time_seconds"], 100.25);
         assert_eq!(values["agenthost_service_starts_total"], 7.0);
@@ -770,7 +1124,7 @@ mod tests {
     }
 
     fn collector(root: &Root, url: &str) -> Service {
-        let host = Host { url: url.into(), ..crate::host::pynchy::host(&root.path) };
+        let host = Host { url: Some(url.into()), ..crate::host::pynchy::host(&root.path) };
         Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap()
     }
 
@@ -830,8 +1184,8 @@ mod tests {
         // One that no longer answers says nothing of its health, and is asked as soon as it is back.
         stub.say(None);
         let section = collect(&mut service, begin.plus(seconds(301)));
-        assert_eq!((section.api.answered, section.health), (false, None));
-        assert_eq!(section.api.error.unwrap(), "closed the connection without an answer");
+        assert_eq!((section.answers(), section.health), (false, None));
+        assert_eq!(section.api.unwrap().error.unwrap(), "closed the connection without an answer");
         stub.say(Some(r#"{"status": "ok", "uptime_seconds": 1, "channels_connected": false}"#));
         let section = collect(&mut service, begin.plus(seconds(302)));
         assert_eq!(section.health.unwrap().channels_connected, Some(false));
@@ -850,7 +1204,7 @@ mod tests {
         host.kill();
         let section = collect(&mut service, begin.plus(seconds(315)));
         assert_eq!((section.status, section.pid, section.started_at), (Status::Down, None, None));
-        assert_eq!(section.api.error.as_deref(), Some("refused"));
+        assert_eq!(section.api.as_ref().unwrap().error.as_deref(), Some("refused"));
         assert_eq!(section.starts_total, Some(1));
     }
 
@@ -862,7 +1216,7 @@ mod tests {
         let begin = Now::read();
         let at = |service: &mut Service, second: u64| collect(service, begin.plus(seconds(second)));
         assert_eq!(at(&mut service, 0).status, Status::Ok);
-        service.address = Address::new(&refusing().as_str().into());
+        service.address = Some(Address::new(&refusing().as_str().into()));
         assert_eq!(at(&mut service, 15).status, Status::ShuttingDown);
         assert_eq!(at(&mut service, 30).status, Status::ShuttingDown);
         // Young as it is, it has answered before.
@@ -873,7 +1227,7 @@ mod tests {
         let section = at(&mut service, 75);
         assert_eq!((section.status, section.pid), (Status::Starting, Some(again.pid())));
         assert_eq!((section.starts_total, section.starts_last_hour), (Some(2), Some(2)));
-        service.address = Address::new(&stub.url.as_str().into());
+        service.address = Some(Address::new(&stub.url.as_str().into()));
         assert_eq!(at(&mut service, 90).status, Status::Ok);
     }
 
@@ -940,7 +1294,7 @@ mod tests {
         write(&first);
         let host = crate::host::pynchy::host(&root.path);
         let mut service = Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap();
-        let answers = |service: &mut Service| try_collect(service).map(|section| section.api.answered).ok();
+        let answers = |service: &mut Service| try_collect(service).map(|section| section.answers()).ok();
         assert_eq!(answers(&mut service), Some(true));
         // Written, and not yet read by the host: it answers where it did, or hangs there.
         write(&second);
@@ -953,7 +1307,7 @@ mod tests {
         assert_eq!(second.asked_for(LIVENESS), 0);
         // It stopped: nobody listens any more.
         write(&second);
-        service.address.answered(&refusing());
+        service.address.as_mut().unwrap().answered(&refusing());
         assert_eq!(answers(&mut service), Some(false));
         assert_eq!(answers(&mut service), Some(true));
         assert_eq!(second.asked_for(LIVENESS), 1);
@@ -973,6 +1327,151 @@ mod tests {
         assert_eq!((denied.process, denied.starts_total), (Sight::Denied, None));
         let text = denied.process_error.unwrap();
         assert!(text.starts_with(&format!("read {}: Permission denied", file.display())), "{text}");
+    }
+
+    // -- other kinds of hosts
+
+    use crate::collect::fixture::api::{Api as HostStub, Say};
+    use serde_json::json;
+
+    /// One of this kind, whose process is one of ours.
+    fn other(profile: Profile, api: &HostStub, host: &crate::host::running::stage::Running, root: &Root) -> Service {
+        let file = root.path.join("pid");
+        std::fs::write(&file, host.pid().to_string()).unwrap();
+        let host = Host {
+            profile,
+            url: Some(api.url.as_str().into()),
+            process: ProcessRule::PidFile(file),
+            ..crate::collect::fixture::host(None)
+        };
+        let mut service = Service::new(Config::default(), &host, &Sources::default()).unwrap().unwrap();
+        service.within(seconds(4));
+        service
+    }
+
+    fn collect_live(service: &mut Service, now: Now) -> Section {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(service.collect(now)).unwrap()
+    }
+
+    #[test]
+    fn of_an_openclaw_only_json_is_an_answer_and_it_says_whether_it_is_ready() {
+        let (root, api) = (Root::new(), HostStub::new());
+        let host = root.host();
+        let mut service = other(Profile::Openclaw, &api, &host, &root);
+        let begin = Now::read();
+        api.json("/healthz", json!({"ok": true, "status": "live"}));
+        api.json("/readyz", json!({"ready": true, "failing": [], "uptimeMs": 1}));
+        let section = collect_live(&mut service, begin);
+        assert_eq!((section.status, values(&section)["agenthost_service_ready"]), (Status::Ok, 1.0));
+        api.say("/readyz", Say::Answer(503, "application/json", r#"{"ready":false,"failing":["telegram"]}"#.into()));
+        let section = collect_live(&mut service, begin.plus(seconds(15)));
+        let health = section.health.clone().unwrap();
+        assert_eq!((health.status.as_deref(), health.failing), (Some("not_ready"), Some(vec!["telegram".to_owned()])));
+        assert_eq!((section.status, values(&section)["agenthost_service_ready"]), (Status::Ok, 0.0));
+        // A page that answers everything, itself or a proxy before it.
+        api.say("/healthz", Say::Html("<html>".into()));
+        let section = collect_live(&mut service, begin.plus(seconds(400)));
+        assert_eq!((section.status, section.health.is_none()), (Status::Stalled, true));
+        assert_eq!(
+            section.api.as_ref().unwrap().error.as_deref(),
+            Some("answered with status 200 and HTML instead of JSON")
+        );
+        let mut points = Points::default();
+        Service::points(&section, &mut points);
+        let ready = points.0.iter().find(|point| point.fact.is(&READY)).map(|point| point.value);
+        assert_eq!(ready, Some(None), "listed, and not known");
+    }
+
+    #[test]
+    fn netclaw_says_one_word_and_nobody_needs_a_token_for_it() {
+        let (root, api) = (Root::new(), HostStub::new());
+        let host = root.host();
+        let mut service = other(Profile::Netclaw, &api, &host, &root);
+        api.json("/api/health/ready", json!("healthy"));
+        let section = collect_live(&mut service, Now::read());
+        assert_eq!((section.status, section.health.clone().unwrap().status.as_deref()), (Status::Ok, Some("healthy")));
+        assert_eq!(values(&section).get("agenthost_service_ready"), None, "it is always healthy: that says nothing");
+        assert!(!api.heads().to_lowercase().contains("authorization"));
+    }
+
+    #[test]
+    fn pi_web_tells_of_its_own_process_and_a_refusal_is_no_stall() {
+        let (root, api) = (Root::new(), HostStub::new());
+        let host = root.host();
+        let mut service = other(Profile::PiWeb, &api, &host, &root);
+        let begin = Now::read();
+        api.json(
+            "/api/metrics",
+            json!({
+                "process": {"pid": 812, "uptime_s": 300.1, "goroutines": 23, "heap_alloc_bytes": 9_437_184,
+                            "sse_clients": 1, "watched_files": 40},
+                "workers": [{"session_id": "x.jsonl", "pid": 0, "rss_bytes": 0, "sampled": false}],
+            }),
+        );
+        let section = collect_live(&mut service, begin);
+        let known = values(&section);
+        for (name, value) in
+            [("goroutines", 23.0), ("heap_bytes", 9_437_184.0), ("sse_clients", 1.0), ("watched_files", 40.0)]
+        {
+            assert_eq!(known[&format!("agenthost_service_{name}")], value, "{name}");
+        }
+        assert!(
+            !serde_json::to_string(&section).unwrap().contains("rss_bytes"),
+            "a worker that was not sampled is not zero"
+        );
+        api.say("/api/metrics", Say::Status(401));
+        let section = collect_live(&mut service, begin.plus(seconds(15)));
+        let runtime = section.runtime.clone().unwrap();
+        assert!(runtime.error.unwrap().contains("status 401: it wants a token"), "the fix");
+        assert_eq!(
+            (section.status, runtime.goroutines, values(&section).get("agenthost_service_goroutines")),
+            (Status::Ok, None, None)
+        );
+    }
+
+    #[test]
+    fn a_host_without_an_api_is_its_process() {
+        let (root, api) = (Root::new(), HostStub::new());
+        let mut host = root.host();
+        let mut service = other(Profile::Generic, &api, &host, &root);
+        service.address = None;
+        let begin = Now::read().plus(seconds(3600));
+        let section = collect_live(&mut service, begin);
+        let known = values(&section);
+        assert_eq!((section.status, known["agenthost_service_up"]), (Status::Ok, 1.0));
+        assert!(section.api.is_none() && !known.contains_key("agenthost_service_responding"));
+        assert_eq!(section.resources.clone().unwrap().connections, None);
+        host.kill();
+        let section = collect_live(&mut service, begin.plus(seconds(15)));
+        assert_eq!((section.status, values(&section)["agenthost_service_up"]), (Status::Down, 0.0));
+        std::fs::write(root.path.join("pid"), "garbage").unwrap();
+        let section = collect_live(&mut service, begin.plus(seconds(30)));
+        assert_eq!((section.status, values(&section).get("agenthost_service_up")), (Status::Unknown, None));
+        service.rule = ProcessRule::Unknown;
+        let section = collect_live(&mut service, begin.plus(seconds(45)));
+        assert!(section.process_error.unwrap().contains("`pid_file` or `process` in [host]"));
+    }
+
+    #[test]
+    fn what_the_process_uses_is_shown_and_its_time_outlives_it() {
+        let (root, stub) = (Root::new(), Stub::new());
+        let mut first = root.host();
+        let mut service = collector(&root, &stub.url);
+        let resources = collect(&mut service, Now::read()).resources.unwrap();
+        assert_eq!((resources.threads, resources.inotify_watches, resources.connections), (Some(1), Some(0), Some(0)));
+        assert!(resources.resident_bytes.unwrap() > 0 && resources.open_fds.unwrap() > 0);
+        first.kill();
+        assert_eq!(collect(&mut service, Now::read()).resources, None);
+        let mut cpu = Cpu::default();
+        let (one, two) = (root.host(), root.host());
+        let identity = |child: &crate::host::running::stage::Running| {
+            Processes::default().list().unwrap().get(child.pid()).unwrap().identity
+        };
+        for (child, seconds, total) in [(&one, 2.0, 2.0), (&one, 2.5, 2.5), (&two, 0.5, 3.0), (&two, 0.75, 3.25)] {
+            cpu.see(identity(child), seconds);
+            assert_eq!(cpu.total, total);
+        }
     }
 
     #[test]

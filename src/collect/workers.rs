@@ -4,7 +4,6 @@
 //! another user's process hides (open sockets, I/O, folder) is null, and the section says what that costs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,10 +92,14 @@ impl<'de> Deserialize<'de> for Rules {
     }
 }
 
-/// What a host of this kind runs as processes beside it. pynchy runs its agents and their servers in containers.
+/// What a host of this kind runs as processes beside it. pynchy runs its agents and their servers in containers; what
+/// another one runs is for its configuration to say.
 fn presets(profile: Profile) -> Vec<Preset> {
     match profile {
-        Profile::Pynchy => Vec::new(),
+        Profile::PiWeb => vec![Preset::Pi],
+        Profile::Netclaw => vec![Preset::Mcp],
+        Profile::Openclaw => vec![Preset::Openclaw],
+        Profile::Pynchy | Profile::Generic => Vec::new(),
     }
 }
 
@@ -638,7 +641,6 @@ impl Kind {
 /// The host as the ancestor of its workers.
 struct Ancestor {
     rule: ProcessRule,
-    root: PathBuf,
     /// As it was last seen.
     known: Option<Chain>,
     /// In how many pid namespaces it was then; what runs in more is in a container, and has its own ancestors.
@@ -647,7 +649,7 @@ struct Ancestor {
 
 impl Ancestor {
     fn new(host: &Host) -> Ancestor {
-        Ancestor { rule: host.process.clone(), root: host.root.clone(), known: None, depth: 1 }
+        Ancestor { rule: host.process.clone(), known: None, depth: 1 }
     }
 
     /// Finds it, if it is not the one that is known.
@@ -658,7 +660,7 @@ impl Ancestor {
             return Sought::at(chain.pid);
         }
         let known = self.known.as_ref().map(|chain| &chain.members);
-        let seen = proc.table(scan).map(|table| running::look(&table, &self.rule, &self.root, known));
+        let seen = proc.table(scan).map(|table| running::look(&table, &self.rule, known));
         match seen {
             Ok(running::Seen::Running(chain)) => {
                 self.depth = proc.depth(chain.pid).unwrap_or(self.depth);
@@ -679,7 +681,7 @@ impl Ancestor {
 
     /// Whether its absence is proven: it was there, or the operator said how to know it.
     fn is_believed(&self) -> bool {
-        self.known.is_some() || !matches!(self.rule, ProcessRule::InRoot { .. })
+        self.known.is_some() || !matches!(self.rule, ProcessRule::InRoot { .. } | ProcessRule::Unknown)
     }
 
     /// Whether no living host is above a process. That its parent is pid 1 proves nothing, nor does that it is not.

@@ -45,19 +45,16 @@ pub fn host(root: &Path) -> Host {
     let config = load(root);
     let gateway = gateway(root, config.as_ref().ok());
     let layout = read(root, config);
+    let process = ProcessRule::InRoot { program: PROGRAM.to_owned(), root: root.to_owned() };
     Host {
-        profile: Profile::Pynchy,
-        root: root.to_owned(),
-        url: Url::Written { root: root.to_owned() },
-        token: None,
-        status_poll: None,
-        notes: Vec::new(),
+        root: Some(root.to_owned()),
+        url: Some(Url::Written { root: root.to_owned() }),
         database: Some(root.join("data/messages.db")),
-        process: ProcessRule::InRoot { program: PROGRAM.to_owned() },
         scheduler_poll: layout.poll_interval.unwrap_or(SCHEDULER_POLL),
         containers: Some(Names::pynchy()),
         gateway: Some(gateway),
-        layout,
+        layout: Some(layout),
+        ..Host::new(Profile::Pynchy, process)
     }
 }
 

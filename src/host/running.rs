@@ -46,6 +46,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// The process that serves.
+    pub fn serving(&self) -> Option<Identity> {
+        self.members.iter().find(|member| member.pid == self.pid).copied()
+    }
+
     /// Whether a command line of it names a path in the root.
     fn is_tied(&self, table: &Table, root: &Path) -> bool {
         let mut members = self.members.iter().filter_map(|member| table.get(member.pid));
@@ -54,14 +59,15 @@ impl Chain {
 }
 
 /// Looks for the host's process; `known` are those it had at the last look.
-pub fn look(table: &Table, rule: &ProcessRule, root: &Path, known: Option<&BTreeSet<Identity>>) -> Seen {
+pub fn look(table: &Table, rule: &ProcessRule, known: Option<&BTreeSet<Identity>>) -> Seen {
     let seen = match rule {
         ProcessRule::PidFile(path) => by_pid_file(table, path),
         ProcessRule::Command(word) => {
             let matched = chains(table, |process| process.mentions(word) && !process.runs(env!("CARGO_PKG_NAME")));
             choose(matched, known).map(Seen::Running)
         }
-        ProcessRule::InRoot { program } => in_root(table, program, root, known),
+        ProcessRule::InRoot { program, root } => in_root(table, program, root, known),
+        ProcessRule::Unknown => Some(Seen::unseen("`pid_file` or `process` in [host] would say which process it is")),
     };
     seen.unwrap_or_else(|| unmatched(table))
 }
@@ -183,11 +189,11 @@ pub(crate) mod stage {
         }
 
         pub fn look(&self, known: Option<&BTreeSet<Identity>>) -> Seen {
-            self.look_by(&ProcessRule::InRoot { program: "pynchy".to_owned() }, known)
+            self.look_by(&ProcessRule::InRoot { program: "pynchy".to_owned(), root: self.path.clone() }, known)
         }
 
         pub fn look_by(&self, rule: &ProcessRule, known: Option<&BTreeSet<Identity>>) -> Seen {
-            look(&Processes::default().list().unwrap(), rule, &self.path, known)
+            look(&Processes::default().list().unwrap(), rule, known)
         }
     }
 
@@ -327,8 +333,8 @@ mod tests {
     fn seen(processes: &[(u32, u32, &str, &Cwd)]) -> Result<u32, Seen> {
         let one =
             |&(pid, parent, line, cwd): &(u32, u32, &str, &Cwd)| Process::imagined(pid, parent, line, cwd.clone());
-        let rule = ProcessRule::InRoot { program: "pynchy".to_owned() };
-        match look(&processes.iter().map(one).collect(), &rule, Path::new("/srv/p"), None) {
+        let rule = ProcessRule::InRoot { program: "pynchy".to_owned(), root: "/srv/p".into() };
+        match look(&processes.iter().map(one).collect(), &rule, None) {
             Seen::Running(chain) => Ok(chain.pid),
             other => Err(other),
         }
@@ -402,7 +408,7 @@ mod tests {
         let file = root.path.join("pid");
         std::fs::write(&file, "1").unwrap();
         let rule = ProcessRule::PidFile(file.clone());
-        let denied = why(unprivileged(&root.path, || look(&Table::default(), &rule, &root.path, None)));
+        let denied = why(unprivileged(&root.path, || look(&Table::default(), &rule, None)));
         assert_eq!(denied.cause, Cause::Denied);
         assert!(denied.error.starts_with(&format!("read {}: Permission denied", file.display())), "{}", denied.error);
     }

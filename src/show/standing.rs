@@ -132,7 +132,7 @@ mod tests {
             version: "",
             arch: "",
             profile: Profile::Pynchy,
-            root: String::new(),
+            root: None,
             notes: Vec::new(),
             started_at: now.wall,
         };

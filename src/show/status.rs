@@ -201,7 +201,7 @@ struct Config<'a> {
 #[derive(Serialize)]
 struct Host<'a> {
     profile: crate::host::Profile,
-    root: &'a str,
+    root: Option<&'a str>,
     /// What is not looked at here, why, and how to get it.
     notes: &'a [String],
 }
@@ -210,7 +210,7 @@ fn sidecar(snapshot: &Snapshot) -> Sidecar<'_> {
     let sidecar = &*snapshot.sidecar;
     Sidecar {
         version: sidecar.version,
-        host: Host { profile: sidecar.profile, root: &sidecar.root, notes: &sidecar.notes },
+        host: Host { profile: sidecar.profile, root: sidecar.root.as_deref(), notes: &sidecar.notes },
         started_at: sidecar.started_at,
         config: Config { loaded_at: snapshot.configured_at, error: snapshot.refused.as_deref() },
     }

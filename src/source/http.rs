@@ -233,7 +233,7 @@ impl Http {
         let (uri, host) = parse(url)?;
         let request = request(&uri, headers)?;
         let is_secret = uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if is_secret { 443 } else { 80 });
+        let port = uri.port_u16().unwrap_or(default_port(&uri));
         let stream = connect(&host, port, deadline).await?;
         let exchanged = async {
             if is_secret {
@@ -265,6 +265,16 @@ pub fn base(url: &str) -> Result<String> {
         bail!("the base URL `{url}` has a query or a fragment: give scheme, host, port and path only");
     }
     Ok(url.trim_end_matches('/').to_owned())
+}
+
+/// The port that a URL leads to.
+pub fn port(url: &str) -> Option<u16> {
+    let (uri, _) = parse(url).ok()?;
+    Some(uri.port_u16().unwrap_or(default_port(&uri)))
+}
+
+fn default_port(uri: &Uri) -> u16 {
+    if uri.scheme_str() == Some("https") { 443 } else { 80 }
 }
 
 /// A URL and the name to connect to.

@@ -84,7 +84,27 @@ pub struct Own {
     pub threads: Option<u64>,
 }
 
+/// What a process of somebody else uses. What cannot be read is `None`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Usage {
+    pub threads: Option<u64>,
+    pub resident_bytes: Option<u64>,
+    /// User and system time of its whole life.
+    pub cpu_seconds: Option<f64>,
+    pub open_fds: Option<u64>,
+    pub inotify_watches: Option<u64>,
+    /// Established TCP connections to its port, in its own network.
+    pub connections: Option<u64>,
+    /// Why some of it is not known.
+    pub error: Option<String>,
+}
+
 impl Processes {
+    /// Reads what a process uses, of which others may see only a part; `port` is where it serves.
+    pub fn usage(&self, pid: u32, port: Option<u16>) -> Usage {
+        usage(&Path::new("/proc").join(pid.to_string()), port)
+    }
+
     /// Lists every process that can be seen, without threads; about 50 microseconds each.
     ///
     /// # Errors
@@ -105,8 +125,8 @@ impl Processes {
         let stat = Stat::read("self").ok();
         let started = stat.and_then(|stat| stat.started(boot_time().ok()?));
         Own {
-            cpu_seconds: stat.map(|stat| stat.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
-            resident_bytes: stat.map(|stat| stat.resident_pages * rustix::param::page_size() as u64),
+            cpu_seconds: stat.map(Stat::cpu_seconds),
+            resident_bytes: stat.map(Stat::resident_bytes),
             virtual_bytes: stat.map(|stat| stat.virtual_bytes),
             open_fds: open_fds(),
             max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
@@ -266,7 +286,8 @@ fn launched(words: &[OsString]) -> Option<&OsString> {
 }
 
 fn is_called(word: &OsStr, name: &str) -> bool {
-    let word = word.as_bytes();
+    // One that writes a title over its command line pads it.
+    let word = word.as_bytes().trim_ascii_end();
     word.strip_suffix(name.as_bytes()).is_some_and(|folder| folder.is_empty() || folder.ends_with(b"/"))
         // An option such as `--root=/srv/name` is not a program.
         && !word.starts_with(b"-")
@@ -284,9 +305,22 @@ struct Stat {
 
 impl Stat {
     fn read(pid: &str) -> Result<Stat> {
-        let path = format!("/proc/{pid}/stat");
-        let bytes = std::fs::read(&path).with_context(|| format!("read {path}"))?;
-        Stat::parse(&bytes).with_context(|| format!("read {path}: not as proc(5) says"))
+        Stat::of(&Path::new("/proc").join(pid))
+    }
+
+    /// Of the process whose folder this is.
+    fn of(folder: &Path) -> Result<Stat> {
+        let path = folder.join("stat");
+        let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Stat::parse(&bytes).with_context(|| format!("read {}: not as proc(5) says", path.display()))
+    }
+
+    fn cpu_seconds(self) -> f64 {
+        self.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+
+    fn resident_bytes(self) -> u64 {
+        self.resident_pages * rustix::param::page_size() as u64
     }
 
     /// The name stands in parentheses and may hold anything, `)` and line feeds too: what counts follows the last one.
@@ -324,11 +358,84 @@ fn parse_boot_time(text: &str) -> Option<Timestamp> {
     Timestamp::from_second(seconds.trim().parse().ok()?).ok()
 }
 
+/// Looks at no more open files than this for what they are.
+const FILES: usize = 20_000;
+
+fn usage(folder: &Path, port: Option<u16>) -> Usage {
+    let stat = Stat::of(folder).ok();
+    let fds = open_files(folder);
+    Usage {
+        threads: stat.map(|stat| stat.threads),
+        resident_bytes: stat.map(Stat::resident_bytes),
+        cpu_seconds: stat.map(Stat::cpu_seconds),
+        open_fds: fds.as_ref().ok().map(|fds| fds.len() as u64),
+        inotify_watches: fds.as_ref().ok().and_then(|fds| inotify_watches(folder, fds)),
+        connections: port.and_then(|port| connections(folder, port)),
+        error: fds.err().map(|error| format!("{error:#}")),
+    }
+}
+
+/// The numbers of its open files.
+fn open_files(folder: &Path) -> Result<Vec<OsString>> {
+    let path = folder.join("fd");
+    let naming = || format!("read {}", path.display());
+    let entries = std::fs::read_dir(&path).with_context(naming)?;
+    entries.map(|entry| Ok(entry.with_context(naming)?.file_name())).collect()
+}
+
+/// `None` if there are too many files to look at, or one cannot be looked at. Files that close meanwhile have no watches.
+fn inotify_watches(folder: &Path, fds: &[OsString]) -> Option<u64> {
+    let is_inotify = |fd: &&OsString| {
+        std::fs::read_link(folder.join("fd").join(fd)).is_ok_and(|link| link == Path::new("anon_inode:inotify"))
+    };
+    let mut watches = 0;
+    for fd in Some(fds).filter(|fds| fds.len() <= FILES)?.iter().filter(is_inotify) {
+        match std::fs::read_to_string(folder.join("fdinfo").join(fd)) {
+            Ok(text) => watches += text.lines().filter(|line| line.starts_with("inotify ")).count() as u64,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(_) => return None,
+        }
+    }
+    Some(watches)
+}
+
+/// `None` if neither table can be read. A machine without IPv6 has one only.
+fn connections(folder: &Path, port: u16) -> Option<u64> {
+    let count = |name: &str| {
+        let text = std::fs::read_to_string(folder.join("net").join(name)).ok()?;
+        Some(text.lines().skip(1).filter(|line| is_connection(line, port)).count() as u64)
+    };
+    match (count("tcp"), count("tcp6")) {
+        (None, None) => None,
+        (v4, v6) => Some(v4.unwrap_or(0) + v6.unwrap_or(0)),
+    }
+}
+
+/// Whether a line of `/proc/net/tcp` is an established connection to this port: `0: 0100007F:2124 0100007F:D431 01 …`.
+fn is_connection(line: &str, port: u16) -> bool {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = fields.next().and_then(|address| u16::from_str_radix(address.rsplit(':').next()?, 16).ok());
+    local == Some(port) && fields.nth(1) == Some("01")
+}
+
 /// What a pid file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PidFile {
     pub pid: u32,
     pub written: Timestamp,
+}
+
+/// Alone, or as `pid` of a JSON object, there as a number or in quotes.
+fn parse_pid(text: &str) -> Option<u32> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        pid: serde_json::Value,
+    }
+    if let Ok(pid) = text.trim().parse() {
+        return Some(pid);
+    }
+    let pid = serde_json::from_str::<State>(text).ok()?.pid;
+    pid.as_u64().and_then(|pid| pid.try_into().ok()).or_else(|| pid.as_str()?.parse().ok())
 }
 
 impl PidFile {
@@ -343,7 +450,7 @@ impl PidFile {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(naming),
         };
-        let pid = text.trim().parse().with_context(|| format!("{}: no pid in it", naming()))?;
+        let pid = parse_pid(&text).with_context(|| format!("{}: no pid in it", naming()))?;
         let written = std::fs::metadata(path).and_then(|data| data.modified()).with_context(naming)?;
         Ok(Some(PidFile { pid, written: written.try_into().with_context(naming)? }))
     }
@@ -484,6 +591,64 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_uses_is_counted_from_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["fd", "fdinfo", "net"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::fs::write(at("stat"), "7 (host) S 1 7 7 0 -1 0 0 0 0 0 250 50 1 1 20 0 3 0 123456 8192 2 0").unwrap();
+        for (fd, to) in
+            [("0", "/dev/null"), ("4", "anon_inode:inotify"), ("5", "socket:[1]"), ("9", "anon_inode:inotify")]
+        {
+            std::os::unix::fs::symlink(to, at("fd").join(fd)).unwrap();
+        }
+        let info = "pos:\t0\nflags:\t00\ninotify wd:2 ino:1\ninotify wd:1 ino:2\n";
+        std::fs::write(at("fdinfo/4"), info).unwrap();
+        std::fs::write(at("fdinfo/9"), "pos:\t0\n").unwrap();
+        let tcp = "  sl  local_address rem_address   st tx_queue\n\
+            0: 0100007F:2124 00000000:0000 0A 0\n   1: 0100007F:2124 0100007F:D431 01 0\n\
+            2: 0100007F:D431 0100007F:2124 01 0\n   3: 0100007F:2124 0100007F:D432 06 0\n";
+        std::fs::write(at("net/tcp"), tcp).unwrap();
+        let v6 = "  sl\n   0: 0000000000000000FFFF00000100007F:2124 0000000000000000FFFF00000100007F:D433 01 0\n";
+        std::fs::write(at("net/tcp6"), v6).unwrap();
+        let seen = usage(folder.path(), Some(8484));
+        let hertz = rustix::param::clock_ticks_per_second() as f64;
+        let expected = Usage {
+            threads: Some(3),
+            resident_bytes: Some(2 * rustix::param::page_size() as u64),
+            cpu_seconds: Some(300.0 / hertz),
+            open_fds: Some(4),
+            inotify_watches: Some(2),
+            connections: Some(2),
+            error: None,
+        };
+        assert_eq!(seen, expected);
+        assert_eq!(usage(folder.path(), None).connections, None, "without a port nobody knows which are meant");
+        std::fs::remove_dir_all(at("fd")).unwrap();
+        std::fs::remove_dir_all(at("net")).unwrap();
+        let partly = usage(folder.path(), Some(8484));
+        assert_eq!(
+            (partly.threads, partly.open_fds, partly.inotify_watches, partly.connections),
+            (Some(3), None, None, None)
+        );
+        assert!(partly.error.unwrap().starts_with(&format!("read {}: No such file", at("fd").display())));
+        let gone = usage(&at("gone"), Some(1));
+        assert_eq!((gone.threads, gone.cpu_seconds), (None, None), "nothing is made up of one that ended");
+    }
+
+    #[test]
+    fn a_real_process_and_what_it_holds_open_are_seen() {
+        let child = sleeper(Path::new("/"));
+        let seen = Processes::default().usage(child.0.id(), Some(1));
+        assert_eq!(
+            (seen.threads, seen.inotify_watches, seen.connections, seen.error),
+            (Some(1), Some(0), Some(0), None)
+        );
+        assert!(seen.open_fds.unwrap() >= 3 && seen.resident_bytes.unwrap() > 0, "{:?}", seen.open_fds);
+    }
+
+    #[test]
     fn boot_time_is_a_moment_or_nothing() {
         assert_eq!(parse_boot_time("cpu 1\nbtime 1000\nx").unwrap(), Timestamp::from_second(1000).unwrap());
         assert_eq!(parse_boot_time("cpu 1\n"), None);
@@ -508,7 +673,11 @@ mod tests {
         assert_eq!(PidFile::read(&path).unwrap(), None);
         std::fs::write(&path, " 42\n").unwrap();
         assert_eq!(PidFile::read(&path).unwrap().unwrap().pid, 42);
-        for garbage in ["", "x", "-1", "4 2"] {
+        for state in [r#"{"pid": 42, "port": "31415"}"#, r#"{"pid": "42"}"#] {
+            std::fs::write(&path, state).unwrap();
+            assert_eq!(PidFile::read(&path).unwrap().unwrap().pid, 42);
+        }
+        for garbage in ["", "x", "-1", "4 2", "{}", r#"{"pid": "x"}"#, r#"{"pid": -1}"#] {
             std::fs::write(&path, garbage).unwrap();
             assert!(PidFile::read(&path).is_err(), "{garbage}");
         }

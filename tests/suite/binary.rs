@@ -19,6 +19,10 @@ pub const FAST: &str = "
 interval = \"1s\"
 [collect.deploy]
 interval = \"1s\"
+[collect.channels]
+interval = \"1s\"
+[collect.queue]
+interval = \"1s\"
 [collect.repos]
 interval = \"1s\"
 [collect.messages]

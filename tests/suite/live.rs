@@ -36,7 +36,7 @@ fn a_host_that_lies_or_hangs_makes_its_own_word_unknown_and_nothing_else() {
         (Say::Status(401), "answered with status 401: it wants a token; name its file with `token_file` in [host]"),
         (Say::Html("<html>".into()), "answered with status 200 and HTML instead of JSON"),
         (Say::Flood(50), "the answer is too large"),
-        (Say::Json("{\"channels\": {\"secret".into()), "answered with status 200 and invalid JSON (line 1 column 20)"),
+        (Say::Json("{\"channels\": {\"secret".into()), "answered with status 200 and invalid JSON (line 1 column 21)"),
         (
             Say::Json("{\"channels\": [], \"queue\": []}".into()),
             "answered with status 200 and JSON of another shape (line 1 column 14)",
@@ -141,5 +141,103 @@ fn probes_do_not_wait_for_a_host_that_hangs() {
         let begun = Instant::now();
         get(sidecar.address, path).unwrap();
         assert!(begun.elapsed() < Duration::from_secs(1), "{path}: {:?}", begun.elapsed());
+    }
+}
+
+/// A sidecar beside a host of another kind, which has no folder.
+fn beside(profile: &str, api: &Api, extra: &str) -> (tempfile::TempDir, Sidecar) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("exporter.toml");
+    let fast = "[collect.service]\ninterval = \"1s\"\n[collect.channels]\ninterval = \"1s\"\n";
+    let host = format!("[host]\nprofile = \"{profile}\"\nurl = \"{}\"\nprocess = \"no such process\"\n", api.url);
+    std::fs::write(&config, format!("{host}{extra}{fast}")).unwrap();
+    let sidecar = Sidecar::spawn(&config, []);
+    (folder, sidecar)
+}
+
+#[test]
+fn a_netclaw_that_wants_a_token_is_denied_and_not_down() {
+    let api = Api::new();
+    api.json("/api/health/ready", json!("healthy"));
+    api.say("/api/health/status", Say::Status(401));
+    let secrets = tempfile::tempdir().unwrap();
+    let token = secrets.path().join("token");
+    std::fs::write(&token, "sk-old-secret\n").unwrap();
+    let (_folder, sidecar) = beside("netclaw", &api, &format!("token_file = \"{}\"\n", token.display()));
+    let status = sidecar.until("denied", |status| status["collectors"]["channels"]["access"] == "denied");
+    let said = error(&status, "channels");
+    assert!(said.ends_with(&format!("status 401: it does not take the token in {}", token.display())), "{said}");
+    let status = sidecar.until("service", up("service", true));
+    assert_eq!(
+        (status["service"]["status"].as_str(), status["service"]["health"]["status"].as_str()),
+        (Some("ok"), Some("healthy"))
+    );
+    let ready = |status: &Value| status["health"]["ready"] == true && status["health"]["overall"] == "degraded";
+    let status = sidecar.until("ready and degraded", ready);
+    assert_eq!((status["channels"].clone(), status["sidecar"]["host"]["root"].clone()), (Value::Null, Value::Null));
+    for absent in ["queue", "messages", "repos", "deploy", "tasks"] {
+        assert_eq!(status.get(absent), None, "{absent} is not of this kind of host");
+    }
+    // Another token, and it is told.
+    std::fs::write(&token, "sk-new-secret\n").unwrap();
+    api.json(
+        "/api/health/status",
+        json!({"overall": "degraded", "connectors": [
+            {"key": "discord", "displayName": "Discord", "enabled": true, "status": "disconnected", "message": "a secret"},
+            {"key": "slack", "displayName": "Slack", "enabled": true, "status": "healthy", "message": null},
+            {"key": "mcp:github", "displayName": "MCP", "enabled": true, "status": "auth-required", "message": "a secret"},
+        ]}),
+    );
+    let status = sidecar.until("told", up("channels", true));
+    assert_eq!(status["channels"]["discord"]["status"], "disconnected");
+    assert_eq!(status["channels"].as_object().unwrap().len(), 2);
+    assert!(api.heads().contains("authorization: Bearer sk-new-secret\r\n"));
+    let text = sidecar.get("/status").1 + &sidecar.get("/metrics").1;
+    assert!(!text.contains("secret\"") && !text.contains("a secret") && !text.contains("sk-"), "{text}");
+}
+
+#[test]
+fn an_openclaw_that_is_a_page_does_not_answer() {
+    let api = Api::new();
+    for path in ["/healthz", "/readyz"] {
+        api.say(path, Say::Html("<html>secret</html>".into()));
+    }
+    let (_folder, sidecar) = beside("openclaw", &api, "");
+    let status = sidecar.until("service", up("service", true));
+    assert_eq!(status["service"]["api"]["answered"], false);
+    assert_eq!(status["service"]["api"]["error"], "answered with status 200 and HTML instead of JSON");
+    api.json("/healthz", json!({"ok": true, "status": "live"}));
+    api.say(
+        "/readyz",
+        Say::Answer(503, "application/json", "{\"ready\":false,\"failing\":[\"startup-sidecars\"]}".into()),
+    );
+    let status = sidecar.until("ready told", |status| status["service"]["health"]["ready"] == false);
+    assert_eq!(
+        (status["service"]["status"].clone(), status["service"]["health"]["failing"].clone()),
+        (json!("ok"), json!(["startup-sidecars"]))
+    );
+    assert!(sidecar.get("/metrics").1.contains("agenthost_service_ready 0\n"));
+}
+
+#[test]
+fn every_example_is_a_configuration_of_its_profile() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples");
+    let profiles = ["generic", "netclaw", "openclaw", "pi-web", "pynchy"];
+    let mut found: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".toml").to_owned())
+        .collect();
+    found.sort();
+    assert_eq!(found, profiles);
+    for profile in profiles {
+        let config = agenthost_exporter::config::Config::load(Some(&folder.join(format!("{profile}.toml"))));
+        let config = config.unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!(config.host.profile.map(agenthost_exporter::host::Profile::name), Some(profile));
+        let checked = crate::binary::exporter()
+            .arg(format!("--config.file={}", folder.join(format!("{profile}.toml")).display()))
+            .args(["config", "check"])
+            .output()
+            .unwrap();
+        assert!(checked.status.success(), "{profile}: {}", String::from_utf8_lossy(&checked.stderr));
     }
 }

@@ -81,7 +81,7 @@ impl Stage {
             version: "0.0.0",
             arch: "golden",
             profile: Profile::Pynchy,
-            root: "/srv/pynchy".into(),
+            root: Some("/srv/pynchy".into()),
             notes: Vec::new(),
             started_at: now.wall,
         };

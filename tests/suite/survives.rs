@@ -20,6 +20,8 @@ const SHORT: &str = "
 [collect.service]
 interval = \"1s\"
 timeout = \"800ms\"
+[collect.channels]
+enabled = false
 [checks.service_up]
 fail_for = \"2s\"
 recover_for = \"2s\"

@@ -7,7 +7,7 @@ use crate::sample::{Cause, Failure};
 use crate::source::http::TokenFile;
 
 fn host(api: &Api) -> Host {
-    Host { url: api.url.as_str().into(), ..fixture::host(None) }
+    Host { url: Some(api.url.as_str().into()), ..fixture::host(None) }
 }
 
 fn collector(host: &Host) -> Channels {
@@ -116,7 +116,7 @@ fn every_bad_answer_has_its_name_and_none_is_quoted() {
     }
     assert_eq!(api.asked("/status"), 9, "each once: none is tried again or followed");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let refused = Host { url: format!("http://{closed}").as_str().into(), ..fixture::host(None) };
+    let refused = Host { url: Some(format!("http://{closed}").as_str().into()), ..fixture::host(None) };
     let text = format!("{:#}", look(&mut collector(&refused), "20:00:00").unwrap_err());
     assert_eq!(text, format!("ask http://{closed}/status: refused"));
 }
@@ -214,4 +214,63 @@ fn no_channels_are_no_failure_and_a_long_name_is_one() {
     api.json("/status", status(json!({"x".repeat(201): true})));
     let text = format!("{:#}", look(&mut channels, "20:01:00").unwrap_err());
     assert_eq!(text, "a channel's name has over 200 bytes");
+}
+
+/// As a real one answers, with what else there may be.
+fn netclaw() -> serde_json::Value {
+    let one = |key: &str, status: &str| {
+        json!({
+        "key": key, "displayName": "a secret text", "enabled": status != "disabled", "status": status, "message": "a secret text"})
+    };
+    let connectors = [
+        one("slack", "healthy"),
+        one("discord", "disconnected"),
+        one("mattermost", "disabled"),
+        one("teams", "auth-failed"),
+        one("irc", "degraded"),
+        one("mail", "auth-required"),
+        one("matrix", "unknown"),
+        one("signal", "sleeping"),
+        one("mcp:github", "auth-required"),
+        one("tui", "disconnected"),
+    ];
+    json!({"overall": "degraded", "connectors": connectors})
+}
+
+#[test]
+fn of_netclaws_connectors_the_channels_count_and_what_is_off_is_not_there() {
+    let api = Api::new();
+    api.json("/api/health/status", netclaw());
+    let host = Host { profile: Profile::Netclaw, ..host(&api) };
+    let section = look(&mut collector(&host), "20:00:00").unwrap();
+    let points = fixture::points::<Channels>(&section);
+    for (name, connected) in [
+        ("slack", Some(Some(1.0))),
+        ("discord", Some(Some(0.0))),
+        ("teams", Some(Some(0.0))),
+        ("irc", Some(Some(0.0))),
+        ("mail", Some(Some(0.0))),
+        ("matrix", Some(None)),
+        ("signal", Some(None)),
+        ("mattermost", None),
+        ("mcp:github", None),
+        ("tui", None),
+    ] {
+        assert_eq!(value(&points, &CONNECTED, name), connected, "{name}");
+    }
+    let shown = fixture::json::<Channels>(&section);
+    assert_eq!(shown["teams"]["status"], "auth-failed");
+    assert_eq!(
+        (shown["irc"]["source"].as_str(), shown.to_string().contains("secret")),
+        (Some("/api/health/status"), false)
+    );
+}
+
+#[test]
+fn hosts_without_channels_have_no_collector_of_them() {
+    let api = Api::new();
+    for profile in [Profile::PiWeb, Profile::Openclaw, Profile::Generic] {
+        let host = Host { profile, ..host(&api) };
+        assert!(Channels::new(Config {}, &host, &Sources::default()).unwrap().is_none(), "{profile:?}");
+    }
 }

@@ -327,7 +327,7 @@ fn the_queue_is_overheard_and_never_asked_for() {
         Fake::with(["family", "ops"].map(|group| container(&format!("pynchy-{group}"), AGENT, json!({}))).to_vec()),
     );
     let host = Host {
-        url: api.url.as_str().into(),
+        url: Some(api.url.as_str().into()),
         containers: Some(Names::pynchy()),
         status_poll: Some(Duration::from_secs(60)),
         ..fixture::host(None)

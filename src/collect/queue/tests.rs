@@ -24,7 +24,7 @@ fn status(queue: Value) -> Value {
 }
 
 fn host(api: &Api) -> Host {
-    Host { url: api.url.as_str().into(), ..fixture::host(None) }
+    Host { url: Some(api.url.as_str().into()), ..fixture::host(None) }
 }
 
 fn collector(host: &Host, sources: &Sources) -> Queue {

@@ -6,7 +6,8 @@ use crate::collect::fixture::{self, look, now};
 
 fn host(repos: &[(&str, &Path)]) -> Host {
     let mut host = fixture::host(None);
-    host.layout.repos = repos.iter().map(|(slug, folder)| ((*slug).to_owned(), folder.to_path_buf())).collect();
+    host.layout.as_mut().unwrap().repos =
+        repos.iter().map(|(slug, folder)| ((*slug).to_owned(), folder.to_path_buf())).collect();
     host
 }
 
@@ -39,7 +40,7 @@ fn a_broken_worktree_lists_its_subjects_and_knows_nothing_of_them() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("data/worktrees/acme/web/plain")).unwrap();
     let mut host = host(&[("acme/web", Path::new("/does/not/exist"))]);
-    host.root = folder.path().to_owned();
+    host.root = Some(folder.path().to_owned());
     let section = look(&mut collector(&host), now()).unwrap();
     let points = fixture::points::<Repos>(&section);
     let value = |fact: &'static Fact| fixture::value(&points, fact, "acme/web/plain");
@@ -79,7 +80,7 @@ fn that_nobody_answers_is_neither_broken_nor_gone() {
 #[test]
 fn a_name_that_leads_elsewhere_has_no_worktrees() {
     let folder = Path::new("/srv/x");
-    let worktrees = |slug| home(&host(&[]), slug, folder).worktrees;
+    let worktrees = |slug| home(Path::new("/nowhere"), slug, folder).worktrees;
     assert_eq!(worktrees("acme/web"), Some("/nowhere/data/worktrees/acme/web".into()));
     assert_eq!((worktrees("../etc"), worktrees("/etc"), worktrees("a/../../etc")), (None, None, None));
 }

@@ -513,7 +513,7 @@ fn an_orphan_is_one_without_a_living_host_above_whoever_its_parent_is() {
 #[test]
 fn without_a_known_host_nobody_is_called_an_orphan() {
     let machine = Machine::new(&[Fake { parent: 1, ..PI }]);
-    let rule = || ProcessRule::InRoot { program: "pynchy".to_owned() };
+    let rule = || ProcessRule::InRoot { program: "pynchy".to_owned(), root: "/srv/nobody".into() };
     let mut workers = machine.collector_beside("presets = [\"pi\"]", rule());
     let section = look(&mut workers, at(1000)).unwrap();
     let json = fixture::json::<Workers>(&section);

@@ -227,9 +227,10 @@ mod tests {
             assert!(dropped.is_err());
             let impatient = http.share(&stub.ask, Limits { time: brief, body: 1000 }, now(), AGE).await;
             assert_eq!(impatient.answer.unwrap_err(), Error::TimedOut { connected: true });
-            stub.go.send(()).unwrap();
-            // Long after: the flight is joined, however old.
-            assert_eq!(number(&http.share(&stub.ask, LONG, now().plus(AGE * 9), AGE).await), 1);
+            // Long after: the flight is joined, however old. It is answered only then.
+            let later = http.share(&stub.ask, LONG, now().plus(AGE * 9), AGE);
+            let (later, ()) = tokio::join!(later, async { stub.go.send(()).unwrap() });
+            assert_eq!(number(&later), 1);
         });
         assert_eq!(stub.asked.load(Ordering::SeqCst), 1);
     }

@@ -69,6 +69,9 @@ pub struct Config {
     /// The shortest interval that was given to a collector of that status: it means that it may be asked for.
     #[serde(skip)]
     pub status_interval: Option<Duration>,
+    /// `[[collect.http]]` and its like.
+    #[serde(skip)]
+    pub listed: generic::Listed,
 }
 
 /// `[host] status_poll`.
@@ -159,6 +162,8 @@ pub struct Host {
     pub scheduler_poll: Duration,
     /// What stands between its agents and their models; `None` where the profile has none.
     pub gateway: Option<gateway::Gateway>,
+    /// What our configuration lists of it.
+    pub listed: generic::Listed,
     /// What its own configuration says beyond that; `None` in another profile than pynchy.
     pub layout: Option<pynchy::Layout>,
 }
@@ -237,7 +242,11 @@ pub fn find(config: &Config, processes: &Processes, cwd: &Path) -> Result<Host> 
         (profile, None) => {
             let table = processes.list().context("look for a running host")?;
             let found = candidates(&table, state.as_deref());
-            discover(found.into_iter().filter(|one| profile.is_none_or(|profile| one.profile() == profile)), &table, cwd)?
+            discover(
+                found.into_iter().filter(|one| profile.is_none_or(|profile| one.profile() == profile)),
+                &table,
+                cwd,
+            )?
         }
     };
     host.root = host.root.or(root);
@@ -251,7 +260,9 @@ fn as_it_comes(profile: Profile, state: Option<&Path>) -> Result<Host> {
         (Profile::Netclaw, _) => netclaw::host(),
         (Profile::Openclaw, _) => openclaw::host(),
         (Profile::PiWeb, Some(state)) => pi_web::host(state),
-        (Profile::PiWeb, None) => bail!("where pi-web writes its state is not known: there is no $HOME; set `state_file` in [host]"),
+        (Profile::PiWeb, None) => {
+            bail!("where pi-web writes its state is not known: there is no $HOME; set `state_file` in [host]")
+        }
         (Profile::Generic | Profile::Pynchy, _) => generic::host(),
     })
 }
@@ -270,6 +281,7 @@ impl Host {
             process,
             scheduler_poll: Duration::from_secs(60),
             gateway: None,
+            listed: generic::Listed::default(),
             layout: None,
         }
     }
@@ -292,6 +304,7 @@ impl Host {
             self.process = rule;
         }
         self.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
+        self.listed = config.listed.clone();
         self.decide_status_poll(config);
         Ok(())
     }
@@ -311,7 +324,8 @@ impl Host {
             (StatusPoll::Auto, None, Some(why)) => (None, Some(why)),
         };
         self.status_poll = poll;
-        let not_polled = if self.profile == Profile::Pynchy { NOT_POLLED } else { "the host's status is not asked for" };
+        let not_polled =
+            if self.profile == Profile::Pynchy { NOT_POLLED } else { "the host's status is not asked for" };
         self.notes.extend(note.map(|why| format!("{not_polled}: {why}")));
     }
 }
@@ -410,7 +424,8 @@ fn candidates(table: &Table, state: Option<&Path>) -> Vec<Candidate> {
         }
     }
     let pynchys = roots.into_iter().map(|(root, pid)| Candidate::Pynchy { root, pid });
-    let pi_web = state.and_then(|state| Some(Candidate::PiWeb { state: state.to_owned(), pid: running_by(table, state)? }));
+    let pi_web =
+        state.and_then(|state| Some(Candidate::PiWeb { state: state.to_owned(), pid: running_by(table, state)? }));
     let others = [(Profile::Netclaw, netclaw::PROGRAM), (Profile::Openclaw, openclaw::PROGRAM)];
     let others = others.into_iter().filter_map(|(profile, program)| {
         let process = table.alive().find(|process| process.runs(program))?;
@@ -523,7 +538,8 @@ mod tests {
 
     #[test]
     fn a_status_poll_is_auto_never_or_a_duration() {
-        let poll = |text: &str| toml::from_str::<Config>(&format!("status_poll = {text}")).map(|config| config.status_poll);
+        let poll =
+            |text: &str| toml::from_str::<Config>(&format!("status_poll = {text}")).map(|config| config.status_poll);
         assert_eq!(poll("\"auto\"").unwrap(), StatusPoll::Auto);
         assert_eq!(poll("\"never\"").unwrap(), StatusPoll::Never);
         assert_eq!(poll("\"90s\"").unwrap(), StatusPoll::Every(Duration::from_secs(90)));
@@ -666,7 +682,10 @@ mod tests {
             ..named(Profile::Netclaw)
         };
         let host = located(&config, Path::new("/srv")).unwrap();
-        assert_eq!((host.url, host.process), (Some("http://10.0.0.1:80".into()), ProcessRule::PidFile("/srv/pid".into())));
+        assert_eq!(
+            (host.url, host.process),
+            (Some("http://10.0.0.1:80".into()), ProcessRule::PidFile("/srv/pid".into()))
+        );
         assert_eq!(host.token.unwrap().path(), Path::new("/srv/token"));
     }
 

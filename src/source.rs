@@ -2,6 +2,7 @@
 //! source's crate leaves here.
 
 pub mod docker;
+pub mod file;
 pub mod git;
 pub mod http;
 pub mod process;

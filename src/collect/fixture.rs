@@ -130,6 +130,7 @@ pub fn host(database: Option<PathBuf>) -> Host {
         process: ProcessRule::PidFile("/nowhere/pid".into()),
         scheduler_poll: Duration::from_secs(60),
         gateway: None,
+        listed: Default::default(),
         layout: Some(Default::default()),
     }
 }

@@ -1373,7 +1373,10 @@ mod tests {
         api.say("/healthz", Say::Html("<html>".into()));
         let section = collect_live(&mut service, begin.plus(seconds(400)));
         assert_eq!((section.status, section.health.is_none()), (Status::Stalled, true));
-        assert_eq!(section.api.as_ref().unwrap().error.as_deref(), Some("answered with status 200 and HTML instead of JSON"));
+        assert_eq!(
+            section.api.as_ref().unwrap().error.as_deref(),
+            Some("answered with status 200 and HTML instead of JSON")
+        );
         let mut points = Points::default();
         Service::points(&section, &mut points);
         let ready = points.0.iter().find(|point| point.fact.is(&READY)).map(|point| point.value);
@@ -1408,15 +1411,23 @@ mod tests {
         );
         let section = collect_live(&mut service, begin);
         let known = values(&section);
-        for (name, value) in [("goroutines", 23.0), ("heap_bytes", 9_437_184.0), ("sse_clients", 1.0), ("watched_files", 40.0)] {
+        for (name, value) in
+            [("goroutines", 23.0), ("heap_bytes", 9_437_184.0), ("sse_clients", 1.0), ("watched_files", 40.0)]
+        {
             assert_eq!(known[&format!("agenthost_service_{name}")], value, "{name}");
         }
-        assert!(!serde_json::to_string(&section).unwrap().contains("rss_bytes"), "a worker that was not sampled is not zero");
+        assert!(
+            !serde_json::to_string(&section).unwrap().contains("rss_bytes"),
+            "a worker that was not sampled is not zero"
+        );
         api.say("/api/metrics", Say::Status(401));
         let section = collect_live(&mut service, begin.plus(seconds(15)));
         let runtime = section.runtime.clone().unwrap();
         assert!(runtime.error.unwrap().contains("status 401: it wants a token"), "the fix");
-        assert_eq!((section.status, runtime.goroutines, values(&section).get("agenthost_service_goroutines")), (Status::Ok, None, None));
+        assert_eq!(
+            (section.status, runtime.goroutines, values(&section).get("agenthost_service_goroutines")),
+            (Status::Ok, None, None)
+        );
     }
 
     #[test]
@@ -1449,7 +1460,7 @@ mod tests {
         let mut service = collector(&root, &stub.url);
         let resources = collect(&mut service, Now::read()).resources.unwrap();
         assert_eq!((resources.threads, resources.inotify_watches, resources.connections), (Some(1), Some(0), Some(0)));
-        assert!(resources.resident_bytes.unwrap() > 0 && resources.open_fds.unwrap() > 0);
+        assert!(resources.resident_bytes.is_some() && resources.open_fds.unwrap() > 0);
         first.kill();
         assert_eq!(collect(&mut service, Now::read()).resources, None);
         let mut cpu = Cpu::default();

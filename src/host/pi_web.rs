@@ -88,8 +88,15 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap(), expected, "{text}");
         }
-        for text in ["", "secret", "{}", r#"{"port": "secret"}"#, r#"{"port": 0}"#, r#"{"port": 70000}"#,
-                     r#"{"port": 1, "host": "secret@x"}"#] {
+        for text in [
+            "",
+            "secret",
+            "{}",
+            r#"{"port": "secret"}"#,
+            r#"{"port": 0}"#,
+            r#"{"port": 70000}"#,
+            r#"{"port": 1, "host": "secret@x"}"#,
+        ] {
             let said = format!("{:#}", read(text).unwrap_err());
             assert_eq!(said, format!("read {}: it does not say its port", file.display()), "{text}");
         }

@@ -187,8 +187,14 @@ mod tests {
     /// Enough series that rendering takes a while.
     fn heavy() -> Current {
         let now = Now::read();
-        let sidecar =
-            Sidecar { version: "", arch: "", profile: Profile::Pynchy, root: None, notes: Vec::new(), started_at: now.wall };
+        let sidecar = Sidecar {
+            version: "",
+            arch: "",
+            profile: Profile::Pynchy,
+            root: None,
+            notes: Vec::new(),
+            started_at: now.wall,
+        };
         let river = River::new(now, sidecar, Vec::new(), Health::new(now, Vec::new(), &[], &Settings::default()));
         let mut points = Points::default();
         for number in 0..SERIES_CAP {

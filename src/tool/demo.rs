@@ -36,6 +36,9 @@ const MARKER: &str = ".agenthost-demo";
 /// What the child says on standard error, below the root.
 const LOG: &str = "logs/pynchy.log";
 
+/// How often the demo's own status is asked for: it costs that host nothing.
+pub const STATUS_POLL: Duration = Duration::from_secs(15);
+
 /// How long the child may take until it answers.
 const START: Duration = Duration::from_secs(10);
 /// How long it may take to end by itself.

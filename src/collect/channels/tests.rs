@@ -36,9 +36,7 @@ fn booleans_and_objects_are_taken_and_nothing_is_made_up() {
         })),
     );
     let section = look(&mut collector(&host(&api)), "20:00:00").unwrap();
-    let shown = |connected: Option<bool>, status: &str| {
-        json!({"connected": connected, "status": status, "since": "2026-11-21T20:00:00Z", "source": "/status"})
-    };
+    let shown = |connected: Option<bool>, status: &str| json!({"connected": connected, "status": status, "since": "2026-11-21T20:00:00Z", "source": "/status"});
     let expected = json!({
         "plain": shown(Some(true), "connected"), "gone": shown(Some(false), "disconnected"),
         "object": shown(Some(true), "connected"), "own": shown(Some(false), "auth-failed"),
@@ -100,7 +98,11 @@ fn every_bad_answer_has_its_name_and_none_is_quoted() {
             Cause::Unanswered,
             "answered with status 200 and JSON of another shape (line 1 column 13)",
         ),
-        (Say::Json("{}".into()), Cause::Unanswered, "answered with status 200 and JSON of another shape (line 1 column 2)"),
+        (
+            Say::Json("{}".into()),
+            Cause::Unanswered,
+            "answered with status 200 and JSON of another shape (line 1 column 2)",
+        ),
         (
             Say::Redirect("http://127.0.0.2:1/secret"),
             Cause::Unanswered,
@@ -216,12 +218,21 @@ fn no_channels_are_no_failure_and_a_long_name_is_one() {
 
 /// As a real one answers, with what else there may be.
 fn netclaw() -> serde_json::Value {
-    let one = |key: &str, status: &str| json!({
-        "key": key, "displayName": "a secret text", "enabled": status != "disabled", "status": status, "message": "a secret text"});
+    let one = |key: &str, status: &str| {
+        json!({
+        "key": key, "displayName": "a secret text", "enabled": status != "disabled", "status": status, "message": "a secret text"})
+    };
     let connectors = [
-        one("slack", "healthy"), one("discord", "disconnected"), one("mattermost", "disabled"), one("teams", "auth-failed"),
-        one("irc", "degraded"), one("mail", "auth-required"), one("matrix", "unknown"), one("signal", "sleeping"),
-        one("mcp:github", "auth-required"), one("tui", "disconnected"),
+        one("slack", "healthy"),
+        one("discord", "disconnected"),
+        one("mattermost", "disabled"),
+        one("teams", "auth-failed"),
+        one("irc", "degraded"),
+        one("mail", "auth-required"),
+        one("matrix", "unknown"),
+        one("signal", "sleeping"),
+        one("mcp:github", "auth-required"),
+        one("tui", "disconnected"),
     ];
     json!({"overall": "degraded", "connectors": connectors})
 }
@@ -234,15 +245,25 @@ fn of_netclaws_connectors_the_channels_count_and_what_is_off_is_not_there() {
     let section = look(&mut collector(&host), "20:00:00").unwrap();
     let points = fixture::points::<Channels>(&section);
     for (name, connected) in [
-        ("slack", Some(Some(1.0))), ("discord", Some(Some(0.0))), ("teams", Some(Some(0.0))), ("irc", Some(Some(0.0))),
-        ("mail", Some(Some(0.0))), ("matrix", Some(None)), ("signal", Some(None)), ("mattermost", None),
-        ("mcp:github", None), ("tui", None),
+        ("slack", Some(Some(1.0))),
+        ("discord", Some(Some(0.0))),
+        ("teams", Some(Some(0.0))),
+        ("irc", Some(Some(0.0))),
+        ("mail", Some(Some(0.0))),
+        ("matrix", Some(None)),
+        ("signal", Some(None)),
+        ("mattermost", None),
+        ("mcp:github", None),
+        ("tui", None),
     ] {
         assert_eq!(value(&points, &CONNECTED, name), connected, "{name}");
     }
     let shown = fixture::json::<Channels>(&section);
     assert_eq!(shown["teams"]["status"], "auth-failed");
-    assert_eq!((shown["irc"]["source"].as_str(), shown.to_string().contains("secret")), (Some("/api/health/status"), false));
+    assert_eq!(
+        (shown["irc"]["source"].as_str(), shown.to_string().contains("secret")),
+        (Some("/api/health/status"), false)
+    );
 }
 
 #[test]
@@ -252,4 +273,43 @@ fn hosts_without_channels_have_no_collector_of_them() {
         let host = Host { profile, ..host(&api) };
         assert!(Channels::new(Config {}, &host, &Sources::default()).unwrap().is_none(), "{profile:?}");
     }
+}
+
+#[test]
+fn mapped_channels_are_as_their_words_mean_and_one_silent_endpoint_is_unknown_alone() {
+    let (api, hung) = (Api::new(), Api::new());
+    api.json("/s", json!({"slack": {"state": "open"}, "mail": "closed", "irc": true, "odd": "a secret"}));
+    hung.say("/s", Say::Hang);
+    let text = |name: &str, api: &Api, channels: &str| {
+        let url = &api.url;
+        let states = "states = { open = true, closed = false }";
+        toml::from_str::<Endpoint>(&format!("name = \"{name}\"\nurl = \"{url}/s\"\n{states}\nchannels = {channels}"))
+            .unwrap()
+    };
+    let mut host = Host { profile: Profile::Generic, url: None, ..host(&api) };
+    host.listed.http = vec![
+        text(
+            "chats",
+            &api,
+            "{ slack = \"/slack/state\", mail = \"/mail\", irc = \"/irc\", odd = \"/odd\", gone = \"/gone\" }",
+        ),
+        text("other", &hung, "{ phone = \"/phone\" }"),
+    ];
+    let mut channels = collector(&host);
+    let section = look(&mut channels, "20:00:00").unwrap();
+    let shown = fixture::json::<Channels>(&section);
+    for (name, connected, status) in [
+        ("slack", json!(true), "open"),
+        ("mail", json!(false), "closed"),
+        ("irc", json!(true), "connected"),
+        ("odd", Value::Null, "unknown"),
+        ("gone", Value::Null, "unknown"),
+        ("phone", Value::Null, "unknown"),
+    ] {
+        assert_eq!((&shown[name]["connected"], shown[name]["status"].as_str()), (&connected, Some(status)), "{name}");
+    }
+    assert_eq!(shown["slack"]["source"], "http chats");
+    api.say("/s", Say::Status(500));
+    let text = format!("{:#}", look(&mut channels, "20:01:00").unwrap_err());
+    assert!(text.ends_with("/s: answered with status 500"), "{text}");
 }

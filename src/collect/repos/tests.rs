@@ -6,7 +6,8 @@ use crate::collect::fixture::{self, look, now};
 
 fn host(repos: &[(&str, &Path)]) -> Host {
     let mut host = fixture::host(None);
-    host.layout.as_mut().unwrap().repos = repos.iter().map(|(slug, folder)| ((*slug).to_owned(), folder.to_path_buf())).collect();
+    host.layout.as_mut().unwrap().repos =
+        repos.iter().map(|(slug, folder)| ((*slug).to_owned(), folder.to_path_buf())).collect();
     host
 }
 

@@ -70,6 +70,9 @@ pub struct Config {
     /// The shortest interval that was given to a collector of that status: it means that it may be asked for.
     #[serde(skip)]
     pub status_interval: Option<Duration>,
+    /// `[[collect.http]]` and its like.
+    #[serde(skip)]
+    pub listed: generic::Listed,
 }
 
 /// `[host] status_poll`.
@@ -162,6 +165,8 @@ pub struct Host {
     pub containers: Option<containers::Names>,
     /// What stands between its agents and their models; `None` where the profile has none.
     pub gateway: Option<gateway::Gateway>,
+    /// What our configuration lists of it.
+    pub listed: generic::Listed,
     /// What its own configuration says beyond that; `None` in another profile than pynchy.
     pub layout: Option<pynchy::Layout>,
 }
@@ -280,6 +285,7 @@ impl Host {
             scheduler_poll: Duration::from_secs(60),
             gateway: None,
             containers: None,
+            listed: generic::Listed::default(),
             layout: None,
         }
     }
@@ -302,6 +308,7 @@ impl Host {
             self.process = rule;
         }
         self.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
+        self.listed = config.listed.clone();
         self.decide_status_poll(config);
         Ok(())
     }

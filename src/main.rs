@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use agenthost_exporter::config::Config;
+use agenthost_exporter::host;
 use agenthost_exporter::serve::Server;
 use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::{Current, Snapshot};
@@ -132,6 +133,8 @@ fn with_demo(flags: &Flags) -> Result<()> {
         let mut config = configure(&own)?;
         config.host.root = Some(root.clone());
         config.host.url = Some(url.clone());
+        config.host.profile = Some(host::Profile::Pynchy);
+        config.host.status_poll = host::StatusPoll::Every(demo::STATUS_POLL);
         config.state.path = own.state_path.clone(); // a file's may be of a real host
         config.collectors.retain(|planned| !demo::WITHOUT.contains(&planned.subsystem.name));
         for planned in config.collectors.iter_mut().filter(|planned| planned.subsystem.name == "workers") {

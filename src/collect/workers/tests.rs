@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -1,5 +1,7 @@
 //! For tests only: an engine that answers as it is told, for what a real one cannot be made to do.
 
+#![allow(dead_code, reason = "unit tests, tests of the whole program and benches each need another part of it")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -7,12 +9,13 @@ use std::sync::{Arc, Mutex};
 
 /// What it answers to a path: a status and a body; `None` is silence.
 type Answer = Option<(u16, String)>;
+type Answering = Mutex<Box<dyn Fn(&str) -> Answer + Send>>;
 
 /// Listens in a temporary folder until it is dropped with the test's process.
 pub struct Fake {
     folder: tempfile::TempDir,
     asked: Arc<Mutex<Vec<String>>>,
-    answer: Arc<Mutex<Box<dyn Fn(&str) -> Answer + Send>>>,
+    answer: Arc<Answering>,
 }
 
 impl Fake {
@@ -60,7 +63,7 @@ impl Fake {
     }
 }
 
-fn serve(mut stream: UnixStream, asked: &Mutex<Vec<String>>, answer: &Mutex<Box<dyn Fn(&str) -> Answer + Send>>) {
+fn serve(mut stream: UnixStream, asked: &Mutex<Vec<String>>, answer: &Answering) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {

@@ -142,7 +142,9 @@ mod tests {
             let at = SystemTime::from(now().ago(Duration::from_secs(ago)));
             std::fs::File::create(folder.path().join(name)).unwrap().set_modified(at).unwrap();
         };
-        (touch("young", 10), touch("old", 31), touch("free", 1000));
+        for (name, ago) in [("young", 10), ("old", 31), ("free", 1000)] {
+            touch(name, ago);
+        }
         let tomorrow = SystemTime::from(now().plus(Duration::from_secs(100)).wall);
         std::fs::File::create(folder.path().join("ahead")).unwrap().set_modified(tomorrow).unwrap();
         let mut host = fixture::host(None);

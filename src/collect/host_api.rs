@@ -128,7 +128,7 @@ impl HostApi {
         let ask = Ask { url: format!("{base}{path}"), key };
         let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
         self.learn(&base, &told);
-        let read = || Ok(told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>()?);
+        let read = || told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>();
         read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| {
             // What follows may be a key.
             format!("ask {}", ask.url.split('?').next().unwrap_or_default())

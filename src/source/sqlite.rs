@@ -266,7 +266,7 @@ impl Reader {
             if !statement.readonly() {
                 return Ok(Err("the query would write"));
             }
-            let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
             let mut rows = statement.query([])?;
             let Some(row) = rows.next()? else { return Ok(Err("the query gives no row")) };
             let numbers: Vec<_> =

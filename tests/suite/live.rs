@@ -333,7 +333,7 @@ fn up_by(status: &Value, name: &str) -> bool {
 
 #[test]
 fn the_demos_host_tells_of_its_channels_and_its_queue() {
-    let output = crate::binary::exporter().args(["demo", "--once", "--log.level=error"]).output().unwrap();
+    let output = crate::binary::exporter().args(["--once", "--log.level=error", "demo"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status["channels"]["connection.slack.acme"]["connected"], true);

@@ -115,7 +115,8 @@ impl Root {
             std::fs::write(own.join("status"), format!("NSpid:\t{pid}\n"))?;
             std::fs::write(own.join("io"), "rchar: 1\nwchar: 1\nread_bytes: 4096\nwrite_bytes: 8192\n")?;
             if !own.join("cwd").exists() {
-                std::os::unix::fs::symlink(self.path().canonicalize()?, own.join("cwd"))?;
+                let cwd = if comm == "pynchy" { self.path().canonicalize()? } else { "/srv/project".into() };
+                std::os::unix::fs::symlink(cwd, own.join("cwd"))?;
             }
         }
         std::fs::write(folder.join("stat"), format!("btime {boot}\n"))?;

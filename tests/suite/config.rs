@@ -50,6 +50,19 @@ fn each_mistake_has_its_message() {
             "[host]\npid_file = \"a\"\nprocess = \"b\"\n",
             "config.toml: [host] has both `pid_file` and `process`: keep the one that names its process",
         ),
+        (
+            "[collect.workers]\npresets = [\"pj\"]\n",
+            "config.toml:2: presets: unknown variant `pj`, expected one of `pi`, `claude`, `codex`, `opencode`, `openclaw`, \
+             `mcp`; did you mean `pi`?",
+        ),
+        (
+            "[[collect.workers.rule]]\nname = \"x\"\ncmdline = \"x(\"\n",
+            "config.toml:3: cmdline: no regular expression: found open group without closing ')'",
+        ),
+        (
+            "[collect.workers]\n[[collect.workers.rule]]\nname = \"x\"\n",
+            "config.toml:2: [[collect.workers.rule]]: the rule `x` needs one of `comm`, `exe`, `cmdline`",
+        ),
         ("[host\n", "config.toml:1: [host: unclosed table, expected `]`"),
     ];
     for (text, message) in table {

@@ -16,8 +16,8 @@ use crate::host::running::{self, Chain};
 use crate::host::{Host, ProcessRule, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::process::Identity;
 use crate::source::process::proc::{Proc, Scan, Stat};
+use crate::source::process::{Identity, PidFile};
 
 mod class;
 mod roll;
@@ -520,7 +520,7 @@ impl Workers {
             totals: Totals::count(processes.iter(), sought.orphan_test, has_mcp),
             kinds: kinds.collect(),
             host: sought,
-            limits: limits(scan, seen),
+            limits: limits(scan, seen, self.roll.doubtful()),
             booted: self.booted,
             processes,
         }
@@ -576,7 +576,7 @@ fn duplicates(seen: &[Seen], max_per_parent: usize) -> BTreeSet<u32> {
     duplicates
 }
 
-fn limits(scan: &Scan, seen: &[Seen]) -> Vec<String> {
+fn limits(scan: &Scan, seen: &[Seen], doubtful: usize) -> Vec<String> {
     let closed = seen.iter().filter(|one| one.is_closed).count();
     let closed = (closed > 0).then(|| {
         format!(
@@ -586,7 +586,10 @@ fn limits(scan: &Scan, seen: &[Seen]) -> Vec<String> {
     });
     let hidden = (scan.closed > 0)
         .then(|| format!("{} processes of others are hidden from us (hidepid): run as their user", scan.closed));
-    closed.into_iter().chain(hidden).collect()
+    let doubtful = (doubtful > 0).then(|| {
+        format!("the program of {doubtful} processes is not ours to see, so that no rule by `exe` finds them: run as their user")
+    });
+    closed.into_iter().chain(hidden).chain(doubtful).collect()
 }
 
 impl Totals {
@@ -655,6 +658,7 @@ impl Ancestor {
     /// Finds it, if it is not the one that is known.
     fn look(&mut self, proc: &Proc, scan: &Scan) -> Sought {
         if let Some(chain) = &self.known
+            && !self.is_named_elsewhere(chain.pid)
             && chain.members.iter().any(|member| member.pid == chain.pid && scan.lives(*member))
         {
             return Sought::at(chain.pid);
@@ -673,6 +677,12 @@ impl Ancestor {
             Ok(running::Seen::Unseen(why)) => self.off(&why.error),
             Err(error) => self.off(&format!("{error:#}")),
         }
+    }
+
+    /// Its pid file names another by now.
+    fn is_named_elsewhere(&self, pid: u32) -> bool {
+        let ProcessRule::PidFile(path) = &self.rule else { return false };
+        matches!(PidFile::read(path), Ok(Some(file)) if file.pid != pid)
     }
 
     fn off(&self, why: &str) -> Sought {

@@ -58,6 +58,19 @@ fn each_mistake_has_its_message() {
             "[collect.groups]\nenabled = false\n[[custom_check]]\nname = \"x\"\nfact = \"agenthost_groups\"\nbelow = 1\n",
             "config.toml: the custom check `x` is on a fact of `groups`, which is switched off",
         ),
+        (
+            "[collect.workers]\npresets = [\"pj\"]\n",
+            "config.toml:2: presets: unknown variant `pj`, expected one of `pi`, `claude`, `codex`, `opencode`, `openclaw`, \
+             `mcp`; did you mean `pi`?",
+        ),
+        (
+            "[[collect.workers.rule]]\nname = \"x\"\ncmdline = \"x(\"\n",
+            "config.toml:3: cmdline: no regular expression: found open group without closing ')'",
+        ),
+        (
+            "[collect.workers]\n[[collect.workers.rule]]\nname = \"x\"\n",
+            "config.toml:2: [[collect.workers.rule]]: the rule `x` needs one of `comm`, `exe`, `cmdline`",
+        ),
         ("[host\n", "config.toml:1: [host: unclosed table, expected `]`"),
         (
             "[host]\nstatus_poll = \"often\"\n",

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 use crate::collect::fixture::{self, look};
+use crate::host::running::stage::unprivileged;
 
 /// A folder with a shell and a `sleep` under names that no other process of the machine has.
 struct Stage {
@@ -211,6 +212,37 @@ fn of_three_hundred_processes_three_match() {
         let section = look(&mut workers, Now::read()).unwrap();
         assert_eq!(classes(&section).into_keys().collect::<Vec<_>>(), pids);
     }
+}
+
+/// Needs another user to be; where it is missing nothing is proven.
+#[test]
+fn of_another_user_less_is_known_and_said_to_be() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut stage = Stage::new();
+    let (pid, _input) = stage.worker("./tool 20; true");
+    settle(&[pid], &stage.name);
+    until("the tool runs", || {
+        let scan = Proc::default().scan().unwrap();
+        let tool = scan.all().iter().find(|stat| stat.parent == pid && stat.comm.is("tool")).map(Stat::pid);
+        stage.others.extend(tool);
+        tool.is_some()
+    });
+    let exe = format!("[[rule]]\nname = \"exe\"\ncomm = \"{0}\"\nexe = \"{0}\"", stage.name);
+    let (mut workers, mut by_program) = (stage.collector(1, ""), stage.collector(1, ""));
+    by_program.roll = Roll::new(vec![Rule::from(toml::from_str::<Config>(&exe).unwrap().rules.0[0].clone())], true);
+    let closed = tempfile::tempdir().unwrap();
+    let [section, unseen] = unprivileged(closed.path(), || {
+        [look(&mut workers, Now::read()).unwrap(), look(&mut by_program, Now::read()).unwrap()]
+    });
+    let one = only(&section);
+    assert_eq!((one.pid, one.class, one.children, one.cwd.as_deref()), (pid, Class::Busy, 1, None), "by its tool");
+    assert!(one.rss_bytes > 100_000, "{one:?}");
+    assert_eq!((section.kinds["own"].degraded, section.kinds["own"].disk_read_bytes_total), (1, None));
+    assert!(section.limits[0].starts_with("I/O and sockets of 1 workers are not ours to see"), "{section:?}");
+    assert!(unseen.processes.is_empty());
+    assert!(unseen.limits[0].starts_with("the program of 1 processes is not ours to see"), "{unseen:?}");
 }
 
 #[test]

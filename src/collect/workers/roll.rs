@@ -39,6 +39,8 @@ pub struct Roll {
 struct Decided {
     comm: Comm,
     rule: Option<usize>,
+    /// A rule wants to know its program, which is another user's.
+    is_closed: bool,
     /// Asked of the children of workers only.
     is_server: Option<bool>,
     /// Of the command line of a server. Without the key, which stays here, it says nothing.
@@ -148,6 +150,11 @@ impl Roll {
         &self.tallies
     }
 
+    /// Processes of which nobody can say whether a rule by `exe` means them.
+    pub fn doubtful(&self) -> usize {
+        self.decided.values().filter(|known| known.is_closed).count()
+    }
+
     /// Looks at all workers of a scan. `now` is on the clock that counts since boot.
     pub fn look(&mut self, proc: &Proc, scan: &Scan, now: Duration) -> Vec<Seen> {
         self.decide(proc, scan, now);
@@ -187,7 +194,8 @@ impl Roll {
         let rule = self.rules.iter().position(|rule| rule.matches(&look));
         let is_mcp = rule.is_some_and(|rule| self.rules[rule].is_mcp());
         let command = look.words().filter(|_| is_mcp).map(|words| self.hasher.hash_one(words.line()));
-        Decided { comm: stat.comm, rule, is_server: is_mcp.then_some(true), command }
+        let is_closed = rule.is_none() && look.is_closed();
+        Decided { comm: stat.comm, rule, is_closed, is_server: is_mcp.then_some(true), command }
     }
 
     /// The workers of a scan, with their rules; without forks on their way, and without launchers of servers.

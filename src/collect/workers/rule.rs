@@ -229,6 +229,11 @@ impl<'a> Look<'a> {
         self.exe.get_or_init(|| self.proc.exe(self.stat.pid())).as_deref().ok()
     }
 
+    /// A rule asked for its program, which is not ours to see.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.exe.get(), Some(Err(Hidden::Denied)))
+    }
+
     fn has_word(&self, wanted: &[u8]) -> bool {
         // Of a corpse the name is all there is.
         self.stat.is_zombie() || self.words().is_some_and(|words| words.iter().any(|word| word == wanted))

@@ -18,7 +18,7 @@ struct Machine {
 }
 
 /// One process of it. Moments are in seconds since boot.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Fake<'a> {
     pid: u32,
     parent: u32,
@@ -274,7 +274,7 @@ fn the_configuration_is_checked() {
 
 /// Which kind a process is taken for.
 fn kind(config: &str, fake: &Fake<'_>) -> Option<String> {
-    let machine = Machine::new(&[fake.clone()]);
+    let machine = Machine::new(std::slice::from_ref(fake));
     let section = look(&mut machine.collector(config), at(1000)).unwrap();
     section.processes.first().map(|one| one.kind.to_string())
 }
@@ -381,7 +381,7 @@ fn one_that_executes_another_program_is_a_worker_no_more_or_of_another_kind() {
 #[test]
 fn a_name_that_comes_late_is_waited_for() {
     let young = Fake { started: 998, parent: 1, comm: "node", words: "node\0/x/y.js", ..PI };
-    let machine = Machine::new(&[young.clone()]);
+    let machine = Machine::new(&[young]);
     let mut workers = machine.collector("presets = [\"pi\"]");
     assert!(look(&mut workers, at(1000)).unwrap().processes.is_empty());
     // Of the same name: a fork that has by now executed its program.
@@ -413,7 +413,7 @@ fn after(change: Fake<'_>) -> Class {
 #[test]
 fn a_connection_is_work_only_while_it_talks() {
     let open = Fake { sockets: &[7], established: &[7, 8], ..PI };
-    assert_eq!(after(open.clone()), Class::Idle, "a keep-alive");
+    assert_eq!(after(open), Class::Idle, "a keep-alive");
     assert_eq!(after(Fake { io: [300, 400, 0, 0], ..open }), Class::Idle, "a keep-alive that says so");
     assert_eq!(after(Fake { io: [1200, 12000, 0, 0], ..open }), Class::Busy);
     assert_eq!(after(Fake { io: [11672, 11672, 0, 0], ..open }), Class::Idle, "a garbage collector's own pipes");
@@ -509,6 +509,17 @@ fn an_orphan_is_one_without_a_living_host_above_whoever_its_parent_is() {
     assert_eq!(orphans(1030), [201, 202, 203, 204]);
     machine.run(&[Fake { started: 1040, ..HOST }]);
     assert_eq!(orphans(1045), [202, 203, 204], "the new one has taken them over");
+}
+
+#[test]
+fn a_pid_file_that_names_another_is_followed() {
+    let machine = Machine::new(&[Fake { pid: 110, ..HOST }, PI, Fake { pid: 201, parent: 110, ..PI }]);
+    let file = machine.path("pid");
+    std::fs::write(&file, "100").unwrap();
+    let mut workers = machine.collector_beside("presets = [\"pi\"]", ProcessRule::PidFile(file.clone()));
+    assert_eq!(classes(&look(&mut workers, at(1000)).unwrap()), [(200, Class::Unknown), (201, Class::Orphan)]);
+    std::fs::write(&file, "110").unwrap();
+    assert_eq!(classes(&look(&mut workers, at(1015)).unwrap()), [(200, Class::Orphan), (201, Class::Idle)]);
 }
 
 #[test]
@@ -620,7 +631,7 @@ fn a_session_is_shown_only_if_it_is_wanted() {
         environ: "KEY=sk-secret\0PI_SESSION_FILE=/home/u/.pi/agent/sessions/--x--/2026_0197.jsonl\0X=1",
         ..PI
     };
-    let machine = Machine::new(&[PI, tool.clone()]);
+    let machine = Machine::new(&[PI, tool]);
     let mut asked = machine.collector("presets = [\"pi\"]\nsessions = true");
     assert_eq!(only(&look(&mut asked, at(1000)).unwrap()).session.as_deref(), Some("2026_0197.jsonl"));
     let mut silent = machine.collector("presets = [\"pi\"]");
@@ -651,6 +662,16 @@ fn of_another_user_less_is_known_and_said_to_be() {
     assert_eq!(value(&section, &DEGRADED, "pi"), Some(Some(1.0)));
     let said = &fixture::json::<Workers>(&section)["limits"][0];
     assert!(said.as_str().unwrap().starts_with("I/O and sockets of 1 workers are not ours to see"), "{said}");
+}
+
+#[test]
+fn processes_that_hide_are_counted() {
+    let machine = Machine::new(&[PI, Fake { pid: 201, ..PI }]);
+    open_to_all(machine.folder.path());
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    let section = unprivileged(&machine.path("200"), || look(&mut workers, at(1000)).unwrap());
+    assert_eq!((only(&section).pid, section.limits.len()), (201, 1), "{section:?}");
+    assert!(section.limits[0].starts_with("1 processes of others are hidden from us"), "{section:?}");
 }
 
 fn open_to_all(folder: &Path) {

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use toml::de::DeTable;
 
 use crate::collect::{Build, Subsystem};
-use crate::sample::Now;
 
 /// What the sidecar is told of them: to see one leaked, nobody waits for twelve minutes.
 const TABLE: &str = "presets = [\"pi\", \"mcp\"]\nleaked_after = \"45s\"\n";
@@ -27,7 +26,6 @@ pub fn watched_by(subsystem: &Subsystem) -> Result<Build> {
 #[derive(Debug, Default)]
 pub struct Workers {
     inputs: Vec<ChildStdin>,
-    _children: Vec<Child>,
 }
 
 impl Workers {
@@ -40,7 +38,6 @@ impl Workers {
         for part in ["talks", "works", "sits", "ends"] {
             let mut child = spawn("pi", part, Stdio::piped())?;
             workers.inputs.extend(child.stdin.take());
-            workers._children.push(child);
         }
         let mut parent = spawn("sh", "leaves", Stdio::piped())?;
         workers.inputs.extend(parent.stdin.take());
@@ -88,12 +85,14 @@ pub fn worker(part: &str) -> Result<()> {
     }
 }
 
-/// Burns so much CPU at such a pace.
+/// Burns so much CPU at such a pace, on a machine that has other things to do too.
 fn work_each(pause: Duration, work: Duration) {
     let ended = input_ends();
     while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let until = Now::read().mono + work;
-        while Now::read().mono < until {
+        let used =
+            || rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime).try_into().unwrap_or(Duration::MAX);
+        let until = used().saturating_add(work);
+        while used() < until {
             std::hint::spin_loop();
         }
     }

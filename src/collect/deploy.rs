@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
-use crate::collect::repos::look::look_at_repo;
-use crate::collect::repos::statuses::{Key, Statuses};
+use crate::collect::repos::look::{Remembered, RepoSeen, look_at_repo};
+use crate::collect::repos::statuses::{self, Key, Statuses};
 use crate::collect::repos::tree::{self, Tree};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
@@ -96,7 +96,11 @@ const DEPLOY_DRIFT: Check = Check {
 pub struct Deploy {
     root: Place,
     database: Option<Database>,
+    /// What need not be found out again.
+    known: Remembered,
     statuses: Statuses,
+    /// How long a reading waits for a status.
+    patience: Duration,
 }
 
 impl Collector for Deploy {
@@ -113,8 +117,14 @@ impl Collector for Deploy {
         Ok(Some(Deploy {
             root: Place { folder: root.clone(), common: None },
             database: host.database.as_ref().map(|path: &PathBuf| Database::new(path)),
+            known: Remembered::default(),
             statuses: Statuses::new(config.status_interval.0),
+            patience: statuses::patience(Deploy::TIMEOUT),
         }))
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        self.patience = statuses::patience(timeout);
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
@@ -139,10 +149,12 @@ impl Collector for Deploy {
 
 impl Deploy {
     fn checkout(&mut self, now: Now) -> Result<Section, Unreadable> {
-        let seen = look_at_repo(&self.root, now.wall, None)?;
+        let seen = look_at_repo(&self.root, now.wall, &self.known);
+        self.known.learn(seen.as_ref().map(RepoSeen::remembered));
+        let seen = seen?;
         let key: Key = (Arc::from(""), None);
-        let trees = (!seen.bare).then(|| (key.clone(), self.root.clone(), seen.look.mark.clone()));
-        self.statuses.refresh(now, trees.into_iter().collect());
+        let tree = (!seen.bare).then(|| (key.clone(), Some((self.root.clone(), seen.look.mark.clone()))));
+        self.statuses.refresh(now, tree.into_iter().collect(), self.patience);
         let mut tree = Tree::of(&seen.look, self.statuses.get(&key), now);
         let head = seen.look.mark.head.sha;
         let subject = head.map(|sha| self.root.open()?.subject(sha));

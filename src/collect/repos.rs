@@ -27,9 +27,6 @@ use look::{Found, Home, Memory, RepoSeen, WorktreeSeen};
 use statuses::{Key, Statuses};
 use tree::Tree;
 
-/// How long a reading waits for repositories that do not answer.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// `[collect.repos]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -228,10 +225,14 @@ pub struct Repos {
     homes: BTreeMap<Arc<str>, Home>,
     looks: Pool<Arc<str>, Found>,
     statuses: Statuses,
-    /// What the last good look at each told.
     memories: BTreeMap<Arc<str>, Memory>,
-    /// A fetch that is under way, or failed, has wiped the trace of the one before.
-    last_fetches: BTreeMap<Arc<str>, Timestamp>,
+    /// Of a whole run.
+    timeout: Duration,
+}
+
+/// How long a run of at most `timeout` waits for repositories that do not answer; the rest is for statuses, and to spare.
+fn patience(timeout: Duration) -> Duration {
+    timeout * 3 / 10
 }
 
 impl Collector for Repos {
@@ -266,18 +267,19 @@ impl Collector for Repos {
             looks: Pool::default(),
             statuses: Statuses::new(config.status_interval.0),
             memories: BTreeMap::new(),
-            last_fetches: BTreeMap::new(),
+            timeout: Repos::TIMEOUT,
         }))
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        self.timeout = timeout;
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let found = self.look(now);
         refuse_denied(&found)?;
-        self.statuses.refresh(now, trees(&found, &self.homes));
-        for (slug, found) in &found {
-            self.remember(slug, found);
-        }
-        let repos = self.homes.keys().map(|slug| (slug.clone(), self.repo(slug, found.get(slug), now)));
+        self.statuses.refresh(now, trees(&found, &self.homes), statuses::patience(self.timeout));
+        let repos = found.iter().map(|(slug, found)| (slug.clone(), self.repo(slug, found)));
         Ok(Section { repos: repos.collect() })
     }
 
@@ -308,73 +310,78 @@ fn refuse_denied(found: &BTreeMap<Arc<str>, Found>) -> Result<()> {
     }
 }
 
-/// The working trees that there are.
-fn trees(found: &BTreeMap<Arc<str>, Found>, homes: &BTreeMap<Arc<str>, Home>) -> Vec<(Key, Place, Mark)> {
+/// Every working tree that is listed, and where it can be asked.
+fn trees(found: &BTreeMap<Arc<str>, Found>, homes: &BTreeMap<Arc<str>, Home>) -> Vec<(Key, Option<(Place, Mark)>)> {
     let mut trees = Vec::new();
     for (slug, found) in found {
-        if let Ok(repo) = &found.repo
-            && !repo.bare
-        {
-            trees.push(((slug.clone(), None), homes[slug].repo.clone(), repo.look.mark.clone()));
+        let own = found.repo.as_ref().ok();
+        if !own.is_some_and(|repo| repo.bare) {
+            let place = own.map(|repo| (homes[slug].repo.clone(), repo.look.mark.clone()));
+            trees.push(((slug.clone(), None), place));
         }
-        for (name, worktree) in found.worktrees.iter().flatten() {
-            if let (Some(place), Ok(seen)) = (&worktree.place, &worktree.seen) {
-                trees.push(((slug.clone(), Some(name.clone())), place.clone(), seen.look.mark.clone()));
-            }
+        for (name, worktree) in &found.worktrees {
+            let mark = worktree.seen.as_ref().ok().map(|seen| seen.look.mark.clone());
+            trees.push(((slug.clone(), Some(name.clone())), worktree.place.clone().zip(mark)));
         }
     }
     trees
 }
 
 impl Repos {
-    /// Looks at all of them, each on a thread of its own. One that does not answer is missing.
+    /// Looks at all of them, each on a thread of its own. Who answers too late is unknown this time, and the next look
+    /// begins with what that one learned: it would be late for ever if it began anew.
     fn look(&mut self, now: Now) -> BTreeMap<Arc<str>, Found> {
-        let questions = self.homes.iter().map(|(slug, home)| {
-            let (home, memory) = (home.clone(), self.memories.get(slug).cloned().unwrap_or_default());
-            (slug.clone(), move || home.look(now, &memory))
-        });
-        let answers = self.looks.ask(questions.collect::<Vec<_>>(), PATIENCE);
+        let late = self.looks.late();
+        self.learn(&late);
+        let answers = self.looks.ask(self.questions(now), patience(self.timeout));
+        self.learn(&answers);
         let fresh = answers.into_iter().filter_map(|(slug, found)| Some((slug, found?)));
-        fresh.filter(|(_, found)| found.at == now).collect()
+        let mut fresh: BTreeMap<_, _> = fresh.filter(|(_, found)| found.at == now).collect();
+        let mut found = |slug: &Arc<str>| fresh.remove(slug).unwrap_or_else(|| self.unanswered(slug, now));
+        self.homes.keys().map(|slug| (slug.clone(), found(slug))).collect()
     }
 
-    fn remember(&mut self, slug: &Arc<str>, found: &Found) {
-        self.memories.insert(slug.clone(), found.memory());
-        if let Ok(RepoSeen { last_fetch: Ok(Some(at)), .. }) = &found.repo {
-            self.last_fetches.insert(slug.clone(), *at);
+    fn learn(&mut self, answers: &[(Arc<str>, Option<Found>)]) {
+        for (slug, found) in answers {
+            if let Some(found) = found {
+                self.memories.entry(slug.clone()).or_default().learn(found);
+            }
         }
     }
 
-    fn repo(&self, slug: &Arc<str>, found: Option<&Found>, now: Now) -> Repo {
-        let Some(found) = found else { return self.unanswered(slug) };
-        let key = |name: &Arc<str>| (slug.clone(), Some(name.clone()));
+    /// The one that was seen longest ago comes first, so that under load it is not always the same that is left out.
+    fn questions(&self, now: Now) -> Vec<(Arc<str>, impl FnOnce() -> Found + Send + use<>)> {
+        let mut asked: Vec<_> = self.homes.iter().map(|(slug, home)| (slug, home, self.memory(slug))).collect();
+        asked.sort_by_key(|(.., memory)| memory.at);
+        let question = |(slug, home, memory): (&Arc<str>, &Home, Memory)| {
+            let home = home.clone();
+            (slug.clone(), move || home.look(now, &memory))
+        };
+        asked.into_iter().map(question).collect()
+    }
+
+    fn memory(&self, slug: &Arc<str>) -> Memory {
+        self.memories.get(slug).cloned().unwrap_or_default()
+    }
+
+    fn unanswered(&self, slug: &Arc<str>, now: Now) -> Found {
+        let text = format!("not read within {}", Span(patience(self.timeout)));
+        Found::unanswered(now, &self.memory(slug), Unreadable::unseen(text))
+    }
+
+    fn repo(&self, slug: &Arc<str>, found: &Found) -> Repo {
+        let status = |worktree: Option<&Arc<str>>| self.statuses.get(&(slug.clone(), worktree.cloned()));
         let mut repo = match &found.repo {
-            Ok(seen) => Repo::of(seen, self.statuses.get(&(slug.clone(), None)), now),
+            Ok(seen) => Repo::of(seen, status(None), found.at),
             Err(error) => Repo { tree: Tree::unreadable(error), ..Repo::default() },
         };
-        repo.last_fetch_at = repo.last_fetch_at.or_else(|| self.last_fetches.get(slug).copied());
-        match &found.worktrees {
-            Ok(worktrees) => {
-                let seen = |(name, seen): (&Arc<str>, &WorktreeSeen)| {
-                    (name.clone(), Worktree::of(seen, self.statuses.get(&key(name)), now))
-                };
-                repo.worktrees = worktrees.iter().map(seen).collect();
-            }
-            Err(error) => repo.tree.note(error),
+        if let Some(error) = &found.unlisted {
+            repo.tree.note(error); // Without it a worktree could be missing without a word.
         }
+        let worktree =
+            |(name, seen): (&Arc<str>, &WorktreeSeen)| (name.clone(), Worktree::of(seen, status(Some(name)), found.at));
+        repo.worktrees = found.worktrees.iter().map(worktree).collect();
         repo
-    }
-
-    /// Known worktrees stay listed: that nobody answers does not mean that they are gone.
-    fn unanswered(&self, slug: &Arc<str>) -> Repo {
-        let error = Unreadable { reason: Reason::Moving, text: format!("not read within {}", Span(PATIENCE)) };
-        let names = self.memories.get(slug).into_iter().flat_map(|memory| memory.keys().flatten());
-        let worktree = || Worktree { tree: Tree::unreadable(&error), ..Worktree::default() };
-        Repo {
-            tree: Tree::unreadable(&error),
-            worktrees: names.map(|name| (name.clone(), worktree())).collect(),
-            ..Repo::default()
-        }
     }
 }
 
@@ -382,7 +389,6 @@ impl Repo {
     fn of(seen: &RepoSeen, status: Option<tree::Status<'_>>, now: Now) -> Repo {
         let mut tree = Tree::of(&seen.look, status, now);
         let compared = tree.or_note(seen.unpushed.as_ref());
-        tree.or_note(Some(&seen.linked)); // Without it a worktree whose folder is gone would be missing without a word.
         Repo {
             head_sha: seen.look.mark.head.sha,
             bare: Some(seen.bare),

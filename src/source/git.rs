@@ -17,10 +17,12 @@ use serde::Serialize;
 use super::sqlite::FileStamp;
 
 mod dirty;
+mod file;
 mod pool;
 mod process;
 mod wrong;
 
+use file::absent_or;
 pub use pool::Pool;
 
 /// How often a tree is read anew that moved while it was read, and how long it is left alone in between.
@@ -32,6 +34,15 @@ const LARGE: Duration = Duration::from_millis(100);
 
 /// Whoever holds an index lock for longer has died, or waits for a person.
 const STALE_LOCK: Duration = Duration::from_secs(60);
+
+/// What libgit2 says of a split or sparse index, and of a repository with newer features (SHA-256, reftable).
+const UNSUPPORTED: [&str; 5] = [
+    "unknown object format 'sha256'",
+    "unsupported mandatory extension: 'link'",
+    "unsupported mandatory extension: 'sdir'",
+    "unsupported extension name ",
+    "unsupported repository version ",
+];
 
 /// Why something of a repository cannot be known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +56,10 @@ pub struct Unreadable {
 pub enum Reason {
     /// We may not look.
     Denied,
-    /// It changed as often as it was looked at: the next reading will tell.
+    /// It changed as often as it was looked at, or could not be seen for a moment: a later reading will tell.
     Moving,
+    /// Git reads it, libgit2 does not.
+    Unsupported,
     Broken,
 }
 
@@ -55,9 +68,19 @@ impl Unreadable {
         Unreadable { reason: Reason::Broken, text: text.into() }
     }
 
+    /// What nobody saw this time.
+    pub fn unseen(text: impl Into<String>) -> Unreadable {
+        Unreadable { reason: Reason::Moving, text: text.into() }
+    }
+
     /// A folder that could not be listed.
     pub fn list(folder: &Path, error: &std::io::Error) -> Unreadable {
         Unreadable::io(&format!("list {}", folder.display()), error)
+    }
+
+    /// Where a file should be. Who opens it waits for somebody to write.
+    fn pipe(path: &Path) -> Unreadable {
+        Unreadable::broken(format!("{} is a pipe", path.display()))
     }
 
     fn io(what: &str, error: &std::io::Error) -> Unreadable {
@@ -65,10 +88,14 @@ impl Unreadable {
         Unreadable { reason: if denied { Reason::Denied } else { Reason::Broken }, text: format!("{what}: {error}") }
     }
 
-    /// libgit2 does not tell a refusal of the system from other errors but by its words.
+    /// libgit2 tells neither a refusal of the system nor what it does not know from other errors but by its words.
     fn git(what: &str, error: &git2::Error) -> Unreadable {
-        let denied = error.code() == ErrorCode::Owner || error.message().contains("Permission denied");
-        let reason = if denied { Reason::Denied } else { Reason::Broken };
+        let says = |words: &[&str]| words.iter().any(|words| error.message().contains(words));
+        let reason = match () {
+            () if error.code() == ErrorCode::Owner || says(&["Permission denied"]) => Reason::Denied,
+            () if says(&UNSUPPORTED) => Reason::Unsupported,
+            () => Reason::Broken,
+        };
         Unreadable { reason, text: format!("{what}: {}", error.message()) }
     }
 }
@@ -235,6 +262,9 @@ impl Checkout {
     /// Says what is wrong with it: missing, a plain folder, a `.git` that points nowhere, or what libgit2 says.
     fn open(folder: &Path) -> Result<Checkout> {
         process::prepare();
+        if let Some(pipe) = file::pipe_in(folder) {
+            return Err(Unreadable::pipe(&pipe));
+        }
         let none: [&Path; 0] = [];
         match Repository::open_ext(folder, RepositoryOpenFlags::NO_SEARCH, none) {
             Ok(repo) => Ok(Checkout { repo, folder: folder.to_owned() }),
@@ -303,11 +333,14 @@ impl Checkout {
 
     /// What a reference names; `None` if there is none of this name.
     pub fn tip(&self, reference: &str) -> Result<Option<Sha>> {
-        let naming = || format!("read {reference}");
+        let file = self.common().join(reference);
+        if file::is_pipe(&file) {
+            return Err(Unreadable::pipe(&file));
+        }
         match self.repo.refname_to_id(reference) {
             Ok(oid) => Ok(Some(Sha(oid))),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(Unreadable::git(&naming(), &error)),
+            Err(error) => Err(Unreadable::git(&format!("read {reference}"), &error)),
         }
     }
 
@@ -347,7 +380,7 @@ impl Checkout {
 
     /// The commits whose parents were left out of a shallow clone.
     fn shallow(&self) -> Result<HashSet<Oid>> {
-        let text = text_of(&self.common().join("shallow"))?.unwrap_or_default();
+        let text = text_of(&self.common().join("shallow"))?;
         text.lines().map(|line| Oid::from_str(line).naming("read the shallow commits")).collect()
     }
 
@@ -364,8 +397,8 @@ impl Checkout {
     /// Stashes; worktrees share them.
     pub fn stashes(&self) -> Result<u32> {
         let log = self.common().join("logs/refs/stash");
-        let bytes = absent_or(std::fs::read(log)).naming("read the stashes")?.unwrap_or_default();
-        Ok(u32::try_from(bytes.iter().filter(|&&byte| byte == b'\n').count()).unwrap_or(u32::MAX))
+        let lines = file::lines(&log).naming("read the stashes")?.unwrap_or(0);
+        Ok(u32::try_from(lines).unwrap_or(u32::MAX))
     }
 
     /// When origin was last fetched here or in a worktree; `None` if that left no trace. A fetch that fails leaves
@@ -425,7 +458,7 @@ impl Checkout {
 
     /// A row of picks or reverts whose current one was committed by hand: what is to do next tells.
     fn sequence(&self) -> Result<Option<Operation>> {
-        let text = text_of(&self.repo.path().join("sequencer/todo"))?.unwrap_or_default();
+        let text = text_of(&self.repo.path().join("sequencer/todo"))?;
         Ok(match text.split_whitespace().next() {
             Some("pick" | "p") => Some(Operation::CherryPick),
             Some("revert") => Some(Operation::Revert),
@@ -532,7 +565,7 @@ fn steady<T>(tries: u32, attempt: impl Fn() -> Result<Option<T>>) -> Result<T> {
             std::thread::sleep(PAUSE);
         }
     }
-    Err(Unreadable { reason: Reason::Moving, text: "it changed each time that it was looked at".to_owned() })
+    Err(Unreadable::unseen("it changed each time that it was looked at"))
 }
 
 /// What git keeps of each linked worktree.
@@ -546,21 +579,14 @@ fn admin_folders(common: &Path) -> Result<Vec<PathBuf>> {
 
 /// The folder for which a worktree was registered. `None` while it is being made or removed.
 fn registered_folder(admin: &Path) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(admin.join("gitdir")).ok()?;
-    Some(admin.join(text.trim_end_matches('\n')).parent()?.to_owned())
+    let text = file::read(&admin.join("gitdir")).ok()??;
+    Some(admin.join(path_of(text.trim_ascii_end())).parent()?.to_owned())
 }
 
-fn text_of(path: &Path) -> Result<Option<String>> {
-    absent_or(std::fs::read_to_string(path)).naming("read git's own files")
-}
-
-/// Only *not there* is absent; whatever else hinders is an error.
-fn absent_or<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
-    }
+/// Empty if there is none.
+fn text_of(path: &Path) -> Result<String> {
+    let bytes = file::read(path).naming("read git's own files")?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn modified(file: &std::fs::Metadata) -> Option<Timestamp> {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::sample::Now;
-use crate::source::git::{Checkout, Compared, Linked, Look, Place, Sha, Unmerged, Unreadable, look};
+use crate::source::git::{Checkout, Compared, Linked, Look, Place, Reason, Sha, Unmerged, Unreadable, look};
 
 /// Where a configured repository and its worktrees should be.
 #[derive(Debug, Clone)]
@@ -22,16 +23,26 @@ pub struct Home {
 pub struct Found {
     pub at: Now,
     pub repo: Result<RepoSeen, Unreadable>,
-    pub worktrees: Result<BTreeMap<Arc<str>, WorktreeSeen>, Unreadable>,
+    pub worktrees: BTreeMap<Arc<str>, WorktreeSeen>,
+    /// Why there may be worktrees that were not found.
+    pub unlisted: Option<Unreadable>,
 }
 
-/// What earlier looks learned and what cannot have changed, by worktree; the repository's own is `None`.
-pub type Memory = BTreeMap<Option<Arc<str>>, Remembered>;
+/// What earlier looks learned: which worktrees there are, and what cannot have changed.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// When the latest look that came to an end began, on the monotonic clock.
+    pub at: Option<Duration>,
+    repo: Remembered,
+    worktrees: BTreeMap<Arc<str>, Remembered>,
+}
 
 #[derive(Debug, Clone, Default)]
 pub struct Remembered {
     unmerged: Option<Unmerged>,
     compared: Option<Compared>,
+    /// A fetch that is under way, or failed, has wiped the trace of the one before.
+    last_fetch: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone)]
@@ -76,49 +87,107 @@ pub struct TreeSeen {
 impl Home {
     /// Looks at all of it.
     pub fn look(&self, now: Now, memory: &Memory) -> Found {
-        let repo = look_at_repo(&self.repo, now.wall, memory.get(&None));
-        let worktrees = match &self.worktrees {
+        let repo = look_at_repo(&self.repo, now.wall, &memory.repo);
+        let (worktrees, unlisted) = match &self.worktrees {
             Some(folder) => look_at_worktrees(folder, repo.as_ref(), now.wall, memory),
-            None => Ok(BTreeMap::new()),
+            None => (BTreeMap::new(), None),
         };
-        Found { at: now, repo, worktrees }
+        let mut found = Found { at: now, repo, worktrees, unlisted };
+        found.list_known(memory);
+        found
+    }
+}
+
+/// Why a repository may know of worktrees that have no folder any more. A broken one knows of none.
+fn unlinked<'a>(repo: Result<&'a RepoSeen, &'a Unreadable>) -> Option<&'a Unreadable> {
+    match repo {
+        Ok(seen) => seen.linked.as_ref().err(),
+        Err(error) => Some(error).filter(|error| error.reason != Reason::Broken),
     }
 }
 
 impl Found {
-    /// What the next look need not find out again.
-    pub fn memory(&self) -> Memory {
-        let repo = self.repo.iter().map(|seen| (None, Remembered::of(&seen.look, seen.unpushed.as_ref())));
-        let worktrees = self.worktrees.iter().flatten().filter_map(|(name, worktree)| {
-            let seen = worktree.seen.as_ref().ok()?;
-            Some((Some(name.clone()), Remembered::of(&seen.look, seen.compared.as_ref())))
-        });
-        repo.chain(worktrees).collect()
+    /// Nothing was found out.
+    pub fn unanswered(now: Now, memory: &Memory, error: Unreadable) -> Found {
+        let unlisted = Some(error.clone());
+        let mut found = Found { at: now, repo: Err(error), worktrees: BTreeMap::new(), unlisted };
+        found.list_known(memory);
+        found
+    }
+
+    /// Where not all could be listed, those known before stay: that nobody sees them does not mean that they are gone.
+    fn list_known(&mut self, memory: &Memory) {
+        let Some(Unreadable { text, .. }) = &self.unlisted else { return };
+        for name in memory.worktrees.keys() {
+            self.worktrees
+                .entry(name.clone())
+                .or_insert_with(|| WorktreeSeen::unknown(Unreadable::unseen(text.as_str())));
+        }
+    }
+}
+
+impl WorktreeSeen {
+    fn unknown(error: Unreadable) -> WorktreeSeen {
+        WorktreeSeen { place: None, locked: None, seen: Err(error) }
+    }
+}
+
+impl Memory {
+    /// Takes over what the next look need not find out again; forgets the worktrees that are no longer there.
+    pub fn learn(&mut self, found: &Found) {
+        self.at = Some(found.at.mono);
+        self.repo.learn(found.repo.as_ref().map(RepoSeen::remembered));
+        let mut known = std::mem::take(&mut self.worktrees);
+        self.worktrees.extend(found.worktrees.iter().map(|(name, worktree)| {
+            let mut remembered = known.remove(name).unwrap_or_default();
+            remembered.learn(worktree.seen.as_ref().map(TreeSeen::remembered));
+            (name.clone(), remembered)
+        }));
     }
 }
 
 impl Remembered {
-    fn of(look: &Look, compared: Option<&Result<Compared, Unreadable>>) -> Remembered {
+    /// What could not be looked at is what it was, as far as anybody knows; another one may take a broken one's place.
+    pub fn learn(&mut self, seen: Result<Remembered, &Unreadable>) {
+        match seen {
+            Ok(seen) => *self = Remembered { last_fetch: seen.last_fetch.or(self.last_fetch), ..seen },
+            Err(error) if error.reason == Reason::Broken => *self = Remembered::default(),
+            Err(_) => {}
+        }
+    }
+
+    fn of(look: &Look, compared: Option<&Result<Compared, Unreadable>>, last_fetch: Option<Timestamp>) -> Remembered {
         let compared = compared.and_then(|compared| compared.as_ref().ok()).copied();
-        Remembered { unmerged: look.unmerged.as_ref().ok().cloned(), compared }
+        Remembered { unmerged: look.unmerged.as_ref().ok().cloned(), compared, last_fetch }
+    }
+}
+
+impl RepoSeen {
+    pub fn remembered(&self) -> Remembered {
+        let last_fetch = self.last_fetch.as_ref().ok().copied().flatten();
+        Remembered::of(&self.look, self.unpushed.as_ref(), last_fetch)
+    }
+}
+
+impl TreeSeen {
+    fn remembered(&self) -> Remembered {
+        Remembered::of(&self.look, self.compared.as_ref(), None)
     }
 }
 
 /// Looks at a repository without its worktrees.
-pub fn look_at_repo(place: &Place, wall: Timestamp, known: Option<&Remembered>) -> Result<RepoSeen, Unreadable> {
-    let unmerged = known.and_then(|known| known.unmerged.as_ref());
-    let (look, seen) = look(place, unmerged, wall, |checkout, look| {
+pub fn look_at_repo(place: &Place, wall: Timestamp, known: &Remembered) -> Result<RepoSeen, Unreadable> {
+    let (look, seen) = look(place, known.unmerged.as_ref(), wall, |checkout, look| {
         let main = main_branch(checkout, look)?;
         let pair = look.mark.head.sha.zip(main.as_ref().and_then(|main| main.origin));
-        let compared = known.and_then(|known| known.compared);
         Ok(RepoSeen {
             look: look.clone(),
             common: checkout.common().to_owned(),
             bare: checkout.is_bare(),
             main,
-            unpushed: pair.map(|(head, origin)| checkout.compare(head, origin, compared)),
+            unpushed: pair.map(|(head, origin)| checkout.compare(head, origin, known.compared)),
             stashes: checkout.stashes(),
-            last_fetch: checkout.last_fetch(),
+            last_fetch: checkout.last_fetch().map(|traced| traced.max(known.last_fetch)),
             linked: checkout.linked(),
         })
     })?;
@@ -134,30 +203,38 @@ fn main_branch(checkout: &Checkout, look: &Look) -> Result<Option<Main>, Unreada
     Ok(Some(Main { name, here, origin }))
 }
 
+/// What is in the folder, what is gone from it, and why that may not be all.
 fn look_at_worktrees(
     folder: &Path,
     repo: Result<&RepoSeen, &Unreadable>,
     wall: Timestamp,
     memory: &Memory,
-) -> Result<BTreeMap<Arc<str>, WorktreeSeen>, Unreadable> {
+) -> (BTreeMap<Arc<str>, WorktreeSeen>, Option<Unreadable>) {
+    let listed = folders(folder);
+    let unlisted = listed.as_ref().err().or_else(|| unlinked(repo)).cloned();
     let look_at = |(name, folder): (Arc<str>, PathBuf)| {
-        let known = memory.get(&Some(name.clone()));
-        (name, look_at_worktree(folder, repo, wall, known))
+        let known = memory.worktrees.get(&name).cloned().unwrap_or_default();
+        (name, look_at_worktree(folder, repo, wall, &known))
     };
-    let found: BTreeMap<_, _> = folders(folder)?.into_iter().map(look_at).collect();
-    // One that was moved is here under its new name, and not gone.
-    let moved: Vec<_> = found.values().filter_map(|worktree| worktree.seen.as_ref().ok()?.registered.clone()).collect();
-    let mut worktrees: BTreeMap<_, _> = gone(folder, repo, &moved).into_iter().collect();
+    let found: BTreeMap<_, _> = listed.into_iter().flatten().map(look_at).collect();
+    let mut worktrees: BTreeMap<_, _> = gone(folder, repo, &found).into_iter().collect();
     worktrees.extend(found);
-    Ok(worktrees)
+    (worktrees, unlisted)
 }
 
 /// Those that the repository still knows of, and whose folder is gone from here.
-fn gone(folder: &Path, repo: Result<&RepoSeen, &Unreadable>, moved: &[PathBuf]) -> Vec<(Arc<str>, WorktreeSeen)> {
+fn gone(
+    folder: &Path,
+    repo: Result<&RepoSeen, &Unreadable>,
+    found: &BTreeMap<Arc<str>, WorktreeSeen>,
+) -> Vec<(Arc<str>, WorktreeSeen)> {
     let linked = repo.ok().and_then(|repo| repo.linked.as_ref().ok());
+    // One that was moved is here under its new name, and not gone.
+    let moved: Vec<_> =
+        found.values().filter_map(|worktree| worktree.seen.as_ref().ok()?.registered.as_ref()).collect();
     let real = folder.canonicalize();
     let is_here = |linked: &Linked| {
-        if moved.contains(&linked.folder) {
+        if moved.contains(&&linked.folder) {
             return None;
         }
         let parent = linked.folder.parent()?;
@@ -211,18 +288,19 @@ fn look_at_worktree(
     folder: PathBuf,
     repo: Result<&RepoSeen, &Unreadable>,
     wall: Timestamp,
-    known: Option<&Remembered>,
+    known: &Remembered,
 ) -> WorktreeSeen {
-    let Ok(repo) = repo else {
-        let text = "its repository cannot be read".to_owned();
-        let reason = repo.err().map_or(crate::source::git::Reason::Broken, |error| error.reason);
-        return WorktreeSeen { place: None, locked: None, seen: Err(Unreadable { reason, text }) };
+    let repo = match repo {
+        Ok(repo) => repo,
+        Err(error) => {
+            let text = "its repository cannot be read".to_owned();
+            return WorktreeSeen::unknown(Unreadable { reason: error.reason, text });
+        }
     };
     let place = Place { folder, common: Some(repo.common.clone()) };
-    let unmerged = known.and_then(|known| known.unmerged.as_ref());
-    let seen = look(&place, unmerged, wall, |checkout, look| {
+    let seen = look(&place, known.unmerged.as_ref(), wall, |checkout, look| {
         let pair = look.mark.head.sha.zip(repo.main.as_ref().and_then(|main| main.here));
-        let compared = pair.map(|(head, main)| checkout.compare(head, main, known.and_then(|known| known.compared)));
+        let compared = pair.map(|(head, main)| checkout.compare(head, main, known.compared));
         Ok((compared, checkout.registered_as(), checkout.is_locked_worktree()))
     });
     let locked = seen.as_ref().ok().map(|(_, (_, _, locked))| *locked);

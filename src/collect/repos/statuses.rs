@@ -1,6 +1,6 @@
 //! Whether trees are dirty: asked as rarely as it is dear, kept with the moment at which it was true.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,6 @@ use crate::source::git::{Mark, Place, Pool, Reason, Status, Unreadable, status};
 /// A repository's own tree, or a worktree of it.
 pub type Key = (Arc<str>, Option<Arc<str>>);
 
-/// How long a reading waits for statuses; what takes longer is told by the next one.
-const PATIENCE: Duration = Duration::from_millis(1500);
 /// A tree that has changed by its marks is looked at again after so many times its last duration.
 const CHANGED: u32 = 20;
 /// One that has not, after so many times: one large tree costs less than a `git status` each minute would.
@@ -23,6 +21,11 @@ const AT_FULL_PACE: usize = 4;
 const SLOW: Duration = Duration::from_millis(100);
 /// Loops do not tick exactly.
 const EARLY: Duration = Duration::from_secs(2);
+
+/// How long a run of at most `timeout` waits for statuses, after all else that it does.
+pub fn patience(timeout: Duration) -> Duration {
+    timeout * 3 / 20
+}
 
 /// The latest statuses of many trees.
 pub struct Statuses {
@@ -58,24 +61,29 @@ impl Statuses {
         Statuses { every, pool: Pool::default(), known: BTreeMap::new() }
     }
 
-    /// Takes those that are due, of these trees and no others; the longest untaken first.
-    pub fn refresh(&mut self, now: Now, trees: Vec<(Key, Place, Mark)>) {
-        let listed: BTreeMap<&Key, ()> = trees.iter().map(|(key, ..)| (key, ())).collect();
-        self.known.retain(|key, _| listed.contains_key(key));
+    /// Takes those that are due, the longest untaken first, and waits `patience` for them; what takes longer is told by
+    /// the next reading. A tree without a place cannot be asked now; one that is not listed is forgotten.
+    pub fn refresh(&mut self, now: Now, trees: Vec<(Key, Option<(Place, Mark)>)>, patience: Duration) {
+        let listed: BTreeSet<&Key> = trees.iter().map(|(key, _)| key).collect();
+        self.known.retain(|key, _| listed.contains(key));
         let slow = self.known.values().filter(|known| known.tried.is_some_and(|tried| tried.took > SLOW)).count();
         let mut due: Vec<_> = trees
             .into_iter()
-            .filter(|(key, _, mark)| self.known.entry(key.clone()).or_default().is_due(now, mark, self.every, slow))
+            .filter_map(|(key, seen)| {
+                let (place, mark) = seen?;
+                let is_due = self.known.entry(key.clone()).or_default().is_due(now, &mark, self.every, slow);
+                is_due.then_some((key, place))
+            })
             .collect();
-        due.sort_by_key(|(key, ..)| self.known[key].tried.map(|tried| tried.at));
-        let questions = due.into_iter().map(|(key, place, _)| {
+        due.sort_by_key(|(key, _)| self.known[key].tried.map(|tried| tried.at));
+        let questions = due.into_iter().map(|(key, place)| {
             let question = move || {
                 let (outcome, took) = status(&place, now.wall);
                 Answer { asked: now, outcome, took }
             };
             (key, question)
         });
-        for (key, answer) in self.pool.ask(questions, PATIENCE) {
+        for (key, answer) in self.pool.ask(questions, patience) {
             if let Some(known) = self.known.get_mut(&key) {
                 known.take(answer.unwrap_or_else(|| Answer {
                     asked: now,
@@ -177,6 +185,17 @@ mod tests {
         assert!(!known.is_due(later.plus(Duration::from_secs(17)), &mark("main"), MINUTE, 1));
         assert!(known.is_due(later.plus(Duration::from_secs(18)), &mark("main"), MINUTE, 1));
         assert!(taken(1, moving()).status.is_none(), "nothing is known before the first");
+    }
+
+    #[test]
+    fn one_that_cannot_be_asked_keeps_its_turn_and_one_that_is_gone_does_not() {
+        let (now, key): (_, Key) = (crate::collect::fixture::now(), ("web".into(), None));
+        let mut statuses = Statuses::new(MINUTE);
+        statuses.known.insert(key.clone(), taken(500, clean()));
+        statuses.refresh(now, vec![(key.clone(), None)], Duration::ZERO);
+        assert_eq!(wait(&statuses.known[&key], "main", 1), 250);
+        statuses.refresh(now, vec![], Duration::ZERO);
+        assert!(statuses.known.is_empty());
     }
 
     #[test]

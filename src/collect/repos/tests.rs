@@ -63,18 +63,83 @@ fn a_worktree_puts_what_it_knows() {
     assert_eq!(diverged(&Worktree::default()), None);
 }
 
+/// A repository that is not there, beside a folder `plain` that is no worktree: broken, both of them.
+fn beside_a_plain_folder() -> (tempfile::TempDir, Repos) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("data/worktrees/acme/web/plain")).unwrap();
+    let mut host = host(&[("acme/web", Path::new("/does/not/exist"))]);
+    host.root = folder.path().to_owned();
+    let repos = collector(&host);
+    (folder, repos)
+}
+
+/// Begins a look at `acme/web` that answers when the sender is gone.
+fn hold(repos: &mut Repos) -> std::sync::mpsc::Sender<()> {
+    let (release, held) = std::sync::mpsc::channel();
+    let home = repos.homes["acme/web"].clone();
+    let question = move || {
+        let _ = held.recv();
+        home.look(now(), &Memory::default())
+    };
+    assert!(repos.looks.ask([("acme/web".into(), question)], Duration::from_millis(200)).is_empty());
+    release
+}
+
+/// Whether the repository and its worktree are broken, as far as they are listed.
+fn broken(repos: &mut Repos) -> [Option<Option<f64>>; 2] {
+    let later = now().plus(Duration::from_secs(30));
+    let points = fixture::points::<Repos>(&look(repos, later).unwrap());
+    [fixture::value(&points, &REPO_BROKEN, "acme/web"), fixture::value(&points, &BROKEN, "acme/web/plain")]
+}
+
 #[test]
 fn that_nobody_answers_is_neither_broken_nor_gone() {
-    let mut repos = collector(&host(&[("acme/web", Path::new("/does/not/exist"))]));
-    let memory = [(None, Default::default()), (Some("admin-1".into()), Default::default())];
-    repos.memories.insert("acme/web".into(), memory.into_iter().collect());
-    let repo = repos.repo(&"acme/web".into(), None, now());
-    assert_eq!(repo.tree.is_broken(), None);
-    let mut points = Points::default();
-    repo.put(&"acme/web".into(), &mut points);
-    assert_eq!(fixture::value(&points, &REPO_BROKEN, "acme/web"), Some(None));
-    assert_eq!(repo.worktrees.keys().map(|name| &**name).collect::<Vec<_>>(), ["admin-1"]);
-    assert_eq!(repo.worktrees["admin-1"].tree.is_broken(), None);
+    let (_folder, mut repos) = beside_a_plain_folder();
+    assert_eq!(broken(&mut repos), [Some(Some(1.0)); 2]);
+    let release = hold(&mut repos);
+    assert_eq!(broken(&mut repos), [Some(None); 2], "its verdict must neither end nor begin anew");
+    drop(release);
+}
+
+#[test]
+fn worktrees_that_cannot_be_listed_are_not_gone() {
+    let (folder, mut repos) = beside_a_plain_folder();
+    assert_eq!(broken(&mut repos), [Some(Some(1.0)); 2]);
+    let worktrees = folder.path().join("data/worktrees/acme/web");
+    std::fs::rename(&worktrees, folder.path().join("aside")).unwrap();
+    std::fs::write(&worktrees, "no folder").unwrap();
+    assert_eq!(broken(&mut repos), [Some(Some(1.0)), Some(None)]);
+    std::fs::remove_file(&worktrees).unwrap();
+    assert_eq!(broken(&mut repos), [Some(Some(1.0)), None], "and these are");
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_remembered() {
+    let (_folder, mut repos) = beside_a_plain_folder();
+    let release = hold(&mut repos);
+    assert_eq!(broken(&mut repos), [Some(None), None], "nothing is known yet");
+    drop(release);
+    repos.within(Duration::ZERO); // Too short for any new answer.
+    let later = std::iter::repeat_with(|| broken(&mut repos)).find(|broken| broken[1].is_some());
+    assert_eq!(later, Some([Some(None); 2]));
+}
+
+#[test]
+fn the_one_that_was_seen_longest_ago_is_asked_first() {
+    let mut repos = collector(&host(&["a", "b", "c", "d"].map(|slug| (slug, Path::new("/does/not/exist")))));
+    for (slug, second) in [("a", 30), ("c", 20), ("d", 10)] {
+        repos.memories.entry(slug.into()).or_default().at = Some(Duration::from_secs(second));
+    }
+    let order: Vec<_> = repos.questions(now()).into_iter().map(|(slug, _)| slug).collect();
+    assert_eq!(order.iter().map(|slug| &**slug).collect::<String>(), "bdca");
+}
+
+#[test]
+fn what_is_waited_for_ends_before_the_run_must() {
+    let of = |seconds| (patience(Duration::from_secs(seconds)), statuses::patience(Duration::from_secs(seconds)));
+    assert_eq!(of(10), (Duration::from_secs(3), Duration::from_millis(1500)));
+    assert_eq!(of(60), (Duration::from_secs(18), Duration::from_secs(9)), "a longer time-out gives more time");
+    assert_eq!(of(1), (Duration::from_millis(300), Duration::from_millis(150)));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Tree {
         match self.error.as_ref().map(|error| error.reason) {
             None => Some(false),
             Some(Reason::Broken) => Some(true),
-            Some(Reason::Denied | Reason::Moving) => None,
+            Some(Reason::Denied | Reason::Moving | Reason::Unsupported) => None,
         }
     }
 

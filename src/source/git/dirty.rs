@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use git2::{AttrCheckFlags, StatusOptions};
+use git2::{AttrCheckFlags, AttrValue, StatusOptions};
 
 use super::{Checkout, Naming, Result, absent_or, path_of};
 
@@ -59,19 +59,11 @@ impl Checkout {
         is_repo.then_some(true)
     }
 
-    /// Filters of git itself are known here; those that are programs (LFS) are never run.
+    /// Filters of git itself are known here. Those with a name are programs (LFS): they are never run, and what runs may
+    /// stand in settings that only the host's user has.
     fn has_foreign_filter(&self, path: &[u8]) -> bool {
-        let path = path_of(path);
-        match self.repo.get_attr_bytes(path, "filter", AttrCheckFlags::default()) {
-            Ok(Some(filter)) => self.has_filter_program(filter),
-            Ok(None) => false,
-            Err(_) => true, // Whether it has one cannot be known.
-        }
-    }
-
-    fn has_filter_program(&self, filter: &[u8]) -> bool {
-        let (Ok(config), Ok(filter)) = (self.repo.config(), str::from_utf8(filter)) else { return true };
-        ["clean", "process"].iter().any(|key| config.get_entry(&format!("filter.{filter}.{key}")).is_ok())
+        let filter = self.repo.get_attr_bytes(path_of(path), "filter", AttrCheckFlags::default());
+        filter.map_or(true, |filter| matches!(AttrValue::always_bytes(filter), AttrValue::Bytes(_)))
     }
 
     /// Files that a sparse checkout leaves out, and which are there: git compares them, libgit2 does not.

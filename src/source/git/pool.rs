@@ -52,7 +52,8 @@ impl<K: Ord + Clone + Send + 'static, A: Send + 'static> Pool<K, A> {
         answers
     }
 
-    fn late(&mut self) -> Vec<(K, Option<A>)> {
+    /// Answers to earlier questions that nobody waited for any more.
+    pub fn late(&mut self) -> Vec<(K, Option<A>)> {
         let late: Vec<_> = self.answers.try_iter().collect();
         for (subject, _) in &late {
             self.running.remove(subject);

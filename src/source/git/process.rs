@@ -1,12 +1,8 @@
 //! What libgit2 keeps for the whole process.
 
-use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::Once;
 
 use git2::ConfigLevel;
-
-use super::path_of;
 
 /// Sets what libgit2 keeps for the whole process, before anything else of it is used.
 #[allow(unsafe_code)]
@@ -20,31 +16,14 @@ pub fn prepare() {
             git2::opts::set_verify_owner_validation(false)
                 // Nothing is fetched here, so a partial clone is read like any other.
                 .and_then(|()| git2::opts::set_extensions(&["partialclone"]))
+                // The settings of whoever we run as are not those of the host's user, and may not even be readable.
+                .and_then(|()| git2::opts::set_search_path(ConfigLevel::Global, ""))
+                .and_then(|()| git2::opts::set_search_path(ConfigLevel::XDG, ""))
         };
         if let Err(error) = done {
             tracing::warn!("prepare libgit2: {}", error.message());
         }
-        forget_unreadable_settings();
     });
-}
-
-/// Another user's `~/.gitconfig`, inherited with `HOME`, must not make every repository unreadable.
-#[allow(unsafe_code)]
-fn forget_unreadable_settings() {
-    for (level, name) in
-        [(ConfigLevel::System, "gitconfig"), (ConfigLevel::Global, ".gitconfig"), (ConfigLevel::XDG, "config")]
-    {
-        // SAFETY: as in `prepare`, the only caller.
-        let Ok(folders) = (unsafe { git2::opts::get_search_path(level) }) else { continue };
-        let folders = path_of(folders.as_bytes()).to_owned();
-        let refused = |folder: PathBuf| {
-            std::fs::File::open(folder.join(name)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
-        };
-        if std::env::split_paths(&folders).any(refused) {
-            // SAFETY: as above.
-            drop(unsafe { git2::opts::set_search_path(level, "") });
-        }
-    }
 }
 
 /// Gives back what a large tree needed: the allocator would keep it in each thread's own heap.

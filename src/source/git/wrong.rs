@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::Unreadable;
+use super::{Unreadable, file, path_of};
 
 /// What is wrong with a folder that is no repository, as far as plain looking tells.
 pub fn why_not(folder: &Path) -> Option<Unreadable> {
@@ -17,22 +17,30 @@ pub fn why_not(folder: &Path) -> Option<Unreadable> {
         Ok(_) => {}
     }
     let git = folder.join(".git");
-    match std::fs::read_to_string(&git) {
-        Ok(text) => points_nowhere(folder, &text),
-        Err(error) if error.kind() == ErrorKind::NotFound && git.symlink_metadata().is_err() => {
-            Some(Unreadable::broken("it has no .git: a plain folder"))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Some(Unreadable::broken("its .git points nowhere")),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(Unreadable::io("read its .git", &error)),
-        Err(_) => None,
+    match file::read(&git) {
+        Ok(Some(text)) => points_nowhere(folder, &text),
+        Ok(None) if git.symlink_metadata().is_err() => Some(Unreadable::broken("it has no .git: a plain folder")),
+        Ok(None) => Some(Unreadable::broken("its .git points nowhere")),
+        Err(_) if git.is_dir() => refused(&git),
+        Err(error) => Some(Unreadable::io("read its .git", &error)),
     }
 }
 
-fn points_nowhere(folder: &Path, text: &str) -> Option<Unreadable> {
-    let Some(target) = text.strip_prefix("gitdir:") else {
+fn points_nowhere(folder: &Path, text: &[u8]) -> Option<Unreadable> {
+    let Some(target) = text.strip_prefix(b"gitdir:") else {
         return Some(Unreadable::broken("its .git is a file that says nothing"));
     };
-    let target = folder.join(target.trim());
-    let gone = std::fs::metadata(&target).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-    gone.then(|| Unreadable::broken(format!("its .git points nowhere: {} is not there", target.display())))
+    let target = folder.join(path_of(target.trim_ascii()));
+    match std::fs::metadata(&target) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Some(Unreadable::broken(format!("its .git points nowhere: {} is not there", target.display())))
+        }
+        _ => refused(&target),
+    }
+}
+
+/// libgit2 takes a folder that it may not enter for none.
+fn refused(git: &Path) -> Option<Unreadable> {
+    let error = std::fs::metadata(git.join("HEAD")).err()?;
+    (error.kind() == ErrorKind::PermissionDenied).then(|| Unreadable::io("look into its .git", &error))
 }

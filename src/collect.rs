@@ -18,6 +18,7 @@ use crate::source::Sources;
 
 pub mod service;
 pub mod deploy;
+pub mod gateway;
 pub mod repos;
 pub mod messages;
 pub mod usage;
@@ -36,6 +37,7 @@ mod fixture;
 pub static ALL: &[Subsystem] = &[
     Subsystem::of::<service::Service>(),
     Subsystem::of::<deploy::Deploy>(),
+    Subsystem::of::<gateway::Gateway>(),
     Subsystem::of::<repos::Repos>(),
     Subsystem::of::<messages::Messages>(),
     Subsystem::of::<usage::Usage>(),

@@ -19,6 +19,7 @@ use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, River, Seen, Sidecar, Snapshot};
 use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::source::docker::Docker;
 use agenthost_exporter::source::record::{self, Recorder};
 use agenthost_exporter::tool::{self, demo};
@@ -118,17 +119,18 @@ fn watch(mut config: Config, once: bool, hello: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let stop = signals()?;
+        let ledger = config.state.path.as_deref().map(Ledger::beside);
         let listeners = if once { Vec::new() } else { listen(&config.web).await? };
         if once {
             // It looks once and leaves: the verdicts of a sidecar that stays are not its own.
             config.state.path = None;
-            let running = wire(config)?;
+            let running = wire(config, ledger)?;
             return tokio::select! {
                 printed = print_once(&running.current) => printed,
                 () = stop => bail!("interrupted before every collector had looked"),
             };
         }
-        let running = wire(config)?;
+        let running = wire(config, ledger)?;
         print(hello)?;
         let served = serve_until(stop, listeners, &running.current).await;
         running.end().await;
@@ -170,10 +172,10 @@ async fn listen(web: &serve::Config) -> Result<Vec<tokio::net::TcpListener>> {
 }
 
 /// Starts every collector's loop and the river they flow into.
-fn wire(config: Config) -> Result<Running> {
+fn wire(config: Config, ledger: Option<Ledger>) -> Result<Running> {
     let now = Now::read();
     let docker = Docker::new(&config.docker, std::env::var_os("DOCKER_HOST"));
-    let sources = Sources { docker, ..Sources::default() };
+    let sources = Sources { docker, ledger, ..Sources::default() };
     let folder = std::env::current_dir().context("find the current folder")?;
     let host = host::find(&config.host, &sources.processes, &folder).map_err(refused)?;
     let mut pulses = Vec::new();

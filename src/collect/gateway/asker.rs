@@ -229,7 +229,10 @@ impl Asker {
         self.questions.live.ask(now, async move {
             let read = |answer: &Answer| provider::listed(kind, &url, answer);
             let told = Read::of(&fetch(&http, &request).await, request.wanted, read);
-            if keyed { told } else { Read { seen: told.seen.without_key(), value: told.value } }
+            match provider::wants_key(kind) && !keyed {
+                true => Read { seen: told.seen.without_key(), value: told.value },
+                false => told,
+            }
         });
     }
 

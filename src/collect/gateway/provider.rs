@@ -37,6 +37,11 @@ pub fn shows_key(kind: Kind) -> bool {
     matches!(kind, Kind::Openai | Kind::Anthropic | Kind::Gemini)
 }
 
+/// Whether a good one refuses the first question to whoever shows no key.
+pub fn wants_key(kind: Kind) -> bool {
+    shows_key(kind) || kind == Kind::Builtin
+}
+
 /// The question whether it is there, which shows a key only where there is no other.
 pub fn live(kind: Kind, base: &str, key: Option<&Key>) -> Request {
     let (path, wanted) = match kind {

@@ -102,7 +102,7 @@ pub enum Command {
     },
     /// The demo's host itself.
     #[command(hide = true)]
-    DemoHost { root: PathBuf, port: u16 },
+    DemoHost { root: PathBuf, port: u16, gateway_port: u16 },
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

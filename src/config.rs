@@ -70,6 +70,21 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Gives a collector another table than the file's; its pace stays.
+    ///
+    /// # Errors
+    /// The table is none of that collector.
+    pub fn replan(&mut self, name: &str, text: &str) -> Result<()> {
+        for planned in self.collectors.iter_mut().filter(|planned| planned.subsystem.name == name) {
+            let table = DeTable::parse(text).map_err(|error| anyhow!("[collect.{name}]: {}", error.message()))?;
+            let build = (planned.subsystem.plan)(Some(table));
+            planned.build = build.map_err(|error| anyhow!("[collect.{name}]: {}", error.message()))?;
+        }
+        Ok(())
+    }
+}
+
 /// Checks that the program knows, and that a `[checks.<name>]` may name.
 fn checks() -> impl Iterator<Item = &'static Check> {
     pulse::CHECKS.iter().chain(collect::ALL.iter().flat_map(|subsystem| subsystem.checks))

@@ -63,7 +63,7 @@ fn refused(error: anyhow::Error) -> anyhow::Error {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
-        Some(Command::DemoHost { root, port }) => demo::host(root, *port),
+        Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port),
         Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
         Some(Command::Replay { files }) => replay(&cli.flags, files),
         Some(Command::Demo) => with_demo(&cli.flags),
@@ -107,6 +107,7 @@ fn with_demo(flags: &Flags) -> Result<()> {
     let demo = demo::Demo::start(0)?;
     config.host.root = Some(demo.root().to_owned());
     config.host.url = Some(demo.url().to_owned());
+    config.replan("gateway", &demo.gateway())?;
     config.state.path = flags.state_path.clone(); // a file's may be of a real host
     let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();
     let open = format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or "));

@@ -3,6 +3,7 @@
 mod binary;
 mod config;
 mod fixture;
+mod gateway;
 mod git;
 mod oracle;
 mod outputs;

@@ -267,6 +267,9 @@ impl Asker {
     /// Each key is tried with the question that costs least; nothing else is asked with one that was not accepted.
     fn prove_keys(&mut self, now: Now, http: &Http) {
         let first = if self.key.is_some() { &mut self.key } else { &mut self.admin };
+        if first.as_mut().is_some_and(Credential::is_new) {
+            self.questions.models.hasten();
+        }
         if self.questions.models.is_due(now)
             && let Some(key) = first.as_mut().and_then(|credential| credential.to_try(now))
         {

@@ -19,6 +19,8 @@ pub struct Credential {
     error: Option<String>,
     /// The one that `word` is of.
     key: Option<Key>,
+    /// The one that was shown last: an answer may come when the file has another already.
+    tried: Option<Key>,
     /// On the monotonic clock.
     retry: Duration,
     retry_at: Option<Timestamp>,
@@ -47,14 +49,29 @@ pub struct Shown {
 
 impl Credential {
     pub fn new(file: KeyFile) -> Credential {
-        Credential { file, word: Word::Untried, error: None, key: None, retry: Duration::ZERO, retry_at: None }
+        Credential {
+            file,
+            word: Word::Untried,
+            error: None,
+            key: None,
+            tried: None,
+            retry: Duration::ZERO,
+            retry_at: None,
+        }
     }
 
     /// The key of now, if it may be tried.
     pub fn to_try(&mut self, now: Now) -> Option<Key> {
         let key = self.read()?;
         let rests = self.word == Word::Rejected && now.mono < self.retry;
-        (!rests).then_some(key)
+        self.tried = (!rests).then_some(key);
+        self.tried.clone()
+    }
+
+    /// Whether there is another key than at the last look.
+    pub fn is_new(&mut self) -> bool {
+        let before = self.key.clone();
+        self.read().is_some() && self.key != before
     }
 
     /// The key of now, if it was accepted.
@@ -84,7 +101,7 @@ impl Credential {
     /// Takes note of what came of it.
     pub fn learn(&mut self, seen: &Seen, now: Now) {
         match (seen.auth, seen.state) {
-            _ if self.key.is_none() => {}
+            _ if self.key.is_none() || self.key != self.tried => {}
             (Auth::Rejected, _) => {
                 (self.word, self.error) = (Word::Rejected, seen.reason.clone());
                 (self.retry, self.retry_at) = (now.mono + BACK_OFF, Some(now.plus(BACK_OFF).wall));

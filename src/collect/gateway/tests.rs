@@ -409,7 +409,7 @@ fn a_refused_key_rests_ten_minutes_unless_it_is_replaced() {
         // Another key in the file is tried at once.
         std::fs::write(lab.folder.path().join("key"), "sk-two").unwrap();
         lab.fake.on("/v1/models", fake::json(200, TWO));
-        let section = lab.at(720);
+        let section = lab.at(675);
         assert_eq!((section.configured_models, section.healthy_models), (Some(2), Some(1)));
         assert!(lab.fake.head("/v1/models").contains("bearer sk-two"));
     }

@@ -47,6 +47,7 @@ impl Ledger {
         self.with(|file| {
             let mut spent = read(file, now)?;
             spent.push(whole(now));
+            spent.sort_unstable();
             write(file, &spent)?;
             Ok(spent)
         })

@@ -28,7 +28,8 @@ use crate::source::key::{Key, KeyFile};
 const BODY_LIMIT: usize = 4 * 1024 * 1024;
 /// How long a run takes at most, unless told otherwise.
 const RUN: Duration = Duration::from_secs(10);
-const NEAR: Duration = Duration::from_secs(15);
+/// In each run.
+const NEAR: Duration = Duration::ZERO;
 const MINUTE: Duration = Duration::from_secs(60);
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -13,7 +13,8 @@ use crate::source::http::Answer;
 use crate::source::key::Key;
 
 const ANTHROPIC_VERSION: &str = "2023-06-01";
-const NEAR: Duration = Duration::from_secs(15);
+/// In each run.
+const NEAR: Duration = Duration::ZERO;
 /// 1440 a day of a provider that counts them.
 const FAR: Duration = Duration::from_secs(60);
 

@@ -105,7 +105,7 @@ pub enum Command {
     },
     /// The demo's host itself.
     #[command(hide = true)]
-    DemoHost { root: PathBuf, port: u16 },
+    DemoHost { root: PathBuf, port: u16, gateway_port: u16 },
     /// One of the workers of the demo's host.
     #[command(hide = true)]
     DemoWorker { part: String },

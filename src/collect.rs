@@ -19,6 +19,7 @@ use crate::source::Sources;
 pub mod service;
 pub mod deploy;
 pub mod channels;
+pub mod gateway;
 pub mod queue;
 pub mod containers;
 pub mod mcp;
@@ -47,6 +48,7 @@ pub static ALL: &[Subsystem] = &[
     Subsystem::of::<service::Service>(),
     Subsystem::of::<deploy::Deploy>(),
     Subsystem::of::<channels::Channels>(),
+    Subsystem::of::<gateway::Gateway>(),
     Subsystem::of::<queue::Queue>(),
     Subsystem::of::<containers::Containers>(),
     Subsystem::of::<mcp::Mcp>(),

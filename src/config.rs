@@ -80,6 +80,19 @@ impl Config {
     fn runs(&self, collector: Option<&str>) -> bool {
         collector.is_none_or(|name| self.collectors.iter().any(|planned| planned.subsystem.name == name))
     }
+
+    /// Gives a collector another table than the file's; its pace stays.
+    ///
+    /// # Errors
+    /// The table is none of that collector.
+    pub fn replan(&mut self, name: &str, text: &str) -> Result<()> {
+        for planned in self.collectors.iter_mut().filter(|planned| planned.subsystem.name == name) {
+            let table = DeTable::parse(text).map_err(|error| anyhow!("[collect.{name}]: {}", error.message()))?;
+            let build = (planned.subsystem.plan)(Some(table));
+            planned.build = build.map_err(|error| anyhow!("[collect.{name}]: {}", error.message()))?;
+        }
+        Ok(())
+    }
 }
 
 /// Checks that the program knows, and that a `[checks.<name>]` may name.

@@ -16,6 +16,7 @@ use agenthost_exporter::host;
 use agenthost_exporter::serve::Server;
 use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::{Current, Snapshot};
+use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::tool::{self, demo};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -83,7 +84,7 @@ fn refused(error: anyhow::Error) -> anyhow::Error {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
-        Some(Command::DemoHost { root, port }) => demo::host(root, *port),
+        Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port),
         Some(Command::DemoWorker { part }) => demo::worker(part),
         Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
         Some(Command::Replay { files }) => replay(&cli.flags, files),
@@ -129,6 +130,7 @@ fn replay(flags: &Flags, files: &[PathBuf]) -> Result<()> {
 fn with_demo(flags: &Flags) -> Result<()> {
     let demo = demo::Demo::start(0)?;
     let (root, url, own) = (demo.root().to_owned(), demo.url().to_owned(), flags.clone());
+    let gateway = demo.gateway();
     let load = move || {
         let mut config = configure(&own)?;
         config.host.root = Some(root.clone());
@@ -140,6 +142,7 @@ fn with_demo(flags: &Flags) -> Result<()> {
         for planned in config.collectors.iter_mut().filter(|planned| planned.subsystem.name == "workers") {
             planned.build = demo::watched_by(planned.subsystem)?;
         }
+        config.replan("gateway", &gateway)?;
         Ok(config)
     };
     let addresses: Vec<String> = load()?.web.listen.iter().map(|address| format!("http://{address}/")).collect();
@@ -164,19 +167,26 @@ fn watch(flags: &Flags, load: Load, hello: &str) -> Result<()> {
 
 /// It looks once and leaves: the verdicts and the record of a sidecar that stays are not its own.
 async fn look_once(mut config: Config) -> Result<()> {
+    let ledger = ledger(&config);
     (config.state.path, config.record) = (None, None);
     let stop = signals()?;
-    let running = Running::start(config)?;
+    let running = Running::start(config, ledger)?;
     tokio::select! {
         printed = print_once(&running.current) => printed,
         () = stop => bail!("interrupted before every collector had looked"),
     }
 }
 
+/// What was spent on paid questions stands beside the state file.
+fn ledger(config: &Config) -> Option<Ledger> {
+    config.state.path.as_deref().map(Ledger::beside)
+}
+
 async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Result<()> {
     let (stop, hangup) = (signals()?, signal(SignalKind::hangup())?);
     let server = Server::listen(&config.web).await?;
-    let mut running = Running::start(config)?;
+    let ledger = ledger(&config);
+    let mut running = Running::start(config, ledger)?;
     let (ask, asked) = mpsc::channel(1);
     let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask))?;
     let watched = Watched::new(flags.config_file.as_deref());

@@ -14,6 +14,7 @@ use agenthost_exporter::sample::{Now, Reading};
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, Order, River, Seen, Sidecar, Turn};
 use agenthost_exporter::source::Sources;
+use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::source::cgroup::Cgroups;
 use agenthost_exporter::source::docker::Docker;
 use agenthost_exporter::source::record::{self, Recorder};
@@ -65,15 +66,15 @@ const LAST_SAVE: Duration = Duration::from_secs(1);
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 impl Running {
-    /// Starts every collector's loop and the river they flow into.
+    /// Starts every collector's loop and the river they flow into. `ledger` has what was spent on paid questions.
     ///
     /// # Errors
     /// The configuration does not fit this machine.
-    pub fn start(config: Config) -> Result<Running> {
+    pub fn start(config: Config, ledger: Option<Ledger>) -> Result<Running> {
         let now = Now::read();
         let docker = Docker::new(&config.docker, std::env::var_os("DOCKER_HOST"));
         let cgroups = config.docker.cgroups.as_ref().map_or_else(Cgroups::default, |root| Cgroups::at(root, "/proc"));
-        let sources = Sources { cgroups, docker, ..Sources::default() };
+        let sources = Sources { cgroups, docker, ledger, ..Sources::default() };
         let host = find(&config, &sources)?;
         let prepared = prepare(config.collectors, &host, &sources, &BTreeMap::new())?;
         let recorder = config.record.as_deref().map(|file| record(file, header(now, &prepared))).transpose()?;

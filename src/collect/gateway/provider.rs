@@ -1,0 +1,153 @@
+//! What is asked of each kind: nothing that costs tokens, loads a model, or needs more than it must.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::probe::{Request, Wanted};
+use crate::host::gateway::Kind;
+use crate::source::http::Answer;
+use crate::source::key::Key;
+
+const ANTHROPIC_VERSION: &str = "2023-06-01";
+/// In each run.
+const NEAR: Duration = Duration::ZERO;
+/// 1440 a day of a provider that counts them.
+const FAR: Duration = Duration::from_secs(60);
+
+/// How often it may be asked whether it is there.
+pub fn pace(kind: Kind, url: &str) -> Duration {
+    match kind {
+        Kind::Openai | Kind::Anthropic | Kind::Gemini if !is_here(url) => FAR,
+        _ => NEAR,
+    }
+}
+
+fn is_here(url: &str) -> bool {
+    let authority = url.split("://").nth(1).unwrap_or("").split('/').next().unwrap_or("");
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether the first question shows the key: these have none that does without.
+pub fn shows_key(kind: Kind) -> bool {
+    matches!(kind, Kind::Openai | Kind::Anthropic | Kind::Gemini)
+}
+
+/// Whether a good one refuses the first question to whoever shows no key.
+pub fn wants_key(kind: Kind) -> bool {
+    shows_key(kind) || kind == Kind::Builtin
+}
+
+/// The question whether it is there, which shows a key only where there is no other.
+pub fn live(kind: Kind, base: &str, key: Option<&Key>) -> Request {
+    let (path, wanted) = match kind {
+        Kind::Litellm => ("/health/liveliness", Wanted::Json),
+        // It knows no such path, and wants a key before it says so.
+        Kind::Builtin => ("/agenthost-exporter-liveness", Wanted::Nothing),
+        // Its list of models is public.
+        Kind::Openai if is_openrouter(base) => ("/key", Wanted::Json),
+        Kind::Openai => ("/models", Wanted::Json),
+        Kind::Anthropic => ("/v1/models?limit=1", Wanted::Json),
+        Kind::Gemini => ("/v1beta/models?pageSize=1", Wanted::Json),
+        Kind::Ollama => ("/api/version", Wanted::Json),
+        Kind::Vllm => ("/health", Wanted::Nothing),
+    };
+    let time =
+        if matches!(kind, Kind::Litellm | Kind::Builtin) { Duration::from_secs(3) } else { Duration::from_secs(6) };
+    Request { url: format!("{base}{path}"), headers: headers(kind, key), time, wanted }
+}
+
+fn is_openrouter(base: &str) -> bool {
+    base.contains("://openrouter.ai/")
+}
+
+/// A question with a key.
+pub fn keyed(kind: Kind, base: &str, path: &str, key: Option<&Key>, time: Duration) -> Request {
+    Request { url: format!("{base}{path}"), headers: headers(kind, key), time, wanted: Wanted::Json }
+}
+
+fn headers(kind: Kind, key: Option<&Key>) -> Vec<(&'static str, String)> {
+    let key = key.map(|key| match kind {
+        Kind::Anthropic => ("x-api-key", key.plain()),
+        Kind::Gemini => ("x-goog-api-key", key.plain()),
+        _ => ("Authorization", key.bearer()),
+    });
+    let version = (kind == Kind::Anthropic).then(|| ("anthropic-version", ANTHROPIC_VERSION.to_owned()));
+    key.into_iter().chain(version).collect()
+}
+
+#[derive(Deserialize)]
+struct OpenaiModels {
+    data: Vec<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct OllamaModels {
+    models: Vec<IgnoredAny>,
+}
+
+/// How many models the first answer lists; `None` where it was asked for one only.
+pub fn listed(kind: Kind, base: &str, answer: &Answer) -> Result<Option<usize>> {
+    let counts = kind == Kind::Openai && !is_openrouter(base);
+    if counts { Ok(Some(answer.json::<OpenaiModels>()?.data.len())) } else { Ok(None) }
+}
+
+/// Ollama's `/api/tags` (installed) and `/api/ps` (loaded).
+pub fn ollama_models(answer: &Answer) -> Result<usize> {
+    Ok(answer.json::<OllamaModels>()?.models.len())
+}
+
+/// What a vLLM does, by its `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Traffic {
+    pub running: f64,
+    pub waiting: f64,
+    /// Tokens read and written since it began.
+    pub tokens: f64,
+}
+
+/// # Errors
+/// One of them is missing: another version, or no vLLM.
+pub fn traffic(answer: &Answer) -> Result<Traffic> {
+    let text = answer.text().context("its metrics are not text")?;
+    let sum = |name: &str| sum(text, name).with_context(|| format!("its metrics have no {name}"));
+    Ok(Traffic {
+        running: sum("vllm:num_requests_running")?,
+        waiting: sum("vllm:num_requests_waiting")?,
+        tokens: sum("vllm:generation_tokens_total")? + sum("vllm:prompt_tokens_total").unwrap_or(0.0),
+    })
+}
+
+/// Over all series of a metric; `None` without any.
+fn sum(text: &str, name: &str) -> Option<f64> {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let rest = rest.strip_prefix('{').map_or(Some(rest), |labels| Some(labels.rsplit_once('}')?.1))?;
+        rest.strip_prefix(' ')?.split(' ').next()?.parse::<f64>().ok()
+    });
+    values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+}
+
+/// Since when no token has come, though requests run.
+#[derive(Debug, Default)]
+pub struct Movement {
+    last: Option<f64>,
+    stands_since: Option<Duration>,
+}
+
+impl Movement {
+    /// How long it has stood still by this reading, on the monotonic clock. Zero while nothing runs.
+    pub fn follow(&mut self, traffic: &Traffic, at: Duration) -> Duration {
+        let moved = self.last != Some(traffic.tokens) || traffic.running + traffic.waiting == 0.0;
+        self.last = Some(traffic.tokens);
+        if moved {
+            self.stands_since = Some(at);
+        }
+        self.stands_since.map_or(Duration::ZERO, |since| at.saturating_sub(since))
+    }
+}

@@ -39,7 +39,7 @@ fn every_answer_has_its_class() {
     let limited = Manner::Says(429, "application/json", "Retry-After: 7\r\n".into(), "{}".into());
     for (manner, state, reachable, auth, says) in [
         (json(200), Up, true, Ok, ""),
-        (html(), Misconfigured, true, Unknown, "not called JSON"),
+        (html(), Misconfigured, true, Unknown, "HTML instead of JSON"),
         (text(200, "{}"), Misconfigured, true, Unknown, "not called JSON"),
         (fake::json(200, "{\"secret"), Misconfigured, true, Unknown, "invalid JSON"),
         (Manner::Floods, Misconfigured, true, Unknown, "too large"),
@@ -539,7 +539,7 @@ fn each_bad_answer_is_named_and_only_costs_what_it_told() {
     let cases = [
         (fake::json(401, "{\"secret\": 1}"), Some(Some(1.0)), None, "misconfigured", "status 401"),
         (fake::json(500, "secret"), Some(Some(1.0)), Some(Some(0.0)), "fault", "status 500"),
-        (html(), Some(None), Some(None), "misconfigured", "not called JSON"),
+        (html(), Some(None), Some(None), "misconfigured", "HTML instead of JSON"),
         (Manner::Floods, Some(None), Some(None), "misconfigured", "too large"),
         (fake::json(200, "{\"secret"), Some(None), Some(None), "misconfigured", "invalid JSON"),
         (redirect, Some(None), Some(None), "misconfigured", "a redirect"),

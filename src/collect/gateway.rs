@@ -363,7 +363,7 @@ impl Collector for Gateway {
         match settings::choose(&config, host.gateway.as_ref())? {
             Choice::Nothing => Ok(None),
             Choice::Untold => Ok(Some(Gateway::Untold)),
-            Choice::Watch(watched) => Ok(Some(Gateway::Watched(Box::new(Asker::new(config, watched, sources)?)))),
+            Choice::Watch(watched) => Ok(Some(Gateway::Watched(Box::new(Asker::new(config, *watched, sources)?)))),
         }
     }
 

@@ -73,8 +73,7 @@ fn answer() -> String {
 fn read_request(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let mut part = [0; 4096];
-    loop {
-        let Ok(length @ 1..) = stream.read(&mut part) else { break };
+    while let Ok(length @ 1..) = stream.read(&mut part) {
         text.extend_from_slice(&part[..length]);
         let said = String::from_utf8_lossy(&text).to_lowercase();
         let Some((head, body)) = said.split_once("\r\n\r\n") else { continue };

@@ -221,7 +221,7 @@ impl Asker {
             return;
         }
         let (kind, url) = (self.watched.kind, self.watched.url.clone());
-        let key = self.key.as_mut().filter(|_| provider::shows_key(kind)).and_then(|key| key.to_try(now));
+        let key = self.key.as_mut().filter(|_| provider::shows_key(kind)).and_then(|key| key.attempt(now));
         let mut request = provider::live(kind, &url, key.as_ref());
         request.time = request.time.min(self.prompt);
         let keyed = key.is_some();
@@ -272,14 +272,14 @@ impl Asker {
             self.questions.models.hasten();
         }
         if self.questions.models.is_due(now)
-            && let Some(key) = first.as_mut().and_then(|credential| credential.to_try(now))
+            && let Some(key) = first.as_mut().and_then(|credential| credential.attempt(now))
         {
             let request = self.request("/v1/models", Some(&key), KEYED);
             ask(&mut self.questions.models, now, http, request, litellm::models);
         }
         if self.key.is_some()
             && self.questions.admin_models.is_due(now)
-            && let Some(key) = self.admin.as_mut().and_then(|credential| credential.to_try(now))
+            && let Some(key) = self.admin.as_mut().and_then(|credential| credential.attempt(now))
         {
             let request = self.request("/v1/models", Some(&key), KEYED);
             ask(&mut self.questions.admin_models, now, http, request, litellm::models);

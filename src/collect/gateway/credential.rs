@@ -61,7 +61,7 @@ impl Credential {
     }
 
     /// The key of now, if it may be tried.
-    pub fn to_try(&mut self, now: Now) -> Option<Key> {
+    pub fn attempt(&mut self, now: Now) -> Option<Key> {
         let key = self.read()?;
         let rests = self.word == Word::Rejected && now.mono < self.retry;
         self.tried = (!rests).then_some(key);

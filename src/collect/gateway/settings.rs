@@ -120,7 +120,7 @@ pub enum Choice {
     Nothing,
     /// There is one, and nobody can tell which or where.
     Untold,
-    Watch(Watched),
+    Watch(Box<Watched>),
 }
 
 /// # Errors
@@ -152,24 +152,24 @@ fn whole(own: &Gateway) -> Option<(Kind, &str)> {
 }
 
 fn watch_own(config: &Written, kind: Kind, url: &str, own: &Gateway) -> Choice {
-    Choice::Watch(Watched {
+    Choice::Watch(Box::new(Watched {
         kind,
         url: url.to_owned(),
         containers: config.containers.clone().unwrap_or_else(|| own.containers.clone()),
         expects_database: config.expect_database.or(own.expects_database),
         own: Some(own.clone()),
-    })
+    }))
 }
 
 /// It is not the host's: nothing that the host's configuration says is of it.
 fn watch_other(config: &Written, kind: Kind, url: &str) -> Choice {
-    Choice::Watch(Watched {
+    Choice::Watch(Box::new(Watched {
         kind,
         url: url.to_owned(),
         containers: config.containers.clone().unwrap_or_default(),
         expects_database: config.expect_database,
         own: None,
-    })
+    }))
 }
 
 fn default_url(kind: Kind) -> Option<&'static str> {

@@ -204,7 +204,7 @@ impl Lab {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("key"), "sk-one\n").unwrap();
         std::fs::write(folder.path().join("admin"), "sk-admin\n").unwrap();
-        let url = own.is_none().then(|| format!("url = \"{}\"\n", fake.url)).unwrap_or_default();
+        let url = if own.is_none() { format!("url = \"{}\"\n", fake.url) } else { String::new() };
         let config = url + &config.replace("$DIR", folder.path().to_str().unwrap());
         let runtime = runtime();
         let gateway = build(&config, own, folder.path()).unwrap().expect("there is a gateway");

@@ -28,6 +28,9 @@ pub mod usage;
 pub mod tasks;
 pub mod host_jobs;
 pub mod groups;
+pub mod http;
+pub mod sql;
+pub mod heartbeat;
 pub mod exporter;
 
 mod amount;
@@ -52,6 +55,9 @@ pub static ALL: &[Subsystem] = &[
     Subsystem::of::<tasks::Tasks>(),
     Subsystem::of::<host_jobs::HostJobs>(),
     Subsystem::of::<groups::Groups>(),
+    Subsystem::of::<http::Http>(),
+    Subsystem::of::<sql::Sql>(),
+    Subsystem::of::<heartbeat::Heartbeat>(),
     Subsystem::of::<exporter::Exporter>(),
 ];
 
@@ -69,6 +75,8 @@ pub trait Collector: Sized + Send + 'static {
     /// It asks for the host's own status, so that `[host] status_poll` is its default interval, and an interval of its own
     /// is the operator's word that the status may be asked for.
     const ASKS_STATUS: bool = false;
+    /// It is configured by a list, `[[collect.<name>]]`, which it finds in the host: others may read it too.
+    const LISTED: bool = false;
     const FACTS: &'static [&'static Fact];
     const CHECKS: &'static [Check];
     /// Its table `[collect.<name>]`, without `enabled`, `interval` and `timeout`, which the loop takes.
@@ -108,6 +116,7 @@ pub struct Subsystem {
     pub timeout: Duration,
     pub retry: Option<Duration>,
     pub asks_status: bool,
+    pub listed: bool,
     pub facts: &'static [&'static Fact],
     pub checks: &'static [Check],
     /// Reads the collector's table (absent: its defaults) and says how to build it.
@@ -122,6 +131,7 @@ impl Subsystem {
             timeout: C::TIMEOUT,
             retry: C::RETRY,
             asks_status: C::ASKS_STATUS,
+            listed: C::LISTED,
             facts: C::FACTS,
             checks: C::CHECKS,
             plan: plan::<C>,

@@ -3,6 +3,7 @@
 //! Nobody imports this room but main: it knows everyone.
 
 mod custom;
+mod listed;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,13 +79,15 @@ fn checks() -> impl Iterator<Item = &'static Check> {
 
 fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
     let custom = custom::read_all(take(&mut root, "custom_check"))?;
+    let mut collect = take(&mut root, "collect").map(table).transpose()?.map_or_else(DeTable::new, Spanned::into_inner);
+    let (listed, paces) = listed::read(&mut collect)?;
     let mut config = Config {
-        host: read(take(&mut root, "host"))?,
+        host: host::Config { listed, ..read(take(&mut root, "host"))? },
         web: read(take(&mut root, "web"))?,
         state: read(take(&mut root, "state"))?,
         docker: read(take(&mut root, "docker"))?,
         checks: read_checks(take(&mut root, "checks"), custom)?,
-        collectors: plan_all(take(&mut root, "collect"))?,
+        collectors: plan_all(collect, &paces)?,
         record: None,
     };
     let asking = config.collectors.iter().filter(|planned| planned.subsystem.asks_status);
@@ -124,19 +127,23 @@ fn read_checks(value: Option<Value<'_>>, custom: Vec<health::CustomCheck>) -> Re
     }
 }
 
-fn plan_all(value: Option<Value<'_>>) -> Result<Vec<Planned>, Fault> {
-    let mut tables = match value {
-        Some(value) => table(value)?.into_inner(),
-        None => DeTable::new(),
-    };
+fn plan_all(mut tables: DeTable<'_>, paces: &[listed::Pace]) -> Result<Vec<Planned>, Fault> {
     let mut planned = Vec::new();
     for subsystem in collect::ALL {
-        planned.extend(plan(subsystem, take(&mut tables, subsystem.name))?);
+        planned.extend(match paces.iter().find(|pace| pace.name == subsystem.name) {
+            Some(pace) => Some(plan_listed(subsystem, pace)?),
+            None => plan(subsystem, take(&mut tables, subsystem.name))?,
+        });
     }
     match tables.iter().next() {
         None => Ok(planned),
         Some((key, _)) => Err(Fault::unknown("collector", key, collect::ALL.iter().map(|subsystem| subsystem.name))),
     }
+}
+
+fn plan_listed(subsystem: &'static Subsystem, pace: &listed::Pace) -> Result<Planned, Fault> {
+    let timeout = pace.timeout.unwrap_or(subsystem.timeout);
+    Ok(Planned { subsystem, interval: pace.interval, timeout, build: (subsystem.plan)(None)? })
 }
 
 /// `None` if it is switched off; its table must be right all the same.

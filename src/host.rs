@@ -70,6 +70,9 @@ pub struct Config {
     /// The shortest interval that was given to a collector of that status: it means that it may be asked for.
     #[serde(skip)]
     pub status_interval: Option<Duration>,
+    /// `[[collect.http]]` and its like.
+    #[serde(skip)]
+    pub listed: generic::Listed,
 }
 
 /// `[host] status_poll`.
@@ -162,6 +165,8 @@ pub struct Host {
     pub containers: Option<containers::Names>,
     /// What stands between its agents and their models; `None` where the profile has none.
     pub gateway: Option<gateway::Gateway>,
+    /// What our configuration lists of it.
+    pub listed: generic::Listed,
     /// What its own configuration says beyond that; `None` in another profile than pynchy.
     pub layout: Option<pynchy::Layout>,
 }
@@ -280,6 +285,7 @@ impl Host {
             scheduler_poll: Duration::from_secs(60),
             gateway: None,
             containers: None,
+            listed: generic::Listed::default(),
             layout: None,
         }
     }
@@ -301,7 +307,11 @@ impl Host {
         if let Some(rule) = process_rule(config, self.root.as_deref().unwrap_or(cwd))? {
             self.process = rule;
         }
+        if self.url.is_none() && self.process == ProcessRule::Unknown {
+            bail!("[host] needs `url`, `pid_file` or `process`: nothing would tell whether the host is up");
+        }
         self.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
+        self.listed = config.listed.clone();
         self.decide_status_poll(config);
         Ok(())
     }
@@ -664,9 +674,10 @@ mod tests {
             (Profile::Netclaw, Some("http://127.0.0.1:5199"), word("netclawd")),
             (Profile::Openclaw, Some("http://127.0.0.1:18789"), word("openclaw-gateway")),
             (Profile::PiWeb, Some("http://127.0.0.1:31416"), ProcessRule::PidFile(state.clone())),
-            (Profile::Generic, None, ProcessRule::Unknown),
+            (Profile::Generic, Some("http://10.0.0.1:80"), ProcessRule::Unknown),
         ] {
-            let host = located(&named(profile), Path::new("/")).unwrap();
+            let url_of_its_own = (profile == Profile::Generic).then(|| "http://10.0.0.1:80".to_owned());
+            let host = located(&Config { url: url_of_its_own, ..named(profile) }, Path::new("/")).unwrap();
             let there = host.url.as_ref().map(|url| url.read().unwrap());
             assert_eq!((host.profile, there.as_deref(), &host.process), (profile, url, &process));
             assert!(host.root.is_none() && host.database.is_none() && host.layout.is_none() && host.gateway.is_none());
@@ -684,6 +695,8 @@ mod tests {
             (Some("http://10.0.0.1:80".into()), ProcessRule::PidFile("/srv/pid".into()))
         );
         assert_eq!(host.token.unwrap().path(), Path::new("/srv/token"));
+        let nothing = text(located(&named(Profile::Generic), Path::new("/")));
+        assert_eq!(nothing, "[host] needs `url`, `pid_file` or `process`: nothing would tell whether the host is up");
     }
 
     #[test]

@@ -107,6 +107,8 @@ fn with_demo(flags: &Flags) -> Result<()> {
     let demo = demo::Demo::start(0)?;
     config.host.root = Some(demo.root().to_owned());
     config.host.url = Some(demo.url().to_owned());
+    config.host.profile = Some(host::Profile::Pynchy);
+    config.host.status_poll = host::StatusPoll::Every(demo::STATUS_POLL);
     config.state.path = flags.state_path.clone(); // a file's may be of a real host
     config.collectors.retain(|planned| !demo::WITHOUT.contains(&planned.subsystem.name));
     let addresses: Vec<String> = config.web.listen.iter().map(|address| format!("http://{address}/")).collect();

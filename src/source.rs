@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod docker;
+pub mod file;
 pub mod git;
 pub mod http;
 pub mod process;

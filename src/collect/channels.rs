@@ -18,7 +18,9 @@ use serde_json::Value;
 use crate::collect::Collector;
 use crate::collect::deliveries::{self, Waiting};
 use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi};
+use crate::collect::http::ask_all;
 use crate::fact::{Bound, Check, Fact, Severity};
+use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
@@ -49,7 +51,7 @@ struct Channel {
     /// When we first saw it so; a restart of the sidecar begins anew.
     since: Timestamp,
     /// Where the host said it.
-    source: &'static str,
+    source: Arc<str>,
     #[serde(skip)]
     evidence: Evidence,
 }
@@ -89,7 +91,11 @@ static SINCE: Fact = Fact::gauge(
 /// Asks the host, remembers since when it says the same, and looks for what contradicts it.
 pub struct Channels {
     word: Word,
-    api: HostApi,
+    /// `None` of a host that is asked at its listed endpoints only.
+    api: Option<HostApi>,
+    listed: Vec<Endpoint>,
+    sources: Sources,
+    run: Duration,
     ledger: Option<Ledger>,
     seen: BTreeMap<Arc<str>, (State, Timestamp)>,
 }
@@ -103,6 +109,8 @@ enum Word {
     Health,
     /// netclaw, of each connector.
     Connectors,
+    /// An endpoint of `[[collect.http]]`, of the channels that the configuration names.
+    Listed,
 }
 
 /// What the host says of one channel.
@@ -110,6 +118,7 @@ enum Word {
 struct State {
     connected: Option<bool>,
     status: Arc<str>,
+    source: Arc<str>,
 }
 
 impl Collector for Channels {
@@ -140,27 +149,39 @@ impl Collector for Channels {
     type Section = Section;
 
     fn new(_config: Config, host: &Host, sources: &Sources) -> Result<Option<Channels>> {
-        let (Some(word), Some(api)) = (Word::of(host), HostApi::new(host, sources)) else { return Ok(None) };
+        let listed: Vec<_> =
+            host.listed.http.iter().filter(|endpoint| !endpoint.channels.is_empty()).cloned().collect();
+        let own = Word::of(host).zip(HostApi::new(host, sources));
+        if own.is_none() && listed.is_empty() {
+            return Ok(None);
+        }
+        let (word, api) = own.map_or((Word::Listed, None), |(word, api)| (word, Some(api)));
         Ok(Some(Channels {
             word,
             api,
+            listed,
+            sources: sources.clone(),
+            run: Channels::TIMEOUT,
             ledger: host.database.as_ref().filter(|_| word == Word::Status).map(|path| Ledger::new(path)),
             seen: BTreeMap::new(),
         }))
     }
 
     fn within(&mut self, timeout: Duration) {
-        self.api.within(timeout);
+        self.run = timeout;
+        if let Some(api) = &mut self.api {
+            api.within(timeout);
+        }
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let said = self.ask(now).await?;
-        let (ledger, source) = (self.ledger.as_mut().map(|ledger| ledger.look(now)), self.word.path());
+        let ledger = self.ledger.as_mut().map(|ledger| ledger.look(now));
         let seen = std::mem::take(&mut self.seen);
         self.seen = said.into_iter().map(|(name, state)| remember(&seen, name, state, now.wall)).collect();
         let channel = |(name, (state, since)): (&Arc<str>, &(State, Timestamp))| {
             let evidence = ledger.as_ref().map_or(Evidence::Unmeasured, |ledger| ledger.judge(name, state, now.wall));
-            let State { connected, status } = state.clone();
+            let State { connected, status, source } = state.clone();
             (name.clone(), Channel { connected, status, since: *since, source, evidence })
         };
         Ok(Section { channels: self.seen.iter().map(channel).collect() })
@@ -207,6 +228,7 @@ impl Word {
             Word::Status => STATUS,
             Word::Health => HEALTH,
             Word::Connectors => "/api/health/status",
+            Word::Listed => "",
         }
     }
 }
@@ -237,22 +259,44 @@ struct HealthAnswer {
 }
 
 impl Channels {
+    /// # Errors
+    /// Nobody told of any channel: why the first did not.
     async fn ask(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
-        let path = self.word.path();
-        match self.word {
+        let mut said = match &mut self.api {
+            Some(api) => self.word.ask(api, now).await?,
+            None => BTreeMap::new(),
+        };
+        let answers = ask_all(&self.listed, &self.sources, self.run, now).await;
+        let heard = self.api.is_some() || answers.iter().any(Result::is_ok);
+        for (endpoint, answer) in self.listed.iter().zip(answers) {
+            match answer {
+                Err(error) if !heard => return Err(error),
+                answer => said.extend(State::of_endpoint(endpoint, answer.as_ref().ok())),
+            }
+        }
+        Ok(said)
+    }
+}
+
+impl Word {
+    async fn ask(self, api: &mut HostApi, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
+        let path = self.path();
+        match self {
             Word::Status => {
-                let said: StatusAnswer = self.api.status(path, now).await?;
-                said.channels.into_iter().map(|(name, value)| Ok((named(name)?, State::of(&value)))).collect()
+                let said: StatusAnswer = api.status(path, now).await?;
+                said.channels.into_iter().map(|(name, value)| Ok((named(name)?, State::of(&value, path)))).collect()
             }
             Word::Health => {
-                let said: HealthAnswer = self.api.json(path, now, HEALTH_AGE).await?;
-                Ok([("any".into(), State::plain(Some(said.channels_connected)))].into())
+                let said: HealthAnswer = api.json(path, now, HEALTH_AGE).await?;
+                Ok([("any".into(), State::plain(Some(said.channels_connected), path))].into())
             }
             Word::Connectors => {
-                let said: ConnectorsAnswer = self.api.status(path, now).await?;
+                let said: ConnectorsAnswer = api.status(path, now).await?;
                 let channels = said.connectors.into_iter().filter(Connector::is_channel);
-                channels.map(|one| Ok((named(one.key)?, State::of_connector(one.status.as_deref())))).collect()
+                let state = |one: &Connector| State::of_connector(one.status.as_deref(), path);
+                channels.map(|one| Ok((named(one.key.clone())?, state(&one)))).collect()
             }
+            Word::Listed => Ok(BTreeMap::new()),
         }
     }
 }
@@ -273,9 +317,9 @@ fn named(name: String) -> Result<Arc<str>> {
 
 impl State {
     /// Hosts say `true`, or `{"connected": true, "status": "…"}`; whatever else is a channel of which nothing is known.
-    fn of(value: &Value) -> State {
+    fn of(value: &Value, source: &str) -> State {
         let connected = value.as_bool().or_else(|| value.get("connected")?.as_bool());
-        let plain = State::plain(connected);
+        let plain = State::plain(connected, source);
         match value.get("status").and_then(Value::as_str).filter(|status| is_word(status)) {
             Some(status) => State { status: status.into(), ..plain },
             None => plain,
@@ -283,23 +327,36 @@ impl State {
     }
 
     /// netclaw's word. One that we do not know says nothing.
-    fn of_connector(status: Option<&str>) -> State {
+    fn of_connector(status: Option<&str>, source: &str) -> State {
         let status = status.filter(|status| is_word(status)).unwrap_or("unknown");
         let connected = match status {
             "healthy" => Some(true),
             "disconnected" | "degraded" | "auth-required" | "auth-failed" => Some(false),
             _ => None,
         };
-        State { connected, status: status.into() }
+        State { connected, status: status.into(), source: source.into() }
     }
 
-    fn plain(connected: Option<bool>) -> State {
+    /// The channels that are mapped to an endpoint, as it says, or unknown if it says nothing.
+    fn of_endpoint(endpoint: &Endpoint, answer: Option<&Value>) -> Vec<(Arc<str>, State)> {
+        let source = format!("http {}", endpoint.name);
+        let state = |pointer: &Pointer| {
+            let plain = State::plain(answer.and_then(|answer| endpoint.truth(pointer, answer)), &source);
+            match answer.and_then(|answer| endpoint.word(pointer, answer)) {
+                Some(word) => State { status: word.into(), ..plain },
+                None => plain,
+            }
+        };
+        endpoint.channels.iter().map(|(name, pointer)| (name.0.clone(), state(pointer))).collect()
+    }
+
+    fn plain(connected: Option<bool>, source: &str) -> State {
         let status = match connected {
             Some(true) => "connected",
             Some(false) => "disconnected",
             None => "unknown",
         };
-        State { connected, status: status.into() }
+        State { connected, status: status.into(), source: source.into() }
     }
 }
 

@@ -131,6 +131,7 @@ pub fn host(database: Option<PathBuf>) -> Host {
         scheduler_poll: Duration::from_secs(60),
         gateway: None,
         containers: None,
+        listed: Default::default(),
         layout: Some(Default::default()),
     }
 }

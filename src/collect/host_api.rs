@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
 
+use crate::host::generic::Endpoint;
 use crate::host::{Host, Url};
 use crate::sample::{Denied, Now};
 use crate::source::Sources;
@@ -63,7 +64,12 @@ pub struct HostApi {
     token: Option<TokenFile>,
     patience: Duration,
     status_age: Duration,
+    /// Where a token would be named.
+    place: &'static str,
 }
+
+/// What several collectors ask one endpoint for they ask at the same moments.
+const ENDPOINT_AGE: Duration = Duration::from_secs(5);
 
 impl HostApi {
     /// `None` if the host has none.
@@ -73,8 +79,29 @@ impl HostApi {
             address: Address::new(host.url.as_ref()?),
             token: host.token.clone(),
             patience: Duration::from_secs(8),
+            place: "[host]",
             status_age: host.status_poll.map_or(STATUS_AGE, |every| (every / 2).min(STATUS_AGE)),
         })
+    }
+
+    /// One that the configuration lists.
+    pub fn of_endpoint(endpoint: &Endpoint, sources: &Sources) -> HostApi {
+        HostApi {
+            http: sources.http.clone(),
+            address: Address::new(&Url::Given(endpoint.url.clone())),
+            token: endpoint.token_file.as_ref().map(TokenFile::new),
+            patience: Duration::from_secs(8),
+            place: "its [[collect.http]]",
+            status_age: ENDPOINT_AGE,
+        }
+    }
+
+    /// Reads what such a one answers.
+    ///
+    /// # Errors
+    /// See `json`.
+    pub async fn endpoint(&mut self, now: Now) -> Result<serde_json::Value> {
+        self.json("", now, self.status_age).await
     }
 
     /// A request ends before the run must, or a hung host would look like a hung sidecar.
@@ -102,7 +129,10 @@ impl HostApi {
         let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
         self.learn(&base, &told);
         let read = || told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>();
-        read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| format!("ask {}", ask.url))
+        read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| {
+            // What follows may be a key.
+            format!("ask {}", ask.url.split('?').next().unwrap_or_default())
+        })
     }
 
     /// What it told others last at this path, if that was good and is no older. Asks nothing, so it costs the host
@@ -128,7 +158,7 @@ impl HostApi {
         }
         let fix = match &self.token {
             Some(file) => format!("it does not take the token in {}", file.path().display()),
-            None => "it wants a token; name its file with `token_file` in [host]".to_owned(),
+            None => format!("it wants a token; name its file with `token_file` in {}", self.place),
         };
         anyhow!(Denied(format!("{error}: {fix}")))
     }

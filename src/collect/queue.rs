@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::collect::host_api::HostApi;
 use crate::fact::{Bound, Check, Fact, Severity};
+use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
@@ -29,18 +30,18 @@ pub struct Config {}
 pub struct Section {
     #[serde(flatten)]
     said: Said,
-    /// How long the group has waited that waits longest, as far as we saw; 0 if none waits.
-    oldest_wait_seconds: f64,
+    /// How long the group has waited that waits longest, as far as we saw; 0 if none waits, null if that is not known.
+    oldest_wait_seconds: Option<f64>,
     /// The same, but not longer than since an agent's container was last seen to end.
-    stalled_seconds: f64,
+    stalled_seconds: Option<f64>,
 }
 
-/// The queue in the host's own words.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// The queue in the host's own words; null where it has none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 struct Said {
-    active_containers: u64,
-    max_concurrent: u64,
-    groups_waiting: u64,
+    active_containers: Option<u64>,
+    max_concurrent: Option<u64>,
+    groups_waiting: Option<u64>,
     /// By folder; chats that are not registered by their address.
     per_group: BTreeMap<String, Slot>,
 }
@@ -104,8 +105,67 @@ static SATURATED: Fact = Fact::gauge(
 
 /// The collector.
 pub struct Queue {
-    api: HostApi,
+    word: Word,
     waits: Waits,
+}
+
+/// Where the host says it.
+enum Word {
+    /// pynchy.
+    Status(HostApi),
+    /// An endpoint of `[[collect.http]]`.
+    Listed(HostApi, Box<Endpoint>),
+}
+
+impl Word {
+    /// `None` if this host says nothing of its queue, or is not to be asked.
+    fn of(host: &Host, sources: &Sources) -> Option<Word> {
+        if host.profile == Profile::Pynchy && host.status_poll.is_some() {
+            return HostApi::new(host, sources).map(Word::Status);
+        }
+        let endpoint = host.listed.http.iter().find(|endpoint| endpoint.queue.is_some())?;
+        Some(Word::Listed(HostApi::of_endpoint(endpoint, sources), Box::new(endpoint.clone())))
+    }
+
+    fn api(&mut self) -> &mut HostApi {
+        match self {
+            Word::Status(api) | Word::Listed(api, _) => api,
+        }
+    }
+
+    /// The queue, and what tells this life of the host from the next.
+    async fn ask(&mut self, now: Now) -> Result<(Said, Option<String>)> {
+        match self {
+            Word::Status(api) => {
+                let answer: StatusAnswer = api.status("/status", now).await?;
+                Ok((answer.queue.into(), answer.service.started_at))
+            }
+            Word::Listed(api, endpoint) => Ok((Said::mapped(endpoint, &api.endpoint(now).await?), None)),
+        }
+    }
+}
+
+impl Said {
+    fn mapped(endpoint: &Endpoint, document: &serde_json::Value) -> Said {
+        let pointers = endpoint.queue.clone().unwrap_or_default();
+        let count = |pointer: &Option<Pointer>| {
+            let number = endpoint.number(pointer.as_ref()?, document)?;
+            // A part of a container, or fewer than none, is none that is counted.
+            (number >= 0.0 && number.fract() == 0.0).then_some(number as u64)
+        };
+        Said {
+            active_containers: count(&pointers.active_containers),
+            max_concurrent: count(&pointers.max_concurrent),
+            groups_waiting: count(&pointers.groups_waiting),
+            per_group: BTreeMap::new(),
+        }
+    }
+
+    /// `None` if one of the numbers is not known.
+    fn is_saturated(&self) -> Option<bool> {
+        let (active, most, waiting) = (self.active_containers?, self.max_concurrent?, self.groups_waiting?);
+        Some(waiting > 0 && active >= most)
+    }
 }
 
 impl Collector for Queue {
@@ -136,44 +196,62 @@ impl Collector for Queue {
     type Section = Section;
 
     fn new(_config: Config, host: &Host, sources: &Sources) -> Result<Option<Queue>> {
-        let tells = host.profile == Profile::Pynchy && host.status_poll.is_some();
-        let api = HostApi::new(host, sources).filter(|_| tells);
-        Ok(api.map(|api| Queue { api, waits: Waits::default() }))
+        Ok(Word::of(host, sources).map(|word| Queue { word, waits: Waits::default() }))
     }
 
     fn within(&mut self, timeout: Duration) {
-        self.api.within(timeout);
+        self.word.api().within(timeout);
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let answer: StatusAnswer = self.api.status("/status", now).await?;
-        self.waits.see(&answer, now);
-        let (oldest, stalled) = (self.waits.oldest(now), self.waits.stalled(now));
+        let (said, life) = self.word.ask(now).await?;
+        self.waits.see(&said, life, now);
+        let waits = said.groups_waiting.map(|_| (self.waits.oldest(now), self.waits.stalled(now)));
         Ok(Section {
-            said: answer.queue,
-            oldest_wait_seconds: oldest.as_secs_f64(),
-            stalled_seconds: stalled.as_secs_f64(),
+            said,
+            oldest_wait_seconds: waits.map(|(oldest, _)| oldest.as_secs_f64()),
+            stalled_seconds: waits.map(|(_, stalled)| stalled.as_secs_f64()),
         })
     }
 
     fn points(section: &Section, points: &mut Points) {
         let said = &section.said;
-        let saturated = said.groups_waiting > 0 && said.active_containers >= said.max_concurrent;
-        points.put(&ACTIVE, [], said.active_containers as f64);
-        points.put(&LIMIT, [], said.max_concurrent as f64);
-        points.put(&WAITING, [], said.groups_waiting as f64);
+        let count = |count: Option<u64>| count.map(|count| count as f64);
+        points.put(&ACTIVE, [], count(said.active_containers));
+        points.put(&LIMIT, [], count(said.max_concurrent));
+        points.put(&WAITING, [], count(said.groups_waiting));
         points.put(&OLDEST_WAIT, [], section.oldest_wait_seconds);
         points.put(&STALLED, [], section.stalled_seconds);
-        points.put(&SATURATED, [], f64::from(u8::from(saturated)));
+        points.put(&SATURATED, [], said.is_saturated().map(|yes| f64::from(u8::from(yes))));
     }
 }
 
 /// The part of `/status` that we read.
 #[derive(Deserialize)]
 struct StatusAnswer {
-    queue: Said,
+    queue: QueueAnswer,
     #[serde(default)]
     service: ServiceAnswer,
+}
+
+/// All of it, or it is no queue.
+#[derive(Deserialize)]
+struct QueueAnswer {
+    active_containers: u64,
+    max_concurrent: u64,
+    groups_waiting: u64,
+    per_group: BTreeMap<String, Slot>,
+}
+
+impl From<QueueAnswer> for Said {
+    fn from(answer: QueueAnswer) -> Said {
+        Said {
+            active_containers: Some(answer.active_containers),
+            max_concurrent: Some(answer.max_concurrent),
+            groups_waiting: Some(answer.groups_waiting),
+            per_group: answer.per_group,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -201,19 +279,18 @@ struct Waits {
 }
 
 impl Waits {
-    fn see(&mut self, answer: &StatusAnswer, now: Now) {
-        let (life, said) = (&answer.service.started_at, &answer.queue);
+    fn see(&mut self, said: &Said, life: Option<String>, now: Now) {
         let goes_on =
-            |(known, at): &(Option<String>, Duration)| known == life && now.mono.saturating_sub(*at) <= SILENCE;
+            |(known, at): &(Option<String>, Duration)| *known == life && now.mono.saturating_sub(*at) <= SILENCE;
         if !self.last.as_ref().is_some_and(goes_on) {
             *self = Waits::default();
         }
-        self.last = Some((life.clone(), now.mono));
+        self.last = Some((life, now.mono));
         self.see_ends(said, now);
         let waiting = said.per_group.iter().filter(|(_, slot)| slot.waits()).map(|(group, _)| group);
         let known = std::mem::take(&mut self.since);
         self.since = waiting.map(|group| (group.clone(), known.get(group).copied().unwrap_or(now.mono))).collect();
-        self.any_since = (said.groups_waiting > 0).then(|| self.any_since.unwrap_or(now.mono));
+        self.any_since = said.groups_waiting.is_some_and(|count| count > 0).then(|| self.any_since.unwrap_or(now.mono));
     }
 
     fn see_ends(&mut self, said: &Said, now: Now) {

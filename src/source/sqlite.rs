@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,6 +18,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub use rusqlite::{OptionalExtension, Row, named_params, params};
 
+use crate::fact::Span;
 use crate::sample::Denied;
 
 pub mod column;
@@ -249,6 +252,55 @@ impl Reader {
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         self.run(|| self.connection.query_row(sql, params, read))
+    }
+
+    /// The numbers of the one row of somebody else's query, by column; `None` where one holds no number.
+    ///
+    /// # Errors
+    /// No row, or more than one; it would write; it takes longer than `limit`, after which it is ended.
+    pub fn numbers(&self, sql: &str, limit: Duration) -> Result<Vec<(String, Option<f64>)>> {
+        let path = self.database.path.display();
+        let ended = Arc::new(AtomicBool::new(false));
+        let found = self.within(limit, &ended, || {
+            let mut statement = self.connection.prepare(sql)?;
+            if !statement.readonly() {
+                return Ok(Err("the query would write"));
+            }
+            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
+            let mut rows = statement.query([])?;
+            let Some(row) = rows.next()? else { return Ok(Err("the query gives no row")) };
+            let numbers: Vec<_> =
+                (0..names.len()).map(|column| column::number(row, column)).collect::<Result<_, _>>()?;
+            let is_one = rows.next()?.is_none();
+            Ok(if is_one {
+                Ok(names.into_iter().zip(numbers).collect())
+            } else {
+                Err("the query gives more than one row")
+            })
+        });
+        match self.run(|| Ok(found)) {
+            Ok(Ok(Ok(numbers))) => Ok(numbers),
+            Ok(Ok(Err(wrong))) => bail!("{path}: {wrong}"),
+            Ok(Err(_)) if ended.load(Ordering::SeqCst) => bail!("{path}: the query took longer than {}", Span(limit)),
+            Ok(Err(error)) => Err(self.database.failed(&error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does it on this thread, while another one stops it at its limit.
+    fn within<T>(&self, limit: Duration, ended: &Arc<AtomicBool>, act: impl FnOnce() -> T) -> T {
+        let (done, waiting) = mpsc::channel::<()>();
+        let (interrupt, ended) = (self.connection.get_interrupt_handle(), ended.clone());
+        let watch = std::thread::spawn(move || {
+            if waiting.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                ended.store(true, Ordering::SeqCst);
+                interrupt.interrupt();
+            }
+        });
+        let acted = act();
+        drop(done);
+        drop(watch.join());
+        acted
     }
 
     /// How long ago it was opened: what the reading has cost so far.

@@ -39,6 +39,9 @@ const LOG: &str = "logs/pynchy.log";
 /// Collectors that have nothing to look at here: a demo makes no containers.
 pub const WITHOUT: &[&str] = &["containers", "mcp"];
 
+/// How often the demo's own status is asked for: it costs that host nothing.
+pub const STATUS_POLL: Duration = Duration::from_secs(15);
+
 /// How long the child may take until it answers.
 const START: Duration = Duration::from_secs(10);
 /// How long it may take to end by itself.

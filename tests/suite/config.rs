@@ -54,6 +54,16 @@ fn each_mistake_has_its_message() {
             "config.toml: [host] has both `pid_file` and `process`: keep the one that names its process",
         ),
         ("[host\n", "config.toml:1: [host: unclosed table, expected `]`"),
+        (
+            "[host]\nstatus_poll = \"often\"\n",
+            "config.toml:2: status_poll: neither `auto` nor `never`, and `often` is not a duration: write it like `15s`, `2m`, \
+             `1h30m` or `250ms`",
+        ),
+        (
+            "[host]\nprofile = \"netclow\"\n",
+            "config.toml:2: profile: unknown variant `netclow`, expected one of `pynchy`, `netclaw`, `pi-web`, `openclaw`, \
+             `generic`; did you mean `netclaw`?",
+        ),
     ];
     for (text, message) in table {
         assert_eq!(refusal(text), message, "{text}");
@@ -177,4 +187,70 @@ fn each_mistake_in_a_custom_check_has_its_message() {
         refusal("[custom_check]\nname = \"backlog\"\n"),
         "config.toml:1: [custom_check]: must be `[[custom_check]]`, with two brackets"
     );
+}
+
+#[test]
+fn each_mistake_in_a_list_has_its_message() {
+    const HTTP: &str = "[[collect.http]]\nname = \"a\"\nurl = \"http://x/s\"\n";
+    let table = [
+        (
+            "[collect.http]\nname = \"a\"\n".to_owned(),
+            "config.toml:1: [collect.http]: must be `[[collect.http]]`, with two brackets",
+        ),
+        ("[collect]\nsql = 3\n".to_owned(), "config.toml:2: sql: must be `[[collect.sql]]`, with two brackets"),
+        ("[[collect.http]]\nname = \"a\"\n".to_owned(), "config.toml:1: [[collect.http]]: missing field `url`"),
+        (
+            format!("{HTTP}valus = {{}}\n"),
+            "config.toml:4: valus: unknown field `valus`, expected one of `name`, `url`, `token_file`, `channels`, `queue`, \
+             `values`, `states`; did you mean `values`?",
+        ),
+        (
+            format!("{HTTP}interval = \"soon\"\n"),
+            "config.toml:4: interval: `soon` is not a duration: write it like `15s`, `2m`, `1h30m` or `250ms`",
+        ),
+        (
+            format!("{HTTP}[collect.http.values]\nb = \"c\"\n"),
+            "config.toml:5: b: `c` is no JSON pointer: it begins with `/`",
+        ),
+        (format!("{HTTP}\n{HTTP}"), "config.toml:5: [[collect.http]]: there are two `[[collect.http]]` called `a`"),
+        (
+            "[[collect.http]]\nname = \"a\"\nurl = \"http://me:s3cret@x\"\n".to_owned(),
+            "config.toml:3: url: a URL with user and password is not taken: it would be shown",
+        ),
+        (
+            "[[collect.sql]]\nname = \"a\"\ndatabase = \"b\"\nquery = \"DROP TABLE c\"\n".to_owned(),
+            "config.toml:4: query: only a query that begins with SELECT or WITH is taken",
+        ),
+        (
+            "[[collect.heartbeat]]\nname = \"a b\"\npath = \"c\"\n".to_owned(),
+            "config.toml:2: name: `a b` is no name: up to 64 of a-z, A-Z, 0-9, `_`, `-` and `.`",
+        ),
+    ];
+    for (text, message) in table {
+        assert_eq!(refusal(&text), message, "{text}");
+    }
+}
+
+#[test]
+fn a_list_is_looked_at_as_often_as_its_most_impatient_entry_wants() {
+    let text = "[[collect.sql]]\nname = \"a\"\ndatabase = \"x\"\nquery = \"SELECT 1\"\ninterval = \"90s\"\n\
+                [[collect.sql]]\nname = \"b\"\ndatabase = \"x\"\nquery = \"SELECT 1\"\ninterval = \"20s\"\ntimeout = \"3s\"\n\
+                [[collect.sql]]\nname = \"c\"\ndatabase = \"x\"\nquery = \"SELECT 1\"\ninterval = \"1s\"\nenabled = false\n";
+    let config = Config::parse(text, "config.toml").unwrap_or_else(|error| panic!("{error:#}"));
+    let planned = config.collectors.iter().find(|planned| planned.subsystem.name == "sql").unwrap();
+    let seconds = std::time::Duration::from_secs;
+    assert_eq!((planned.interval, planned.timeout), (Some(seconds(20)), seconds(3)));
+    assert_eq!(config.host.listed.sql.len(), 2, "one is switched off");
+}
+
+#[test]
+fn an_interval_of_one_who_asks_for_the_status_is_the_operators_word() {
+    let interval = |text: &str| {
+        Config::parse(text, "config.toml").unwrap_or_else(|error| panic!("{error:#}")).host.status_interval
+    };
+    let seconds = |count| Some(std::time::Duration::from_secs(count));
+    assert_eq!(interval(""), None);
+    assert_eq!(interval("[collect.messages]\ninterval = \"20s\"\n"), None);
+    assert_eq!(interval("[collect.queue]\ninterval = \"20s\"\n"), seconds(20));
+    assert_eq!(interval("[collect.queue]\ninterval = \"20s\"\n[collect.channels]\ninterval = \"10s\"\n"), seconds(10));
 }

@@ -51,6 +51,8 @@ impl Root {
         let database = Connection::open(root.database()).unwrap();
         database.execute_batch(SCHEMA).unwrap();
         database.execute_batch(&stamped(ROWS, now)).unwrap();
+        let beat = std::fs::File::create(root.path().join("data/heartbeat")).unwrap();
+        beat.set_modified((now - SignedDuration::from_secs(90)).into()).unwrap();
         root
     }
 
@@ -86,8 +88,25 @@ impl Root {
 
     pub fn host(&self) -> Host {
         let (root, url) = (Some(self.path().to_owned()), Some(self.api.url.clone()));
-        let config = host::Config { root, url, ..host::Config::default() };
+        let config = host::Config { root, url, listed: self.listed(), ..host::Config::default() };
         host::find(&config, &Sources::default().processes, Path::new("/")).unwrap()
+    }
+
+    /// What a configuration could list of it beside what the profile knows.
+    fn listed(&self) -> host::generic::Listed {
+        let (url, root) = (&self.api.url, self.path().display());
+        let http =
+            format!("name = \"own\"\nurl = \"{url}/status\"\nvalues = {{ running = \"/queue/active_containers\" }}");
+        let sql = format!(
+            "name = \"groups\"\ndatabase = \"{root}/data/messages.db\"\n\
+             query = \"SELECT count(*) AS registered FROM registered_groups\""
+        );
+        let heartbeat = format!("name = \"data\"\npath = \"{root}/data/heartbeat\"\nmax_age = \"1m\"");
+        host::generic::Listed {
+            http: vec![toml::from_str(&http).unwrap()],
+            sql: vec![toml::from_str(&sql).unwrap()],
+            heartbeat: vec![toml::from_str(&heartbeat).unwrap()],
+        }
     }
 
     /// One run of a collector at that moment, with its default configuration.

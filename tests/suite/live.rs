@@ -39,7 +39,7 @@ fn a_host_that_lies_or_hangs_makes_its_own_word_unknown_and_nothing_else() {
         (Say::Json("{\"channels\": {\"secret".into()), "answered with status 200 and invalid JSON (line 1 column 21)"),
         (
             Say::Json("{\"channels\": [], \"queue\": []}".into()),
-            "answered with status 200 and JSON of another shape (line 1 column 14)",
+            "answered with status 200 and JSON of another shape (line 1 column 13)",
         ),
         (
             Say::Redirect("http://127.0.0.2:1/status"),
@@ -240,4 +240,105 @@ fn every_example_is_a_configuration_of_its_profile() {
             .unwrap();
         assert!(checked.status.success(), "{profile}: {}", String::from_utf8_lossy(&checked.stderr));
     }
+}
+
+#[test]
+fn a_host_that_no_profile_knows_is_watched_as_the_configuration_says() {
+    let api = Api::new();
+    api.json("/s", json!({"slack": "open", "mail": "closed", "running": 2, "limit": 2, "waiting": 1, "sessions": 60, "mode": "busy"}));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let database = rusqlite::Connection::open(path("host.db")).unwrap();
+    database.execute_batch("CREATE TABLE jobs (done INTEGER); INSERT INTO jobs VALUES (0), (0), (1)").unwrap();
+    std::fs::write(path("beat"), "").unwrap();
+    let pid = std::process::id();
+    std::fs::write(path("pid"), pid.to_string()).unwrap();
+    let config = format!(
+        r#"
+[host]
+profile = "generic"
+url = "{url}"
+pid_file = "{pid_file}"
+[collect.service]
+interval = "1s"
+[collect.channels]
+interval = "1s"
+[collect.queue]
+interval = "1s"
+[[collect.http]]
+name = "main"
+url = "{url}/s"
+interval = "1s"
+channels = {{ slack = "/slack", mail = "/mail" }}
+queue = {{ active_containers = "/running", max_concurrent = "/limit", groups_waiting = "/waiting" }}
+values = {{ sessions = "/sessions", mode = "/mode" }}
+states = {{ open = true, closed = false, busy = 1 }}
+[[collect.sql]]
+name = "jobs"
+database = "{database}"
+query = "SELECT count(*) AS open FROM jobs WHERE NOT done"
+interval = "1s"
+[[collect.heartbeat]]
+name = "beat"
+path = "{beat}"
+max_age = "1h"
+interval = "1s"
+[[custom_check]]
+name = "many_sessions"
+fact = "agenthost_http_value"
+labels = {{ name = "sessions" }}
+above = 50
+fail_for = "0s"
+fail_count = 1
+"#,
+        url = api.url,
+        pid_file = path("pid"),
+        database = path("host.db"),
+        beat = path("beat"),
+    );
+    let file = folder.path().join("exporter.toml");
+    std::fs::write(&file, config).unwrap();
+    let sidecar = Sidecar::spawn(&file, []);
+    let status = sidecar.until("all", |status| {
+        let names = ["service", "channels", "queue", "http", "sql", "heartbeat"];
+        names.iter().all(|name| up_by(status, name))
+    });
+    assert_eq!((status["service"]["status"].as_str(), &status["service"]["pid"]), (Some("ok"), &json!(pid)));
+    assert_eq!(
+        (&status["channels"]["slack"]["connected"], &status["channels"]["mail"]["connected"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!((&status["queue"]["groups_waiting"], &status["queue"]["max_concurrent"]), (&json!(1), &json!(2)));
+    let text = sidecar.get("/metrics").1;
+    for line in [
+        "agenthost_http_value{endpoint=\"main\",name=\"sessions\"} 60\n",
+        "agenthost_http_value{endpoint=\"main\",name=\"mode\"} 1\n",
+        "agenthost_sql_value{name=\"open\",query=\"jobs\"} 2\n",
+        "agenthost_heartbeat_stale{name=\"beat\"} 0\n",
+        "agenthost_queue_saturated 1\n",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    let custom = |status: &Value| {
+        let checks = status["health"]["checks"].as_array().unwrap();
+        let found = checks.iter().find(|check| check["check"] == "many_sessions").cloned();
+        found.is_some_and(|check| check["subject"] == "main/sessions" && check["state"] == "failed")
+    };
+    sidecar.until("the check of its own", custom);
+}
+
+fn up_by(status: &Value, name: &str) -> bool {
+    status["collectors"][name]["up"] == true
+}
+
+#[test]
+fn the_demos_host_tells_of_its_channels_and_its_queue() {
+    let output = crate::binary::exporter().args(["--once", "--log.level=error", "demo"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["channels"]["connection.slack.acme"]["connected"], true);
+    assert_eq!(status["channels"]["connection.whatsapp.personal"]["source"], "/status");
+    assert_eq!(status["queue"]["max_concurrent"], 4);
+    assert_eq!(status["collectors"]["queue"]["interval_seconds"], 15.0);
+    assert!(status["service"]["resources"]["threads"].as_u64().unwrap() > 0);
 }

@@ -90,6 +90,7 @@ fn silence_and_refusal_have_theirs() {
     assert_eq!(lines(&stage), both("unanswered 5s, fails in 4m55s"));
     let others = [
         "[ ]service_restart_loop unknown (warning): unanswered 5s",
+        "[ ]service_ready unknown (warning): unanswered 5s",
         "[ ]collector_up service failing (warning): bad 5s (1 of 2), fail_for 5m",
     ];
     assert_eq!(aside(&stage), others);

@@ -274,3 +274,42 @@ fn hosts_without_channels_have_no_collector_of_them() {
         assert!(Channels::new(Config {}, &host, &Sources::default()).unwrap().is_none(), "{profile:?}");
     }
 }
+
+#[test]
+fn mapped_channels_are_as_their_words_mean_and_one_silent_endpoint_is_unknown_alone() {
+    let (api, hung) = (Api::new(), Api::new());
+    api.json("/s", json!({"slack": {"state": "open"}, "mail": "closed", "irc": true, "odd": "a secret"}));
+    hung.say("/s", Say::Hang);
+    let text = |name: &str, api: &Api, channels: &str| {
+        let url = &api.url;
+        let states = "states = { open = true, closed = false }";
+        toml::from_str::<Endpoint>(&format!("name = \"{name}\"\nurl = \"{url}/s\"\n{states}\nchannels = {channels}"))
+            .unwrap()
+    };
+    let mut host = Host { profile: Profile::Generic, url: None, ..host(&api) };
+    host.listed.http = vec![
+        text(
+            "chats",
+            &api,
+            "{ slack = \"/slack/state\", mail = \"/mail\", irc = \"/irc\", odd = \"/odd\", gone = \"/gone\" }",
+        ),
+        text("other", &hung, "{ phone = \"/phone\" }"),
+    ];
+    let mut channels = collector(&host);
+    let section = look(&mut channels, "20:00:00").unwrap();
+    let shown = fixture::json::<Channels>(&section);
+    for (name, connected, status) in [
+        ("slack", json!(true), "open"),
+        ("mail", json!(false), "closed"),
+        ("irc", json!(true), "connected"),
+        ("odd", Value::Null, "unknown"),
+        ("gone", Value::Null, "unknown"),
+        ("phone", Value::Null, "unknown"),
+    ] {
+        assert_eq!((&shown[name]["connected"], shown[name]["status"].as_str()), (&connected, Some(status)), "{name}");
+    }
+    assert_eq!(shown["slack"]["source"], "http chats");
+    api.say("/s", Say::Status(500));
+    let text = format!("{:#}", look(&mut channels, "20:01:00").unwrap_err());
+    assert!(text.ends_with("/s: answered with status 500"), "{text}");
+}

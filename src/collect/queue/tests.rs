@@ -96,7 +96,7 @@ fn a_new_life_of_the_host_and_a_long_silence_begin_anew() {
     let mut oldest = |time: &str, started: &str| {
         let answer = json!({"service": {"started_at": started}, "queue": queue("aaw")});
         api.json("/status", answer);
-        look(&mut collector, time).unwrap().oldest_wait_seconds
+        look(&mut collector, time).unwrap().oldest_wait_seconds.unwrap()
     };
     assert_eq!([oldest("20:00:00", "a"), oldest("20:15:00", "a")], [0.0, 900.0]);
     assert_eq!([oldest("20:16:00", "b"), oldest("20:17:00", "b")], [0.0, 60.0]);
@@ -111,7 +111,7 @@ fn a_wait_that_has_no_name_is_one_all_the_same() {
     unnamed["groups_waiting"] = json!(3);
     for (time, oldest) in [("20:00:00", 0.0), ("20:10:00", 600.0)] {
         api.json("/status", status(unnamed.clone()));
-        assert_eq!(look(&mut collector, time).unwrap().oldest_wait_seconds, oldest);
+        assert_eq!(look(&mut collector, time).unwrap().oldest_wait_seconds, Some(oldest));
     }
 }
 
@@ -156,4 +156,33 @@ fn channels_and_queue_cost_the_host_one_request() {
 fn where_the_status_is_not_polled_there_is_no_queue() {
     let host = Host { status_poll: None, ..fixture::host(None) };
     assert!(Queue::new(Config {}, &host, &Sources::default()).unwrap().is_none());
+}
+
+#[test]
+fn a_mapped_queue_has_the_numbers_that_stand_there_and_no_others() {
+    let api = Api::new();
+    api.json("/q", json!({"running": 2, "waiting": 1, "limit": "many"}));
+    let text = format!(
+        "name = \"q\"\nurl = \"{}/q\"\n[queue]\nactive_containers = \"/running\"\nmax_concurrent = \"/limit\"\n\
+         groups_waiting = \"/waiting\"",
+        api.url
+    );
+    let mut host = Host { profile: Profile::Generic, url: None, ..fixture::host(None) };
+    host.listed.http = vec![toml::from_str(&text).unwrap()];
+    let mut collector = collector(&host, &Sources::default());
+    look(&mut collector, "20:00:00").unwrap();
+    let section = look(&mut collector, "20:01:00").unwrap();
+    let points = fixture::points::<Queue>(&section);
+    for (fact, known) in
+        [(&ACTIVE, Some(2.0)), (&LIMIT, None), (&WAITING, Some(1.0)), (&OLDEST_WAIT, Some(60.0)), (&SATURATED, None)]
+    {
+        assert_eq!(value(&points, fact, ""), Some(known), "{}", fact.prometheus);
+    }
+    api.json("/q", json!({"running": 0.5, "waiting": -1, "limit": 5}));
+    let points = fixture::points::<Queue>(&look(&mut collector, "20:02:00").unwrap());
+    for (fact, known) in
+        [(&ACTIVE, None), (&LIMIT, Some(5.0)), (&WAITING, None), (&OLDEST_WAIT, None), (&STALLED, None)]
+    {
+        assert_eq!(value(&points, fact, ""), Some(known), "{}", fact.prometheus);
+    }
 }

@@ -13,6 +13,15 @@ pub fn text(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Arc
     Ok(row.get_ref(column)?.as_str().ok().map(Arc::from))
 }
 
+/// Its number; `None` if it holds none.
+pub fn number(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<f64>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => Some(number as f64),
+        ValueRef::Real(number) => Some(number).filter(|number| number.is_finite()),
+        _ => None,
+    })
+}
+
 /// Its moment; what is no text is as unreadable as a text that is no moment.
 pub fn moment(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Moment> {
     Ok(row.get_ref(column)?.as_str_or_null().map_or(Moment::Unreadable, Moment::read))

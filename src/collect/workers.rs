@@ -16,7 +16,7 @@ use crate::host::running::{self, Chain};
 use crate::host::{Host, ProcessRule, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::process::proc::{Proc, Scan, Stat};
+use crate::source::process::proc::{self, Proc, Scan, Stat};
 use crate::source::process::{Identity, PidFile};
 
 mod class;
@@ -624,7 +624,6 @@ impl Totals {
 
 impl Kind {
     fn of(rule: &Rule, totals: Totals, over_max_rss: Option<usize>, degraded: usize, tally: &Tally) -> Kind {
-        let hertz = rustix::param::clock_ticks_per_second().max(1);
         Kind {
             totals,
             over_max_rss,
@@ -633,7 +632,7 @@ impl Kind {
             exits_total: tally.exits,
             restarts_last_hour: tally.recent_restarts(),
             early_exits_recent: tally.recent_early_exits(),
-            cpu_seconds_total: tally.cpu_ticks as f64 / hertz as f64,
+            cpu_seconds_total: proc::ticks(tally.cpu_ticks).as_secs_f64(),
             disk_read_bytes_total: tally.disk.map(|(read, _)| read),
             disk_written_bytes_total: tally.disk.map(|(_, written)| written),
             is_reaped: rule.is_reaped,

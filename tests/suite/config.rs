@@ -59,9 +59,9 @@ fn each_mistake_has_its_message() {
             "config.toml: the custom check `x` is on a fact of `groups`, which is switched off",
         ),
         (
-            "[collect.workers]\npresets = [\"pj\"]\n",
-            "config.toml:2: presets: unknown variant `pj`, expected one of `pi`, `claude`, `codex`, `opencode`, `openclaw`, \
-             `mcp`; did you mean `pi`?",
+            "[collect.workers]\npresets = [\"claud\"]\n",
+            "config.toml:2: presets: unknown variant `claud`, expected one of `pi`, `claude`, `codex`, `opencode`, `openclaw`, \
+             `mcp`; did you mean `claude`?",
         ),
         (
             "[[collect.workers.rule]]\nname = \"x\"\ncmdline = \"x(\"\n",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::rule::{Look, Rule};
 use crate::source::process::Identity;
-use crate::source::process::proc::{Comm, Hidden, Io, Proc, Scan, Stat};
+use crate::source::process::proc::{self, Comm, Hidden, Io, Proc, Scan, Stat};
 
 /// Over which work is measured.
 const WINDOW: Duration = Duration::from_secs(15);
@@ -363,7 +363,7 @@ impl Worker {
         let Some((at, ticks)) = last else { return (0, None) };
         let used = stat.cpu_ticks.saturating_sub(ticks);
         let elapsed = now.saturating_sub(at).as_secs_f64();
-        let percent = (elapsed > 0.0).then(|| seconds(used) / elapsed * 100.0);
+        let percent = (elapsed > 0.0).then(|| proc::ticks(used).as_secs_f64() / elapsed * 100.0);
         (used, percent)
     }
 
@@ -373,7 +373,7 @@ impl Worker {
         let &(_, ticks) = self.samples.back()?;
         let elapsed = now.saturating_sub(at);
         let needed = work * (elapsed.as_secs_f64() / WINDOW.as_secs_f64()).max(1.0);
-        (elapsed > Duration::ZERO).then(|| seconds(ticks.saturating_sub(before)) >= needed)
+        (elapsed > Duration::ZERO).then(|| proc::ticks(ticks.saturating_sub(before)).as_secs_f64() >= needed)
     }
 
     /// Whether it read or wrote more than a keep-alive since the last look. A garbage collector wakes its own threads
@@ -402,10 +402,6 @@ impl Worker {
     fn ended_early(&self, started: Duration) -> bool {
         self.last_alive.is_none_or(|alive| alive.saturating_sub(started) < EARLY)
     }
-}
-
-fn seconds(ticks: u64) -> f64 {
-    ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64
 }
 
 /// Established connections, read once a look for each network.

@@ -145,7 +145,8 @@ impl Stat {
     }
 }
 
-fn ticks(count: u64) -> Duration {
+/// How long so many clock ticks are, which the kernel counts time in.
+pub fn ticks(count: u64) -> Duration {
     let hertz = rustix::param::clock_ticks_per_second().max(1);
     Duration::new(count / hertz, (count % hertz * 1_000_000_000 / hertz) as u32)
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::fact::Span;
 use crate::sample::Denied;
-use crate::source::http::{self, TokenFile};
+use crate::source::http;
+use crate::source::key::KeyFile;
 use crate::source::process::{Cwd, Processes, Table};
 
 pub mod containers;
@@ -150,7 +151,7 @@ pub struct Host {
     /// `None` if it has no API.
     pub url: Option<Url>,
     /// The token that its API wants.
-    pub token: Option<TokenFile>,
+    pub token: Option<KeyFile>,
     /// How often its own status is asked for; `None`: never.
     pub status_poll: Option<Duration>,
     /// What is not looked at here, why, and how to get it.
@@ -310,7 +311,7 @@ impl Host {
         if self.url.is_none() && self.process == ProcessRule::Unknown {
             bail!("[host] needs `url`, `pid_file` or `process`: nothing would tell whether the host is up");
         }
-        self.token = config.token_file.as_ref().map(|file| TokenFile::new(cwd.join(file)));
+        self.token = config.token_file.as_ref().map(|file| KeyFile::new(cwd.join(file)));
         self.listed = config.listed.clone();
         self.decide_status_poll(config);
         Ok(())

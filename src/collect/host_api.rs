@@ -9,7 +9,8 @@ use crate::host::generic::Endpoint;
 use crate::host::{Host, Url};
 use crate::sample::{Denied, Now};
 use crate::source::Sources;
-use crate::source::http::{Ask, Error, Http, Limits, TokenFile, Told};
+use crate::source::http::{Ask, Error, Http, Limits, Told};
+use crate::source::key::KeyFile;
 
 /// What was told of its status so long ago is told again: those who poll it do so at the same moments, and 15 s apart at the
 /// least.
@@ -61,7 +62,7 @@ impl Address {
 pub struct HostApi {
     http: Http,
     address: Address,
-    token: Option<TokenFile>,
+    token: Option<KeyFile>,
     patience: Duration,
     status_age: Duration,
     /// Where a token would be named.
@@ -89,7 +90,7 @@ impl HostApi {
         HostApi {
             http: sources.http.clone(),
             address: Address::new(&Url::Given(endpoint.url.clone())),
-            token: endpoint.token_file.as_ref().map(TokenFile::new),
+            token: endpoint.token_file.as_ref().map(KeyFile::new),
             patience: Duration::from_secs(8),
             place: "its [[collect.http]]",
             status_age: ENDPOINT_AGE,
@@ -124,7 +125,7 @@ impl HostApi {
     /// `Denied`, with what mends it, where it wants another token.
     pub async fn json<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<T> {
         let base = self.address.base()?;
-        let key = self.token.as_ref().map(TokenFile::read).transpose()?;
+        let key = self.token.as_ref().map(KeyFile::read).transpose()?;
         let ask = Ask { url: format!("{base}{path}"), key };
         let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
         self.learn(&base, &told);

@@ -29,11 +29,9 @@ use crate::sample::Denied;
 
 mod memo;
 mod tls;
-mod token;
 
 pub use memo::{Ask, Told};
 pub use tls::Trust;
-pub use token::{Bearer, TokenFile};
 
 const BODY_LIMIT: usize = 1024 * 1024;
 const AGENT: &str = concat!("agenthost-exporter/", env!("CARGO_PKG_VERSION"));

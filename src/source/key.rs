@@ -11,7 +11,7 @@ use crate::sample::Denied;
 const LONGEST: u64 = 8 * 1024;
 
 /// A key. It leaves here only as the value of a header.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(String);
 
 impl fmt::Debug for Key {
@@ -39,6 +39,10 @@ pub struct KeyFile(PathBuf);
 impl KeyFile {
     pub fn new(path: impl Into<PathBuf>) -> KeyFile {
         KeyFile(path.into())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// The key of now: the only line of the file.

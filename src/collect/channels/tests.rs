@@ -4,7 +4,7 @@ use super::*;
 use crate::collect::fixture::api::{Api, Say};
 use crate::collect::fixture::{self, Fixture, at, value};
 use crate::sample::{Cause, Failure};
-use crate::source::http::TokenFile;
+use crate::source::key::KeyFile;
 
 fn host(api: &Api) -> Host {
     Host { url: Some(api.url.as_str().into()), ..fixture::host(None) }
@@ -126,7 +126,7 @@ fn the_token_goes_with_the_question_and_a_refused_one_is_named_by_its_file() {
     let api = Api::new();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
-    let mut channels = collector(&Host { token: Some(TokenFile::new(&file)), ..host(&api) });
+    let mut channels = collector(&Host { token: Some(KeyFile::new(&file)), ..host(&api) });
     let denied = |channels: &mut Channels, time: &str| {
         let failure = Failure::from(look(channels, time).unwrap_err());
         assert_eq!(failure.cause, Cause::Denied);

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Answer, Bearer, Error, Http, Limits};
+use super::{Answer, Error, Http, Limits};
 use crate::sample::Now;
+use crate::source::key::Key;
 
 /// What is asked: the same URL with another key is another question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ask {
     pub url: String,
-    pub key: Option<Bearer>,
+    pub key: Option<Key>,
 }
 
 /// What came of asking, and when it was asked.
@@ -85,7 +86,8 @@ impl Http {
     }
 
     async fn fly(self, ask: Ask, limits: Limits, at: Now, sender: watch::Sender<Option<Told>>) {
-        let key = ask.key.as_ref().map(|key| ("Authorization", key.header()));
+        let key = ask.key.as_ref().map(Key::bearer);
+        let key = key.as_deref().map(|bearer| ("Authorization", bearer));
         let headers: Vec<(&str, &str)> = key.into_iter().chain([("Accept", "application/json")]).collect();
         let answer = self.get(&ask.url, &headers, limits).await.map(Arc::new);
         let told = Told { at, answer };
@@ -134,7 +136,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    use crate::source::http::TokenFile;
+    use crate::source::key::KeyFile;
 
     const LONG: Limits = Limits { time: Duration::from_secs(20), body: 1000 };
     const AGE: Duration = Duration::from_secs(10);
@@ -260,7 +262,7 @@ mod tests {
         let file = folder.path().join("token");
         let key = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            Some(TokenFile::new(&file).read().unwrap())
+            Some(KeyFile::new(&file).read().unwrap())
         };
         runtime().block_on(async {
             for _ in 0..2 {

@@ -1,5 +1,7 @@
-//! The configuration file, watched: an editor saves it, or a ConfigMap swaps the link that leads to it.
+//! Configuration files, watched: an editor saves one, a ConfigMap swaps the link that leads to one, or the host is given
+//! another configuration of its own.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,33 +13,53 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What tells one content from the next, followed through links: device, inode, size and time of change.
 type Stamp = (u64, u64, u64, i64, i64);
 
+/// One that is not there has no stamp.
+type Stamps = BTreeMap<PathBuf, Stamp>;
+
 pub struct Watched {
-    path: PathBuf,
-    /// By which the configuration was read last.
-    known: Option<Stamp>,
+    /// The named file, else the default one, whether or not it exists yet.
+    own: PathBuf,
+    paths: Vec<PathBuf>,
+    /// As they were when the configuration was read last.
+    known: Stamps,
 }
 
 impl Watched {
-    /// The named file, else the default one, whether or not it exists yet.
     pub fn new(file: Option<&Path>) -> Watched {
-        let path = file.unwrap_or(Path::new(DEFAULT_FILE)).to_owned();
-        Watched { known: stamp(&path), path }
+        let own = file.unwrap_or(Path::new(DEFAULT_FILE)).to_owned();
+        Watched { known: stamps(std::slice::from_ref(&own)), paths: vec![own.clone()], own }
     }
 
-    /// Resolves when the file is another one, and has stayed so for two looks: whoever writes it may be half done. One
+    /// Beside the own file watches these; to be called before they are read.
+    pub async fn mark(&mut self, others: Vec<PathBuf>) {
+        self.paths = [vec![self.own.clone()], others].concat();
+        self.known = self.look().await.unwrap_or_default();
+    }
+
+    /// Resolves when a file is another one, and has stayed so for two looks: whoever writes it may be half done. One
     /// that is gone is no new configuration.
     pub async fn changed(&mut self) {
-        let mut before = self.known;
+        let mut before = self.known.clone();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let path = self.path.clone();
-            let Ok(Some(now)) = tokio::task::spawn_blocking(move || stamp(&path)).await else { continue };
-            if before.replace(now) == Some(now) && self.known != Some(now) {
-                self.known = Some(now);
+            let Some(now) = self.look().await else { continue };
+            let is_new = now.iter().any(|(path, stamp)| self.known.get(path) != Some(stamp));
+            if is_new && before == now {
                 return;
             }
+            before = now;
         }
     }
+
+    /// On a thread of its own: a disk may hang.
+    async fn look(&self) -> Option<Stamps> {
+        let paths = self.paths.clone();
+        tokio::task::spawn_blocking(move || stamps(&paths)).await.ok()
+    }
+}
+
+fn stamps(paths: &[PathBuf]) -> Stamps {
+    paths.iter().filter_map(|path| Some((path.clone(), stamp(path)?))).collect()
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {

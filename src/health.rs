@@ -204,6 +204,12 @@ impl Health {
         health
     }
 
+    /// Waits for no collector any more before the host can be called ready.
+    pub fn settle(&mut self) {
+        self.feeds.iter_mut().for_each(|feed| feed.settled = true);
+        self.judge();
+    }
+
     /// What a restart needs.
     pub fn keep(&self) -> Kept {
         let collectors = self.feeds.iter().map(Feed::keep).collect();

@@ -300,6 +300,12 @@ impl Host {
         }
     }
 
+    /// What it reads at its own start and what we read of it: a change there is one of what is to be looked at.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let own = self.root.iter().filter(|_| self.profile == Profile::Pynchy).map(|root| pynchy::file(root));
+        own.chain(self.gateway.iter().flat_map(|gateway| gateway.litellm_configs.iter().cloned())).collect()
+    }
+
     /// Lays the configuration over it.
     fn configure(&mut self, config: &Config, cwd: &Path) -> Result<()> {
         if let Some(url) = &config.url {

@@ -186,10 +186,10 @@ async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Resul
     let (stop, hangup) = (signals()?, signal(SignalKind::hangup())?);
     let server = Server::listen(&config.web).await?;
     let ledger = ledger(&config);
+    let watched = Watched::new(flags.config_file.as_deref());
     let mut running = Running::start(config, ledger)?;
     let (ask, asked) = mpsc::channel(1);
     let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask))?;
-    let watched = Watched::new(flags.config_file.as_deref());
     print(hello)?;
     tokio::select! {
         () = server.serve(show, stop) => {}
@@ -207,12 +207,14 @@ async fn reload_whenever(
     mut asked: mpsc::Receiver<oneshot::Sender<Result<(), String>>>,
     mut file: Watched,
 ) -> Infallible {
+    file.mark(running.host_files()).await;
     loop {
         let answer = tokio::select! {
             _ = hangup.recv() => None,
             Some(answer) = asked.recv() => Some(answer),
             () = file.changed() => None,
         };
+        file.mark(running.host_files()).await;
         let reloaded = running.reload(load).await;
         if let Some(answer) = answer {
             let _ = answer.send(reloaded.map_err(|error| format!("{error:#}"))); // or nobody waits any more

@@ -1,7 +1,7 @@
 //! Starts the river from a configuration, and turns it to a newer one while it flows.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use agenthost_exporter::snapshot::{Current, Order, River, Seen, Sidecar, Turn};
 use agenthost_exporter::source::Sources;
 use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::source::cgroup::Cgroups;
-use agenthost_exporter::source::docker::Docker;
+use agenthost_exporter::source::docker::{self, Docker};
 use agenthost_exporter::source::record::{self, Recorder};
 use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +29,7 @@ pub type Load = Arc<dyn Fn() -> Result<Config> + Send + Sync>;
 pub struct Running {
     pub current: Current,
     host: Host,
+    docker: docker::Config,
     sources: Sources,
     loops: BTreeMap<&'static str, Loop>,
     readings: mpsc::Sender<Reading>,
@@ -102,9 +103,15 @@ impl Running {
         host.notes.iter().for_each(|note| tracing::warn!("{note}"));
         tracing::info!(profile = host.profile.name(), host = %host.name(), "watching");
         let loops = BTreeMap::new();
-        let mut running = Running { current, host, sources, loops, readings, orders, keeper, end, river };
+        let mut running =
+            Running { current, host, docker: config.docker, sources, loops, readings, orders, keeper, end, river };
         running.run_all(prepared);
         Ok(running)
+    }
+
+    /// The files of the host that say how it runs: another content is another configuration of ours.
+    pub fn host_files(&self) -> Vec<PathBuf> {
+        self.host.files()
     }
 
     /// Turns to the configuration as it is now. Windows, counters and connections stay; so does every loop whose
@@ -121,7 +128,10 @@ impl Running {
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "reload refused: everything stays as it was");
-                let _ = self.orders.send(Order::Refused(format!("{error:#}"))).await;
+                let (done, told) = oneshot::channel();
+                if self.orders.send(Order::Refused(format!("{error:#}"), done)).await.is_ok() {
+                    let _ = told.await;
+                }
                 Err(error)
             }
         }
@@ -130,8 +140,9 @@ impl Running {
     /// On a thread of its own: a disk that hangs holds up nobody.
     async fn read(&self, load: &Load) -> Result<Read> {
         let (load, old, sources) = (load.clone(), self.host.clone(), self.sources.clone());
+        let docker = self.docker.clone();
         let running = self.loops.iter().map(|(name, one)| (*name, one.plan.clone())).collect();
-        let reading = tokio::task::spawn_blocking(move || Read::new(load()?, &old, &sources, running));
+        let reading = tokio::task::spawn_blocking(move || Read::new(load()?, &old, &docker, &sources, running));
         tokio::time::timeout(READ_WITHIN, reading).await.context("the configuration could not be read in time")??
     }
 
@@ -148,7 +159,9 @@ impl Running {
         let (done, turned) = oneshot::channel();
         let now = Now::read();
         let header = header(now, &prepared);
-        let turn = Turn { watched: prepared.iter().map(watched).collect(), checks, header, done };
+        host.notes.iter().filter(|note| !self.host.notes.contains(note)).for_each(|note| tracing::warn!("{note}"));
+        let notes = host.notes.clone();
+        let turn = Turn { watched: prepared.iter().map(watched).collect(), checks, header, notes, done };
         if self.orders.send(Order::Turn(turn)).await.is_ok() {
             let _ = turned.await;
         }
@@ -185,8 +198,17 @@ struct Read {
 }
 
 impl Read {
-    fn new(config: Config, old: &Host, sources: &Sources, running: BTreeMap<&'static str, Paced>) -> Result<Read> {
+    fn new(
+        config: Config,
+        old: &Host,
+        docker: &docker::Config,
+        sources: &Sources,
+        running: BTreeMap<&'static str, Paced>,
+    ) -> Result<Read> {
         let host = find(&config, sources)?;
+        if config.docker != *docker {
+            tracing::warn!("[docker] has changed: that takes a restart");
+        }
         if (host.profile, host.name()) != (old.profile, old.name()) {
             bail!("it names another host ({}): restart to watch that one", host.name());
         }

@@ -158,9 +158,10 @@ impl Show {
         let started = self.current.get().sidecar.started_at.as_millisecond();
         let tag = format!("W/\"{started:x}-{:x}\"", body.seq); // weak: the same whether or not it is gzip
         if headers.get(IF_NONE_MATCH).is_some_and(|known| knows(known, &tag)) {
-            return with(answer(StatusCode::NOT_MODIFIED, JSON, Bytes::new()), ETAG, &tag);
+            let same = with(answer(StatusCode::NOT_MODIFIED, JSON, Bytes::new()), VARY, "Accept-Encoding");
+            return with(with(same, ETAG, &tag), CACHE_CONTROL, "no-cache");
         }
-        with(encoded(JSON, body, headers), ETAG, &tag)
+        with(with(encoded(JSON, body, headers), ETAG, &tag), CACHE_CONTROL, "no-cache")
     }
 
     fn section(&self, name: &str) -> Answer {
@@ -277,7 +278,9 @@ fn with(mut answer: Answer, name: hyper::header::HeaderName, value: &str) -> Ans
 /// The same without its body; the length stays what it would be.
 fn head(answer: Answer) -> Answer {
     let (mut parts, body) = answer.into_parts();
-    if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
+    if let Some(length) = hyper::body::Body::size_hint(&body).exact()
+        && parts.status != StatusCode::NOT_MODIFIED
+    {
         parts.headers.insert(hyper::header::CONTENT_LENGTH, length.into());
     }
     Response::from_parts(parts, Full::default())

@@ -201,8 +201,8 @@ fn millis(now: Now) -> u64 {
 /// What a river that flows can be told.
 pub enum Order {
     Turn(Turn),
-    /// A newer configuration was refused, and why.
-    Refused(String),
+    /// A newer configuration was refused, and why; told when it is known.
+    Refused(String, oneshot::Sender<()>),
 }
 
 /// Another configuration.
@@ -212,6 +212,8 @@ pub struct Turn {
     pub checks: Settings,
     /// For the record.
     pub header: Header,
+    /// What the host's own configuration keeps from being looked at.
+    pub notes: Vec<String>,
     /// Told when it holds.
     pub done: oneshot::Sender<()>,
 }
@@ -345,20 +347,29 @@ impl River {
 
     /// The configuration is another one, or was refused.
     pub fn follow(&mut self, now: Now, order: Order) {
-        match order {
+        let done = match order {
             Order::Turn(turn) => self.turn(now, turn),
-            Order::Refused(why) => self.next.refused = Some(why.into()),
-        }
+            Order::Refused(why, done) => {
+                self.next.refused = Some(why.into());
+                done
+            }
+        };
         self.publish(now);
         self.hand_over(now);
         self.beat(now);
+        let _ = done.send(()); // or nobody waits any more
     }
 
     /// Windows go on under the new policy; what a collector has said stays shown until it says more.
-    fn turn(&mut self, now: Now, turn: Turn) {
+    fn turn(&mut self, now: Now, turn: Turn) -> oneshot::Sender<()> {
+        self.health.wake(now);
+        let began = self.health.overall() != Overall::Starting;
         let away = Away { length: Duration::ZERO, rebooted: false };
         let kept = self.health.keep();
         self.health = Health::restore(now, turn.watched.clone(), pulse::CHECKS, &turn.checks, kept, away);
+        if began {
+            self.health.settle(); // a collector that is new makes a host that was ready wait for nothing
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.paced(turn.header);
         }
@@ -372,7 +383,8 @@ impl River {
         }
         next.checks = self.health.checks().into();
         (next.configured_at, next.refused) = (now.wall, None);
-        let _ = turn.done.send(()); // or nobody waits any more
+        next.sidecar = Arc::new(Sidecar { notes: turn.notes, ..(*next.sidecar).clone() });
+        turn.done
     }
 
     /// A second has passed.

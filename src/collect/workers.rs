@@ -283,7 +283,7 @@ static RESTARTS: Fact = Fact::gauge(
 static EARLY_EXITS: Fact = Fact::gauge(
     "agenthost.worker.recent_early_exits",
     "agenthost_worker_recent_early_exits",
-    "Workers of the kind that ended within ten seconds of their start, in the last ten minutes.",
+    "Workers of the kind that had ended at a look while under ten seconds old at the one before, in the last ten minutes.",
 )
 .unit("{process}")
 .of(&["kind"]);

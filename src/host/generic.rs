@@ -177,7 +177,7 @@ impl Endpoint {
 /// It may have a query, which is never shown.
 fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let url = String::deserialize(deserializer)?;
-    http::base(url.split('?').next().unwrap_or_default()).map_err(de::Error::custom)?;
+    http::check(&url).map_err(de::Error::custom)?;
     Ok(url)
 }
 

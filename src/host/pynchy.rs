@@ -150,7 +150,8 @@ fn read(root: &Path, config: Result<Option<Table>>) -> Layout {
     }
 }
 
-fn file(root: &Path) -> PathBuf {
+/// Its own configuration.
+pub fn file(root: &Path) -> PathBuf {
     root.join("config.toml")
 }
 

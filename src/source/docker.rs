@@ -41,7 +41,7 @@ const SHARED_FOR: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(5 * 60);
 
 /// `[docker]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The engine's unix socket, as a path or `unix://` and a path.

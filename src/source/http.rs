@@ -260,9 +260,18 @@ pub async fn reach(host: &str, port: u16, time: Duration) -> Result<(), Error> {
 pub fn base(url: &str) -> Result<String> {
     let (uri, _) = parse(url).map_err(|error| anyhow!("{error}"))?;
     if uri.query().is_some() || url.contains('#') {
-        bail!("the base URL `{url}` has a query or a fragment: give scheme, host, port and path only");
+        let shown = url.split(['?', '#']).next().unwrap_or_default();
+        bail!("the base URL `{shown}` has a query or a fragment: give scheme, host, port and path only");
     }
     Ok(url.trim_end_matches('/').to_owned())
+}
+
+/// Checks a URL that may have a query; no part of the query is quoted.
+///
+/// # Errors
+/// As `base`, but for the query.
+pub fn check(url: &str) -> Result<()> {
+    parse(url).map(drop).map_err(|error| anyhow!("{error}"))
 }
 
 /// The port that a URL leads to.
@@ -278,20 +287,23 @@ fn default_port(uri: &Uri) -> u16 {
 /// A URL and the name to connect to.
 fn parse(url: &str) -> Result<(Uri, String), Error> {
     let broken = |text: String| Err(Error::Broken(text));
-    if url.contains('@') {
+    // What follows the question mark may be a key, so it is never quoted.
+    let shown = url.split(['?', '#']).next().unwrap_or_default();
+    let authority = shown.split_once("://").map_or(shown, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    if authority.contains('@') {
         return broken("a URL with user and password is not taken: it would be shown".to_owned());
     }
-    let Ok(uri) = url.parse::<Uri>() else { return broken(format!("`{url}` is not a URL")) };
+    let Ok(uri) = url.parse::<Uri>() else { return broken(format!("`{shown}` is not a URL")) };
     // Without this a port that is none would silently be port 80.
     if uri.port_u16().is_none() && uri.authority().map(|authority| authority.as_str()) != uri.host() {
-        return broken(format!("`{url}` is not a URL: its port is no number from 0 to 65535"));
+        return broken(format!("`{shown}` is not a URL: its port is no number from 0 to 65535"));
     }
     match (uri.scheme_str(), uri.host()) {
         (Some("http" | "https"), Some(host)) if !host.is_empty() => {
             let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
             Ok((uri, host))
         }
-        _ => broken(format!("`{url}` is not a URL of the form http://host:port or https://host")),
+        _ => broken(format!("`{shown}` is not a URL of the form http://host:port or https://host")),
     }
 }
 
@@ -666,6 +678,7 @@ mod tests {
             ("", "is not a URL"),
             ("http://host/?a=b", "query or a fragment"),
             ("http://host:99999", "is not a URL"),
+            ("http://host/a b?key=sk-secret", "`http://host/a b` is not a URL"),
         ] {
             let text = base(url).unwrap_err().to_string();
             assert!(text.contains(says), "{url}: {text}");

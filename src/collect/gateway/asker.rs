@@ -78,6 +78,8 @@ struct ModelHealth {
     not_before: Duration,
     refused: Option<String>,
     spent: Option<Vec<Timestamp>>,
+    /// Checks in a row that found no model healthy.
+    none_healthy: u32,
 }
 
 /// Everything that may be asked.
@@ -162,6 +164,7 @@ impl Asker {
                 not_before: Duration::ZERO,
                 refused: None,
                 spent: None,
+                none_healthy: 0,
             },
             live_was_keyed: false,
             movement: Movement::default(),
@@ -390,10 +393,12 @@ impl Asker {
         learn(&mut self.admin, &mut self.questions.spend, now);
         self.learn_live(now);
         self.learn_health(now);
-        if let Some(told) = self.questions.traffic.news()
-            && let Some(traffic) = &told.said.value
-        {
-            self.standstill = self.movement.follow(traffic, told.at.mono);
+        if let Some(told) = self.questions.traffic.news() {
+            match &told.said.value {
+                Some(traffic) => self.standstill = self.movement.follow(traffic, told.at.mono),
+                // Nobody says any more how many run: a standstill that was seen before proves nothing now.
+                None => (self.movement, self.standstill) = (Movement::default(), Duration::ZERO),
+            }
         }
     }
 
@@ -424,6 +429,9 @@ impl Asker {
             ));
         }
         let health = told.said.value.as_ref().and_then(Option::as_ref);
+        if let Some(health) = health {
+            self.health.none_healthy = if health.healthy == 0 { self.health.none_healthy.saturating_add(1) } else { 0 };
+        }
         if let (Some(health), Some(names)) = (health, names)
             && health.is_unnamed(names)
         {
@@ -552,7 +560,8 @@ impl ModelHealth {
     /// What was paid for stands until the next time, and then nobody has asked.
     fn of_paid<'a>(&self, told: &'a Told<Read<Option<Health>>>, now: Now) -> Measured<'a> {
         let age = now.mono.saturating_sub(told.at.mono);
-        let counts = age <= self.apart() + FIVE_MINUTES;
+        // It stands for hours: one check that finds nothing healthy is a blip until the next one says so too.
+        let counts = age <= self.apart() + FIVE_MINUTES && self.none_healthy != 1;
         if counts { seen(told) } else { Measured::Not }
     }
 }

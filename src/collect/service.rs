@@ -687,6 +687,8 @@ impl Reply {
     /// A full backlog of a hung host also makes connecting time out, so that counts as silence.
     fn of(asked: &Asked) -> Reply {
         match asked {
+            // A proxy's word that nobody behind it answers.
+            Ok(http::Head { status: 502 | 504, .. }) => Reply::Silent,
             Ok(_) | Err(http::Error::TooLarge) => Reply::Answered,
             Err(http::Error::Refused) => Reply::Refused,
             Err(http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_)) => Reply::Silent,

@@ -662,6 +662,9 @@ impl Ancestor {
         {
             return Sought::at(chain.pid);
         }
+        if self.rule == ProcessRule::Unknown {
+            return self.off("`pid_file` or `process` in [host] would say which process the host is");
+        }
         let known = self.known.as_ref().map(|chain| &chain.members);
         let seen = proc.table(scan).map(|table| running::look(&table, &self.rule, known));
         match seen {
@@ -688,9 +691,10 @@ impl Ancestor {
         Sought { pid: None, orphan_test: false, reason: Some(why.to_owned()), is_lost: self.known.is_some() }
     }
 
-    /// Whether its absence is proven: it was there, or the operator said how to know it.
+    /// Whether its absence is proven: it was there, or the operator named its pid file. A word that never matched may be
+    /// a slip of the pen.
     fn is_believed(&self) -> bool {
-        self.known.is_some() || !matches!(self.rule, ProcessRule::InRoot { .. } | ProcessRule::Unknown)
+        self.known.is_some() || matches!(self.rule, ProcessRule::PidFile(_))
     }
 
     /// Whether no living host is above a process. That its parent is pid 1 proves nothing, nor does that it is not.

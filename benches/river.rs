@@ -642,7 +642,7 @@ async fn connect(address: SocketAddr) -> anyhow::Result<Sender> {
 
 async fn request(sender: &mut Sender, path: &str) -> anyhow::Result<bytes::Bytes> {
     use http_body_util::BodyExt;
-    let request = hyper::Request::get(path).header("Host", "bench").body(http_body_util::Empty::new())?;
+    let request = hyper::Request::get(path).header("Host", "localhost").body(http_body_util::Empty::new())?;
     Ok(sender.send_request(request).await?.into_body().collect().await?.to_bytes())
 }
 

@@ -287,7 +287,7 @@ impl Containers {
             health: container.health,
             started_at: container.started_at,
             finished_at: container.finished_at.filter(|_| !alive),
-            age_seconds: age.map(|age| age.as_secs().try_into().unwrap_or(0)),
+            age_seconds: age.and_then(|age| age.as_secs().try_into().ok()), // a start in the future is no age
             memory_bytes: used.memory_bytes,
             cpu_seconds: used.cpu_seconds,
             leaked: None,

@@ -142,15 +142,18 @@ fn a_head_that_is_too_long_is_refused() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let (_root, mut sidecar) = start();
-    // A request that never ends would be waited for.
+    // Answers that nobody takes are waited for.
     let mut stream = TcpStream::connect(sidecar.address).unwrap();
-    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /me").unwrap();
-    stream.read_exact(&mut [0; 12]).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let asking = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
+    let _ = stream.write_all(&asking);
+    std::thread::sleep(Duration::from_secs(1));
     let pid = Pid::from_child(&sidecar.child);
     let begun = Instant::now();
     kill_process(pid, Signal::TERM).unwrap();
-    std::thread::sleep(Duration::from_millis(100)); // two at once would be one
-    let _ = kill_process(pid, Signal::INT);
-    sidecar.child.wait().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(sidecar.child.try_wait().unwrap(), None, "one signal lets them end, for a while");
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(sidecar.child.wait().unwrap().code(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }

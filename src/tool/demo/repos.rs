@@ -86,7 +86,7 @@ const DESKS: &[Desk] = &[
         worktree: "admin-1",
         turns: &[
             "",
-            "date +%s > page-2.txt; git add .",
+            "git rev-parse HEAD > page-2.txt; git add .",
             "git commit -qm 'Write another page'",
             "cd ../../../../repos/acme/webapp; git merge -q --ff-only worktree/admin-1",
             "git push -q origin main",

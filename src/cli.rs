@@ -39,6 +39,9 @@ pub struct Flags {
     /// An address to listen on; may be given more than once.
     #[arg(long = "web.listen-address", env = "AGENTHOST_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", value_delimiter = ',', value_parser = address, global = true)]
     pub web_listen_address: Vec<SocketAddr>,
+    /// TLS, users, headers and a rate: the YAML that Prometheus' own exporters read.
+    #[arg(long = "web.config.file", env = "AGENTHOST_WEB_CONFIG_FILE", value_name = "FILE", global = true)]
+    pub web_config_file: Option<PathBuf>,
     /// Lets POST /-/reload read the configuration anew, as SIGHUP always does.
     #[arg(long = "web.enable-lifecycle", env = "AGENTHOST_WEB_ENABLE_LIFECYCLE", global = true)]
     pub web_enable_lifecycle: bool,
@@ -75,6 +78,7 @@ impl Flags {
         config.host.url = self.host_url.clone().or(config.host.url);
         config.host.profile = self.host_profile.map(Profile::from).or(config.host.profile);
         config.state.path = self.state_path.clone().or(config.state.path);
+        config.web.config_file = self.web_config_file.clone().or(config.web.config_file);
         if !self.web_listen_address.is_empty() {
             config.web.listen = self.web_listen_address.clone();
         }

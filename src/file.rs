@@ -1,5 +1,5 @@
-//! Configuration files, watched: an editor saves one, a ConfigMap swaps the link that leads to one, or the host is given
-//! another configuration of its own.
+//! Configuration files, watched: an editor saves one, a ConfigMap swaps the link that leads to one, a certificate is
+//! renewed, or the host is given another configuration of its own.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -34,6 +34,11 @@ impl Watched {
     pub async fn mark(&mut self, others: Vec<PathBuf>) {
         self.paths = [vec![self.own.clone()], others].concat();
         self.known = self.look().await.unwrap_or_default();
+    }
+
+    /// Beside the own file watches these from now on. One that was not watched when it was read is read once more.
+    pub fn watch(&mut self, others: Vec<PathBuf>) {
+        self.paths = [vec![self.own.clone()], others].concat();
     }
 
     /// Resolves when a file is another one, and has stayed so for two looks: whoever writes it may be half done. One

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use agenthost_exporter::config::Config;
 use agenthost_exporter::host;
-use agenthost_exporter::serve::Server;
+use agenthost_exporter::serve::{self, Guard, Keys, Server};
 use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::{Current, Snapshot};
 use agenthost_exporter::source::budget::Ledger;
@@ -112,6 +112,7 @@ fn configure(flags: &Flags) -> Result<Config> {
 
 fn check(flags: &Flags) -> Result<()> {
     let config = configure(flags)?;
+    Keys::read(&config.web).map_err(refused)?;
     let folder = std::env::current_dir().context("find the current folder")?;
     if let Some(doubt) = config.host.doubt(&folder) {
         eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
@@ -170,7 +171,8 @@ async fn look_once(mut config: Config) -> Result<()> {
     let ledger = ledger(&config);
     (config.state.path, config.record) = (None, None);
     let stop = signals()?;
-    let running = Running::start(config, ledger)?;
+    let guard = Guard::new(Keys::read(&serve::Config::default())?); // nobody comes
+    let running = Running::start(config, ledger, guard)?;
     tokio::select! {
         printed = print_once(&running.current) => printed,
         () = stop => bail!("interrupted before every collector had looked"),
@@ -184,10 +186,13 @@ fn ledger(config: &Config) -> Option<Ledger> {
 
 async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Result<()> {
     let (stop, hangup) = (signals()?, signal(SignalKind::hangup())?);
-    let server = Server::listen(&config.web).await?;
+    let keys = Keys::read(&config.web).map_err(refused)?;
+    serve::warn_if_open(&config.web, &keys);
+    let guard = Guard::new(keys);
+    let server = Server::listen(&config.web, guard.clone()).await?;
     let ledger = ledger(&config);
     let watched = Watched::new(flags.config_file.as_deref());
-    let mut running = Running::start(config, ledger)?;
+    let mut running = Running::start(config, ledger, guard)?;
     let (ask, asked) = mpsc::channel(1);
     let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask))?;
     print(hello)?;
@@ -207,15 +212,16 @@ async fn reload_whenever(
     mut asked: mpsc::Receiver<oneshot::Sender<Result<(), String>>>,
     mut file: Watched,
 ) -> Infallible {
-    file.mark(running.host_files()).await;
+    file.mark(running.files()).await;
     loop {
         let answer = tokio::select! {
             _ = hangup.recv() => None,
             Some(answer) = asked.recv() => Some(answer),
             () = file.changed() => None,
         };
-        file.mark(running.host_files()).await;
+        file.mark(running.files()).await;
         let reloaded = running.reload(load).await;
+        file.watch(running.files());
         if let Some(answer) = answer {
             let _ = answer.send(reloaded.map_err(|error| format!("{error:#}"))); // or nobody waits any more
         }

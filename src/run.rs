@@ -11,6 +11,7 @@ use agenthost_exporter::health::{Health, Watched};
 use agenthost_exporter::host::{self, Host};
 use agenthost_exporter::pulse::{self, Pulse};
 use agenthost_exporter::sample::{Now, Reading};
+use agenthost_exporter::serve::{self, Guard, Keys};
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, Order, River, Seen, Sidecar, Turn};
 use agenthost_exporter::source::Sources;
@@ -30,6 +31,7 @@ pub struct Running {
     pub current: Current,
     host: Host,
     docker: docker::Config,
+    guard: Guard,
     sources: Sources,
     loops: BTreeMap<&'static str, Loop>,
     readings: mpsc::Sender<Reading>,
@@ -67,11 +69,12 @@ const LAST_SAVE: Duration = Duration::from_secs(1);
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 impl Running {
-    /// Starts every collector's loop and the river they flow into. `ledger` has what was spent on paid questions.
+    /// Starts every collector's loop and the river they flow into. `ledger` has what was spent on paid questions, `guard`
+    /// what is turned with the rest at a reload.
     ///
     /// # Errors
     /// The configuration does not fit this machine.
-    pub fn start(config: Config, ledger: Option<Ledger>) -> Result<Running> {
+    pub fn start(config: Config, ledger: Option<Ledger>, guard: Guard) -> Result<Running> {
         let now = Now::read();
         let docker = Docker::new(&config.docker, std::env::var_os("DOCKER_HOST"));
         let cgroups = config.docker.cgroups.as_ref().map_or_else(Cgroups::default, |root| Cgroups::at(root, "/proc"));
@@ -103,15 +106,27 @@ impl Running {
         host.notes.iter().for_each(|note| tracing::warn!("{note}"));
         tracing::info!(profile = host.profile.name(), host = %host.name(), "watching");
         let loops = BTreeMap::new();
-        let mut running =
-            Running { current, host, docker: config.docker, sources, loops, readings, orders, keeper, end, river };
+        let mut running = Running {
+            current,
+            host,
+            docker: config.docker,
+            guard,
+            sources,
+            loops,
+            readings,
+            orders,
+            keeper,
+            end,
+            river,
+        };
         running.run_all(prepared);
         Ok(running)
     }
 
-    /// The files of the host that say how it runs: another content is another configuration of ours.
-    pub fn host_files(&self) -> Vec<PathBuf> {
-        self.host.files()
+    /// Files beside our own configuration whose content is configuration too: those of the host that say how it runs, and
+    /// what guards the doors.
+    pub fn files(&self) -> Vec<PathBuf> {
+        [self.host.files(), self.guard.keys().files().to_vec()].concat()
     }
 
     /// Turns to the configuration as it is now. Windows, counters and connections stay; so does every loop whose
@@ -147,7 +162,9 @@ impl Running {
     }
 
     async fn turn(&mut self, read: Read) {
-        let Read { host, checks, prepared } = read;
+        let Read { host, checks, prepared, web, keys } = read;
+        serve::warn_if_open(&web, &keys);
+        self.guard.change(keys);
         let stays = |name: &str| prepared.iter().any(|one| one.subsystem.name == name && one.pulse.is_none());
         let (kept, ended): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.loops).into_iter().partition(|(name, _)| stays(name));
@@ -195,6 +212,8 @@ struct Read {
     host: Host,
     checks: agenthost_exporter::health::Settings,
     prepared: Vec<Prepared>,
+    web: serve::Config,
+    keys: Keys,
 }
 
 impl Read {
@@ -205,6 +224,7 @@ impl Read {
         sources: &Sources,
         running: BTreeMap<&'static str, Paced>,
     ) -> Result<Read> {
+        let keys = Keys::read(&config.web)?;
         let host = find(&config, sources)?;
         if config.docker != *docker {
             tracing::warn!("[docker] has changed: that takes a restart");
@@ -214,7 +234,7 @@ impl Read {
         }
         let running = if host == *old { running } else { BTreeMap::new() };
         let prepared = prepare(config.collectors, &host, sources, &running)?;
-        Ok(Read { host, checks: config.checks, prepared })
+        Ok(Read { host, checks: config.checks, prepared, web: config.web, keys })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +10,31 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 
 use crate::sample::Now;
+use crate::show::probes::Reasons;
 use crate::show::{self, Answer, Show};
 
+mod auth;
 mod hosts;
+mod keys;
+mod rate;
 mod slots;
+mod tls;
+mod web_config;
 
+use auth::Caller;
 use hosts::Hosts;
+pub use keys::{Guard, Keys};
 use slots::{Slot, Slots};
 
 /// The `[web]` table.
@@ -34,18 +45,27 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Names beside `localhost` by which requests to a loopback address may call it: those of a proxy on this machine.
     pub hosts: Vec<String>,
+    /// TLS, users, headers and a rate, in the YAML of Prometheus' exporter-toolkit.
+    pub config_file: Option<PathBuf>,
+    /// A file with a token: whoever shows it may read.
+    pub bearer_token_file: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 10484))], hosts: Vec::new() }
+        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 10484))];
+        Config { listen, hosts: Vec::new(), config_file: None, bearer_token_file: None }
     }
 }
 
-/// A request must have sent its headers by then.
+/// A client must have shaken hands by then, and then have sent the headers of a request.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// A client must have taken some more of its answer by then.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// How much a client may tell of itself in one request.
+const HEADERS_AT_MOST: u32 = 16 * 1024;
+/// Requests under way at once in one connection of HTTP/2.
+const STREAMS: u32 = 32;
 /// Open connections at once, if the process may have that many open files and as many again for what it looks at.
 const CONNECTIONS: usize = 512;
 /// How long a stop waits for requests under way.
@@ -54,7 +74,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Sockets that listen, and what holds for all of them.
 pub struct Server {
     listeners: Vec<TcpListener>,
-    hosts: Hosts,
+    guard: Guard,
     slots: Arc<Slots>,
 }
 
@@ -63,12 +83,12 @@ impl Server {
     ///
     /// # Errors
     /// An address is taken or not ours; the message names it.
-    pub async fn listen(config: &Config) -> Result<Server> {
+    pub async fn listen(config: &Config, guard: Guard) -> Result<Server> {
         let mut listeners = Vec::new();
         for &address in &config.listen {
-            listeners.push(listen(address).await?);
+            listeners.push(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?);
         }
-        Ok(Server { listeners, hosts: Hosts(config.hosts.clone()), slots: Slots::new(connections()) })
+        Ok(Server { listeners, guard, slots: Slots::new(connections()) })
     }
 
     /// Serves until `stop` resolves, then lets requests under way end, for a bounded time.
@@ -76,7 +96,7 @@ impl Server {
         let (ending, _) = tokio::sync::watch::channel(false);
         let mut doors = tokio::task::JoinSet::new();
         for listener in self.listeners {
-            let door = Door { show: show.clone(), hosts: self.hosts.clone(), slots: self.slots.clone() };
+            let door = Door { show: show.clone(), guard: self.guard.clone(), slots: self.slots.clone() };
             let mut ended = ending.subscribe();
             doors.spawn(door.serve(listener, async move { drop(ended.wait_for(|ended| *ended).await) }));
         }
@@ -87,18 +107,21 @@ impl Server {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "listening beyond this machine without authentication: anyone who reaches it can read it");
+/// Says so where anybody on the network can read.
+pub fn warn_if_open(config: &Config, keys: &Keys) {
+    for address in config.listen.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
+        if !keys.is_locked() {
+            tracing::warn!(%address, "listening beyond this machine without authentication: anyone who reaches it can read it");
+        } else if keys.tls.is_none() {
+            tracing::warn!(%address, "listening beyond this machine without TLS: passwords and tokens go in the clear");
+        }
     }
-    Ok(listener)
 }
 
 /// One listening socket.
 struct Door {
     show: Show,
-    hosts: Hosts,
+    guard: Guard,
     slots: Arc<Slots>,
 }
 
@@ -106,7 +129,7 @@ impl Door {
     async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let graceful = GracefulShutdown::new();
         if let Ok(address) = listener.local_addr() {
-            tracing::info!(%address, "listening");
+            tracing::info!(%address, tls = self.guard.keys().tls.is_some(), "listening");
         }
         tokio::pin!(stop);
         loop {
@@ -115,7 +138,7 @@ impl Door {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => self.open(stream, &graceful),
+                Ok((stream, _)) => self.open(stream, graceful.watcher()),
                 Err(error) => back_off(&error).await,
             }
         }
@@ -125,36 +148,111 @@ impl Door {
         }
     }
 
-    fn open(&self, stream: TcpStream, graceful: &GracefulShutdown) {
+    fn open(&self, stream: TcpStream, watcher: Watcher) {
         let slot = Arc::new(self.slots.take());
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(16 * 1024);
-        let service = self.service(&stream, slot.clone());
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(TAKEN_WITHIN));
-        let served = graceful.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service_fn(service)));
+        let here_only = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+        let visit = Visit { show: self.show.clone(), guard: self.guard.clone(), slot: slot.clone(), here_only };
         tokio::spawn(async move {
             tokio::select! {
-                _ = served => {} // a peer that breaks off is no news
+                () = visit.last(stream, watcher) => {}
                 () = slot.must_leave() => {}
             }
         });
     }
+}
 
-    fn service(&self, stream: &TcpStream, slot: Arc<Slot>) -> impl Fn(Request<Incoming>) -> Answering + use<> {
-        let here_only = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-        let (show, hosts) = (self.show.clone(), self.hosts.clone());
+/// One connection.
+#[derive(Clone)]
+struct Visit {
+    show: Show,
+    guard: Guard,
+    slot: Arc<Slot>,
+    /// Only this machine can reach the address that was called.
+    here_only: bool,
+}
+
+impl Visit {
+    /// As long as the client likes, and moves.
+    async fn last(self, stream: TcpStream, watcher: Watcher) {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(TAKEN_WITHIN));
+        let stream = Box::pin(stream);
+        match self.guard.keys().tls.clone() {
+            None => self.http1(stream, watcher).await,
+            Some(tls) => {
+                // One who breaks off or is refused is no news.
+                let shaking = tokio::time::timeout(HEADERS_WITHIN, TlsAcceptor::from(tls).accept(stream));
+                let Ok(Ok(stream)) = shaking.await else { return };
+                match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => self.http2(stream, watcher).await,
+                    _ => self.http1(stream, watcher).await,
+                }
+            }
+        }
+    }
+
+    async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEADERS_AT_MOST as usize);
+        let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service_fn(self.service()))).await;
+    }
+
+    async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new()).max_header_list_size(HEADERS_AT_MOST).max_concurrent_streams(STREAMS);
+        http.keep_alive_interval(TAKEN_WITHIN).keep_alive_timeout(HEADERS_WITHIN);
+        let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service_fn(self.service()))).await;
+    }
+
+    fn service(self) -> impl Fn(Request<Incoming>) -> Answering {
         move |request| {
-            slot.used();
-            let (show, stranger) = (show.clone(), here_only && !hosts.know(&request));
+            let visit = self.clone();
             Box::pin(async move {
-                Ok(if stranger { show::misdirected() } else { show.answer(&request, Now::read()).await })
+                visit.slot.used();
+                let keys = visit.guard.keys();
+                let mut answer = visit.answer(&keys, &request).await;
+                answer.headers_mut().extend(keys.headers.clone());
+                Ok(answer)
             })
+        }
+    }
+
+    async fn answer(&self, keys: &Keys, request: &Request<Incoming>) -> Answer {
+        let now = Now::read();
+        if self.here_only && !keys.hosts.know(request) {
+            return show::misdirected();
+        }
+        if show::is_probe(request.uri().path()) {
+            let known = keys.auth.caller(request.headers()).await == Caller::Known;
+            let reasons = if known { Reasons::Shown } else { Reasons::Withheld };
+            return self.show.answer(request, now, reasons).await;
+        }
+        if keys.rate.as_ref().is_some_and(|rate| !rate.admits(now.mono)) {
+            return show::too_often();
+        }
+        if let Some(token) = token(request).filter(|_| keys.auth.takes_token()) {
+            let cookie = keys.auth.cookie_for(token);
+            let secure = if keys.tls.is_some() { "; Secure" } else { "" };
+            return cookie.map_or_else(|| unauthorized(keys), |cookie| show::entered(request, &(cookie + secure)));
+        }
+        match keys.auth.caller(request.headers()).await {
+            Caller::Known => self.show.answer(request, now, Reasons::Shown).await,
+            Caller::Stranger => unauthorized(keys),
+            Caller::Unheard => show::too_busy(),
         }
     }
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+fn unauthorized(keys: &Keys) -> Answer {
+    show::unauthorized(keys.auth.challenge())
+}
+
+/// That a link may carry once, for a cookie.
+fn token(request: &Request<Incoming>) -> Option<&str> {
+    request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("token="))
+}
 
 fn connections() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

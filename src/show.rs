@@ -7,8 +7,9 @@ use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH,
-    VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderValue, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, VARY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -32,6 +33,9 @@ const RELOAD: &str = "/-/reload";
 const JSON: &str = "application/json; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A page loads nothing, runs nothing and stands in no other page.
+const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A response whose body is already there.
 pub type Answer = Response<Full<Bytes>>;
@@ -65,8 +69,9 @@ impl Show {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Answers one request. `now` is for the heartbeat, and for how long ago something began.
-    pub async fn answer<B>(&self, request: &Request<B>, now: Now) -> Answer {
+    /// Answers one request. `now` is for the heartbeat, and for how long ago something began; `reasons` is whether who
+    /// asks may see why a check failed.
+    pub async fn answer<B>(&self, request: &Request<B>, now: Now, reasons: Reasons) -> Answer {
         if !self.knows(request.uri().path()) {
             return text(StatusCode::NOT_FOUND, "not found: see / for what there is\n");
         }
@@ -75,8 +80,8 @@ impl Show {
             _ if request.uri().path() == RELOAD => {
                 with(text(StatusCode::METHOD_NOT_ALLOWED, "only POST and PUT\n"), ALLOW, "POST, PUT")
             }
-            Method::GET => self.get(request, now).await,
-            Method::HEAD => head(self.get(request, now).await),
+            Method::GET => self.get(request, now, reasons).await,
+            Method::HEAD => head(self.get(request, now, reasons).await),
             _ => with(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"), ALLOW, "GET, HEAD"),
         }
     }
@@ -87,30 +92,29 @@ impl Show {
         fixed.contains(&path) || below.iter().any(|folder| path.starts_with(folder))
     }
 
-    async fn get<B>(&self, request: &Request<B>, now: Now) -> Answer {
+    async fn get<B>(&self, request: &Request<B>, now: Now, reasons: Reasons) -> Answer {
         let asked = Asked::of(request.uri().query());
         match request.uri().path() {
             "/" => content(HTML, page::render(&self.current.get())),
             "/metrics" => self.metrics(request.headers()).await,
             "/livez" | "/-/healthy" => probe(probes::live(&self.current, now, &asked)),
-            "/readyz" => self.ready(now, &asked),
+            "/readyz" => self.ready(now, &asked, reasons),
             "/-/ready" if self.stopping() => stopping(),
             "/-/ready" => probe(Some(probes::serving())),
             "/status" => self.status(request).await,
             path => match (path.strip_prefix("/livez/"), path.strip_prefix("/readyz/")) {
                 (Some(check), _) => probe(probes::live(&self.current, now, &asked.only(check))),
-                (_, Some(check)) => self.ready(now, &asked.only(check)),
+                (_, Some(check)) => self.ready(now, &asked.only(check), reasons),
                 _ => self.detail(path.trim_start_matches("/status/")),
             },
         }
     }
 
-    /// Everything else is open to whoever can reach it, so the reasons are too.
-    fn ready(&self, now: Now, asked: &Asked<'_>) -> Answer {
+    fn ready(&self, now: Now, asked: &Asked<'_>, reasons: Reasons) -> Answer {
         if self.stopping() {
             return stopping();
         }
-        probe(probes::ready(&self.current, now, asked, Reasons::Shown))
+        probe(probes::ready(&self.current, now, asked, reasons))
     }
 
     fn stopping(&self) -> bool {
@@ -242,6 +246,51 @@ pub fn misdirected() -> Answer {
     text(StatusCode::MISDIRECTED_REQUEST, "this name is not mine: use localhost, or add it to `hosts` in [web]\n")
 }
 
+/// Whether a path is of those that are asked by whoever has nothing to show: an orchestrator.
+pub fn is_probe(path: &str) -> bool {
+    let fixed = ["/livez", "/readyz", "/-/healthy", "/-/ready"];
+    fixed.contains(&path) || path.starts_with("/livez/") || path.starts_with("/readyz/")
+}
+
+/// To a request that shows nothing that is right.
+pub fn unauthorized(challenge: &str) -> Answer {
+    let why = "unauthorized: a user and password of the web configuration, or the bearer token, must be shown\n";
+    with(text(StatusCode::UNAUTHORIZED, why), WWW_AUTHENTICATE, challenge)
+}
+
+/// To a request beyond the rate that is configured.
+pub fn too_often() -> Answer {
+    with(text(StatusCode::TOO_MANY_REQUESTS, "too many requests: see rate_limit\n"), RETRY_AFTER, "1")
+}
+
+/// To a request whose password cannot be compared soon.
+pub fn too_busy() -> Answer {
+    let why = "too many passwords are being compared: come again\n";
+    with(text(StatusCode::SERVICE_UNAVAILABLE, why), RETRY_AFTER, "5")
+}
+
+/// To a request whose token was right: leads to the same place without it, and leaves a cookie.
+///
+/// A browser that follows a link of another site would not show the cookie at the end of a redirect, so there it is a
+/// page of ours that leads on.
+pub fn entered<B>(request: &Request<B>, cookie: &str) -> Answer {
+    let rest = request.uri().query().into_iter().flat_map(|query| query.split('&'));
+    let rest: Vec<_> = rest.filter(|pair| !pair.starts_with("token=")).collect();
+    // Two slashes would lead to another site.
+    let path = format!("/{}", request.uri().path().trim_start_matches('/'));
+    let to = if rest.is_empty() { path } else { format!("{path}?{}", rest.join("&")) };
+    let answer = if is_cross_site(request.headers()) {
+        let quoted = to.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
+        let page = format!(
+            "<!doctype html><meta http-equiv=\"refresh\" content=\"0;url={quoted}\"><a href=\"{quoted}\">on</a>\n"
+        );
+        content(HTML, page)
+    } else {
+        with(text(StatusCode::SEE_OTHER, "the token is taken\n"), LOCATION, &to)
+    };
+    with(with(answer, SET_COOKIE, cookie), REFERRER_POLICY, "no-referrer")
+}
+
 fn probe(probe: Option<probes::Probe>) -> Answer {
     match probe {
         Some(probe) if probe.ok => answer(StatusCode::OK, TEXT, probe.text),
@@ -265,6 +314,11 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Ans
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if kind == HTML {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    }
     answer
 }
 

@@ -13,6 +13,7 @@ mod fixture;
 mod gateway;
 mod git;
 mod live;
+mod locks;
 mod oracle;
 mod outputs;
 mod policy;

@@ -215,7 +215,7 @@ fn answer(stage: &Stage, method: Method, path: &str) -> (StatusCode, String) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     runtime.block_on(async {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
-        let answer = show.answer(&request, stage.now).await;
+        let answer = show.answer(&request, stage.now, Reasons::Shown).await;
         let status = answer.status();
         let length = answer.headers().get("content-length").map(|length| length.to_str().unwrap().to_owned());
         let body = answer.into_body().collect().await.unwrap().to_bytes();

@@ -104,7 +104,7 @@ fn only_the_loops_ask_the_clock() {
 #[test]
 fn a_sources_crate_is_named_only_in_its_source() {
     for (file, text) in sources() {
-        for name in ["rusqlite", "sysinfo", "git2", "bollard", "tokio_rustls", "webpki_roots"] {
+        for name in ["rusqlite", "sysinfo", "git2", "bollard", "webpki_roots"] {
             // The demo is a host and writes; a fixture is one for tests.
             let free = file.starts_with("source/") || file.starts_with("tool/demo") || file == "collect/fixture.rs";
             assert!(free || !code(&text).contains(&format!("{name}::")), "src/{file} names {name}");

@@ -45,6 +45,9 @@ pub struct Flags {
     /// Lets POST /-/reload read the configuration anew, as SIGHUP always does.
     #[arg(long = "web.enable-lifecycle", env = "AGENTHOST_WEB_ENABLE_LIFECYCLE", global = true)]
     pub web_enable_lifecycle: bool,
+    /// Lets a profile of this program be taken at /debug/pprof/.
+    #[arg(long = "web.enable-pprof", env = "AGENTHOST_WEB_ENABLE_PPROF", global = true)]
+    pub web_enable_pprof: bool,
     /// A file to which everything seen is appended, for `replay`; a full one (64 MiB) is kept once, as FILE.1.
     #[arg(long = "state.record", env = "AGENTHOST_STATE_RECORD", value_name = "FILE", global = true)]
     pub state_record: Option<PathBuf>,

@@ -26,6 +26,17 @@ use run::{Load, Running};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+/// Whose memory can be told apart, once /debug/pprof/heap is asked for the first time.
+#[cfg(feature = "heap-profile")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Read by the allocator before `main`: a sample each 512 KiB, none until it is switched on.
+#[cfg(feature = "heap-profile")]
+#[allow(non_upper_case_globals)]
+#[unsafe(export_name = "malloc_conf")]
+pub static malloc_conf: &[u8] = b"prof:true,prof_active:false,lg_prof_sample:19\0";
+
 /// The configuration is wrong, or does not fit this machine.
 const REFUSED: u8 = 2;
 
@@ -189,7 +200,7 @@ async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Resul
     let keys = Keys::read(&config.web).map_err(refused)?;
     serve::warn_if_open(&config.web, &keys);
     let guard = Guard::new(keys);
-    let server = Server::listen(&config.web, guard.clone()).await?;
+    let server = Server::listen(&config.web, guard.clone(), flags.web_enable_pprof).await?;
     let ledger = ledger(&config);
     let watched = Watched::new(flags.config_file.as_deref());
     let mut running = Running::start(config, ledger, guard)?;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use serde::Deserialize;
@@ -27,6 +27,7 @@ use crate::show::{self, Answer, Show};
 mod auth;
 mod hosts;
 mod keys;
+mod pprof;
 mod rate;
 mod slots;
 mod tls;
@@ -76,19 +77,20 @@ pub struct Server {
     listeners: Vec<TcpListener>,
     guard: Guard,
     slots: Arc<Slots>,
+    pprof: bool,
 }
 
 impl Server {
-    /// Listens on every configured address.
+    /// Listens on every configured address. `pprof`: whether this program's own profile may be taken.
     ///
     /// # Errors
     /// An address is taken or not ours; the message names it.
-    pub async fn listen(config: &Config, guard: Guard) -> Result<Server> {
+    pub async fn listen(config: &Config, guard: Guard, pprof: bool) -> Result<Server> {
         let mut listeners = Vec::new();
         for &address in &config.listen {
             listeners.push(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?);
         }
-        Ok(Server { listeners, guard, slots: Slots::new(connections()) })
+        Ok(Server { listeners, guard, slots: Slots::new(connections()), pprof })
     }
 
     /// Serves until `stop` resolves, then lets requests under way end, for a bounded time.
@@ -96,7 +98,8 @@ impl Server {
         let (ending, _) = tokio::sync::watch::channel(false);
         let mut doors = tokio::task::JoinSet::new();
         for listener in self.listeners {
-            let door = Door { show: show.clone(), guard: self.guard.clone(), slots: self.slots.clone() };
+            let (guard, slots) = (self.guard.clone(), self.slots.clone());
+            let door = Door { show: show.clone(), guard, slots, pprof: self.pprof };
             let mut ended = ending.subscribe();
             doors.spawn(door.serve(listener, async move { drop(ended.wait_for(|ended| *ended).await) }));
         }
@@ -123,6 +126,7 @@ struct Door {
     show: Show,
     guard: Guard,
     slots: Arc<Slots>,
+    pprof: bool,
 }
 
 impl Door {
@@ -151,7 +155,8 @@ impl Door {
     fn open(&self, stream: TcpStream, watcher: Watcher) {
         let slot = Arc::new(self.slots.take());
         let here_only = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-        let visit = Visit { show: self.show.clone(), guard: self.guard.clone(), slot: slot.clone(), here_only };
+        let (show, guard) = (self.show.clone(), self.guard.clone());
+        let visit = Visit { show, guard, slot: slot.clone(), here_only, pprof: self.pprof };
         tokio::spawn(async move {
             tokio::select! {
                 () = visit.last(stream, watcher) => {}
@@ -169,6 +174,7 @@ struct Visit {
     slot: Arc<Slot>,
     /// Only this machine can reach the address that was called.
     here_only: bool,
+    pprof: bool,
 }
 
 impl Visit {
@@ -236,9 +242,19 @@ impl Visit {
             return cookie.map_or_else(|| unauthorized(keys), |cookie| show::entered(request, &(cookie + secure)));
         }
         match keys.auth.caller(request.headers()).await {
+            Caller::Known if pprof::is_below(request.uri().path()) => self.profile(request).await,
             Caller::Known => self.show.answer(request, now, Reasons::Shown).await,
             Caller::Stranger => unauthorized(keys),
             Caller::Unheard => show::too_busy(),
+        }
+    }
+}
+
+impl Visit {
+    async fn profile(&self, request: &Request<Incoming>) -> Answer {
+        match self.pprof {
+            true => pprof::answer(request).await,
+            false => show::text(StatusCode::FORBIDDEN, "off: --web.enable-pprof switches it on\n"),
         }
     }
 }

@@ -7,9 +7,9 @@ use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap,
-    HeaderValue, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, VARY, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
+    VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -299,12 +299,18 @@ fn probe(probe: Option<probes::Probe>) -> Answer {
     }
 }
 
-fn text(status: StatusCode, text: &'static str) -> Answer {
+/// A short text of ours.
+pub fn text(status: StatusCode, text: &'static str) -> Answer {
     answer(status, TEXT, text)
 }
 
 fn content(kind: &'static str, body: impl Into<Bytes>) -> Answer {
     answer(StatusCode::OK, kind, body)
+}
+
+/// What a browser keeps as a file of this name.
+pub fn file(kind: &'static str, name: &str, body: Bytes) -> Answer {
+    with(content(kind, body), CONTENT_DISPOSITION, &format!("attachment; filename=\"{name}\""))
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
@@ -322,7 +328,8 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Ans
     answer
 }
 
-fn with(mut answer: Answer, name: hyper::header::HeaderName, value: &str) -> Answer {
+/// The same with one more header.
+pub fn with(mut answer: Answer, name: hyper::header::HeaderName, value: &str) -> Answer {
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
     }

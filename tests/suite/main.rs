@@ -18,6 +18,7 @@ mod oracle;
 mod outputs;
 mod policy;
 mod probes;
+mod profile;
 mod reload;
 mod replay;
 mod shape;

@@ -1,6 +1,7 @@
 //! What it costs, beside something that anyone can judge, in one run: `cargo bench`. Prints figures, asserts nothing.
 //!
-//! `cargo bench -- encode` runs one part: encode, health, state, database, git, docker, workers, process.
+//! `cargo bench -- encode` runs one part: encode, health, state, database, git, docker, workers, doors,
+//! process.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ fn main() {
     if wanted.first().is_some_and(|arg| arg == "bare-server") {
         return bare_server(&wanted[1]);
     }
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 9] = [
         ("encode", encode),
         ("health", health),
         ("state", state),
@@ -39,6 +40,7 @@ fn main() {
         ("git", git),
         ("docker", docker),
         ("workers", workers),
+        ("doors", doors),
         ("process", process),
     ];
     for (name, part) in parts {
@@ -609,6 +611,113 @@ fn process() {
     say("resident memory, after the load", resident(pid) as f64 / 1e6, "MB");
 }
 
+/// Requests per second and the server's CPU for each, beside a bare server that answers the same bytes, in turns.
+fn doors() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fill(folder.path(), 1000);
+    let hash = bcrypt::hash("bench", 4).expect("a digest");
+    std::fs::write(folder.path().join("web.yml"), format!("basic_auth_users: {{bench: {hash}}}\n")).expect("a file");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let credentials = ("Authorization", "Basic YmVuY2g6YmVuY2g=");
+    for locked in [false, true] {
+        let (exporter, address) = sidecar(folder.path(), locked);
+        let shown: &[(&str, &str)] = if locked { &[credentials] } else { &[] };
+        while runtime.block_on(ask(address, "/status", shown)).is_none_or(|(_, body)| !is_seen(&body)) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let any = ("If-None-Match", "*");
+        for (what, path, more) in [
+            ("/metrics", "/metrics", None),
+            ("/metrics, gzip", "/metrics", Some(("Accept-Encoding", "gzip"))),
+            ("/status", "/status", None),
+            ("/status, gzip", "/status", Some(("Accept-Encoding", "gzip"))),
+            ("/status, 304", "/status", Some(any)),
+        ] {
+            let headers: Vec<_> = shown.iter().copied().chain(more).collect();
+            let (_, body) = runtime.block_on(ask(address, path, &headers)).expect("an answer");
+            let (bare, other) = bare(&body);
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            for _ in 0..3 {
+                ours.push(runtime.block_on(rush(exporter.0.id(), address, path, &headers)));
+                theirs.push(runtime.block_on(rush(bare.0.id(), other, path, &headers)));
+            }
+            let best = |runs: &[Rush]| runs.iter().map(|run| run.rate).fold(0.0, f64::max);
+            let least = |runs: &[Rush]| runs.iter().map(|run| run.cpu).fold(f64::INFINITY, f64::min);
+            let what = format!("{what}{}", if locked { ", password" } else { "" });
+            println!(
+                "{what:<24} {:>7.0} requests/s, {:.2} of the bare server's {:>7.0}; CPU {:>5.1} us each, {:.2} of its {:.1}",
+                best(&ours),
+                best(&ours) / best(&theirs),
+                best(&theirs),
+                least(&ours),
+                least(&ours) / least(&theirs),
+                least(&theirs)
+            );
+        }
+    }
+}
+
+fn sidecar(root: &Path, locked: bool) -> (Ended, SocketAddr) {
+    let address: SocketAddr = "127.0.0.1:20486".parse().expect("a literal");
+    let mut exporter = Command::new(env!("CARGO_BIN_EXE_agenthost-exporter"));
+    exporter.arg(format!("--host.root={}", root.display())).arg(format!("--web.listen-address={address}"));
+    if locked {
+        exporter.arg(format!("--web.config.file={}", root.join("web.yml").display()));
+    }
+    (Ended(exporter.stderr(Stdio::null()).spawn().expect("the binary starts")), address)
+}
+
+struct Rush {
+    /// Requests per second.
+    rate: f64,
+    /// Microseconds of the server's CPU for each.
+    cpu: f64,
+}
+
+/// Eight connections that ask again as soon as they are answered, for two seconds.
+async fn rush(pid: u32, address: SocketAddr, path: &'static str, headers: &[(&'static str, &'static str)]) -> Rush {
+    let (cpu, begun) = (cpu_seconds(pid), Instant::now());
+    let mut connections = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let headers = headers.to_vec();
+        connections.spawn(async move {
+            let (mut sender, mut answered) = (connect(address).await.expect("a connection"), 0_u32);
+            while begun.elapsed() < Duration::from_secs(2) {
+                with_headers(&mut sender, path, &headers).await.expect("an answer");
+                answered += 1;
+            }
+            answered
+        });
+    }
+    let answered = f64::from(connections.join_all().await.into_iter().sum::<u32>());
+    Rush { rate: answered / begun.elapsed().as_secs_f64(), cpu: (cpu_seconds(pid) - cpu) / answered * 1e6 }
+}
+
+async fn with_headers(
+    sender: &mut Sender,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> anyhow::Result<(u16, bytes::Bytes)> {
+    use http_body_util::BodyExt;
+    let request =
+        headers.iter().fold(hyper::Request::get(path).header("Host", "localhost"), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+    let answer = sender.send_request(request.body(http_body_util::Empty::new())?).await?;
+    Ok((answer.status().as_u16(), answer.into_body().collect().await?.to_bytes()))
+}
+
+async fn ask(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<(u16, bytes::Bytes)> {
+    let mut sender = connect(address).await.ok()?;
+    with_headers(&mut sender, path, headers).await.ok()
+}
+
+fn is_seen(body: &[u8]) -> bool {
+    let status: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+    status["collectors"].as_object().expect("a map").values().all(|collector| !collector["up"].is_null())
+}
+
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -626,8 +735,7 @@ fn report(what: &str, latencies: &[Duration]) {
 async fn all_seen(address: SocketAddr) -> bool {
     let Ok(mut sender) = connect(address).await else { return false };
     let Ok(body) = request(&mut sender, "/status").await else { return false };
-    let status: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-    status["collectors"].as_object().expect("a map").values().all(|collector| !collector["up"].is_null())
+    is_seen(&body)
 }
 
 type Sender = hyper::client::conn::http1::SendRequest<http_body_util::Empty<bytes::Bytes>>;

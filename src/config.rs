@@ -113,6 +113,9 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
         collectors: plan_all(collect, &paces)?,
         record: None,
     };
+    if config.web.listen.is_empty() {
+        return Err(Fault { span: None, message: "[web] listen: an empty list would serve nobody".to_owned() });
+    }
     if let Some(check) = config.checks.custom.iter().find(|check| !config.runs(check.collector)) {
         let (name, collector) = (&check.name, check.collector.unwrap_or_default());
         let message = format!("the custom check `{name}` is on a fact of `{collector}`, which is switched off");

@@ -30,6 +30,13 @@ impl Watched {
         Watched { known: stamps(std::slice::from_ref(&own)), paths: vec![own.clone()], own }
     }
 
+    /// Beside the own file watches these too, as they are now.
+    pub async fn add(&mut self, others: Vec<PathBuf>) {
+        let known = std::mem::take(&mut self.known);
+        self.mark(others).await;
+        self.known.extend(known);
+    }
+
     /// Beside the own file watches these; to be called before they are read.
     pub async fn mark(&mut self, others: Vec<PathBuf>) {
         self.paths = [vec![self.own.clone()], others].concat();
@@ -59,7 +66,8 @@ impl Watched {
     /// On a thread of its own: a disk may hang.
     async fn look(&self) -> Option<Stamps> {
         let paths = self.paths.clone();
-        tokio::task::spawn_blocking(move || stamps(&paths)).await.ok()
+        let looking = tokio::task::spawn_blocking(move || stamps(&paths));
+        tokio::time::timeout(LOOK_EVERY, looking).await.ok()?.ok()
     }
 }
 

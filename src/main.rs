@@ -123,7 +123,7 @@ fn configure(flags: &Flags) -> Result<Config> {
 
 fn check(flags: &Flags) -> Result<()> {
     let config = configure(flags)?;
-    Keys::read(&config.web).map_err(refused)?;
+    Keys::read(&config.web, None).map_err(refused)?;
     let folder = std::env::current_dir().context("find the current folder")?;
     if let Some(doubt) = config.host.doubt(&folder) {
         eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
@@ -157,7 +157,9 @@ fn with_demo(flags: &Flags) -> Result<()> {
         config.replan("gateway", &gateway)?;
         Ok(config)
     };
-    let addresses: Vec<String> = load()?.web.listen.iter().map(|address| format!("http://{address}/")).collect();
+    let web = load()?.web;
+    let scheme = if Keys::read(&web, None).map_err(refused)?.tls.is_some() { "https" } else { "http" };
+    let addresses: Vec<String> = web.listen.iter().map(|address| format!("{scheme}://{address}/")).collect();
     let open = format!("Open {}; Ctrl-C ends both and removes the folder.\n", addresses.join(" or "));
     watch(flags, Arc::new(load), &(demo.story() + &open))
 }
@@ -182,7 +184,7 @@ async fn look_once(mut config: Config) -> Result<()> {
     let ledger = ledger(&config);
     (config.state.path, config.record) = (None, None);
     let stop = signals()?;
-    let guard = Guard::new(Keys::read(&serve::Config::default())?); // nobody comes
+    let guard = Guard::new(Keys::read(&serve::Config::default(), None)?); // nobody comes
     let running = Running::start(config, ledger, guard)?;
     tokio::select! {
         printed = print_once(&running.current) => printed,
@@ -197,12 +199,13 @@ fn ledger(config: &Config) -> Option<Ledger> {
 
 async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Result<()> {
     let (stop, hangup) = (signals()?, signal(SignalKind::hangup())?);
-    let keys = Keys::read(&config.web).map_err(refused)?;
-    serve::warn_if_open(&config.web, &keys);
+    let mut watched = Watched::new(flags.config_file.as_deref());
+    watched.mark(config.web.files()).await;
+    let keys = Keys::read(&config.web, None).map_err(refused)?;
+    serve::warn_if_open(&config.web.listen, &keys);
     let guard = Guard::new(keys);
     let server = Server::listen(&config.web, guard.clone(), flags.web_enable_pprof).await?;
     let ledger = ledger(&config);
-    let watched = Watched::new(flags.config_file.as_deref());
     let mut running = Running::start(config, ledger, guard)?;
     let (ask, asked) = mpsc::channel(1);
     let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask))?;
@@ -223,7 +226,7 @@ async fn reload_whenever(
     mut asked: mpsc::Receiver<oneshot::Sender<Result<(), String>>>,
     mut file: Watched,
 ) -> Infallible {
-    file.mark(running.files()).await;
+    file.add(running.files()).await;
     loop {
         let answer = tokio::select! {
             _ = hangup.recv() => None,

@@ -1,8 +1,9 @@
 //! Starts the river from a configuration, and turns it to a newer one while it flows.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agenthost_exporter::collect::Subsystem;
@@ -32,6 +33,10 @@ pub struct Running {
     host: Host,
     docker: docker::Config,
     guard: Guard,
+    /// Where it listens, whatever the file says now.
+    listen: Vec<SocketAddr>,
+    /// What guards the doors by the latest configuration, be it refused: one of these files alone may mend it.
+    doors: Vec<PathBuf>,
     sources: Sources,
     loops: BTreeMap<&'static str, Loop>,
     readings: mpsc::Sender<Reading>,
@@ -102,6 +107,7 @@ impl Running {
         let (orders, ordered) = mpsc::channel(1);
         let (end, ended) = oneshot::channel();
         let current = river.current();
+        let (doors, listen) = (config.web.files(), config.web.listen);
         let river = tokio::spawn(river.flow(taken, ordered, async { drop(ended.await) }));
         host.notes.iter().for_each(|note| tracing::warn!("{note}"));
         tracing::info!(profile = host.profile.name(), host = %host.name(), "watching");
@@ -111,6 +117,8 @@ impl Running {
             host,
             docker: config.docker,
             guard,
+            listen,
+            doors,
             sources,
             loops,
             readings,
@@ -126,7 +134,7 @@ impl Running {
     /// Files beside our own configuration whose content is configuration too: those of the host that say how it runs, and
     /// what guards the doors.
     pub fn files(&self) -> Vec<PathBuf> {
-        [self.host.files(), self.guard.keys().files().to_vec()].concat()
+        [self.host.files(), self.doors.clone()].concat()
     }
 
     /// Turns to the configuration as it is now. Windows, counters and connections stay; so does every loop whose
@@ -135,7 +143,10 @@ impl Running {
     /// # Errors
     /// It is refused, or cannot be read in time: nothing has changed then.
     pub async fn reload(&mut self, load: &Load) -> Result<()> {
-        match self.read(load).await {
+        let doors = Arc::new(OnceLock::new());
+        let read = self.read(load, doors.clone()).await;
+        self.doors = doors.get().cloned().unwrap_or_else(|| std::mem::take(&mut self.doors));
+        match read {
             Ok(read) => {
                 self.turn(read).await;
                 tracing::info!("reloaded");
@@ -153,17 +164,22 @@ impl Running {
     }
 
     /// On a thread of its own: a disk that hangs holds up nobody.
-    async fn read(&self, load: &Load) -> Result<Read> {
+    async fn read(&self, load: &Load, doors: Arc<OnceLock<Vec<PathBuf>>>) -> Result<Read> {
         let (load, old, sources) = (load.clone(), self.host.clone(), self.sources.clone());
-        let docker = self.docker.clone();
+        let (docker, listen, keys) = (self.docker.clone(), self.listen.clone(), self.guard.keys());
         let running = self.loops.iter().map(|(name, one)| (*name, one.plan.clone())).collect();
-        let reading = tokio::task::spawn_blocking(move || Read::new(load()?, &old, &docker, &sources, running));
+        let reading = tokio::task::spawn_blocking(move || {
+            let config = load()?;
+            let _ = doors.set(config.web.files());
+            let keys = closed(&config.web, &listen, &keys)?;
+            Read::new(config, keys, &old, &docker, &sources, running)
+        });
         tokio::time::timeout(READ_WITHIN, reading).await.context("the configuration could not be read in time")??
     }
 
     async fn turn(&mut self, read: Read) {
-        let Read { host, checks, prepared, web, keys } = read;
-        serve::warn_if_open(&web, &keys);
+        let Read { host, checks, prepared, keys } = read;
+        serve::warn_if_open(&self.listen, &keys);
         self.guard.change(keys);
         let stays = |name: &str| prepared.iter().any(|one| one.subsystem.name == name && one.pulse.is_none());
         let (kept, ended): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -212,19 +228,28 @@ struct Read {
     host: Host,
     checks: agenthost_exporter::health::Settings,
     prepared: Vec<Prepared>,
-    web: serve::Config,
     keys: Keys,
+}
+
+/// The keys of another configuration, if they lock what was locked.
+fn closed(web: &serve::Config, listen: &[SocketAddr], old: &Keys) -> Result<Keys> {
+    if web.listen != listen {
+        tracing::warn!("the addresses to listen on have changed: that takes a restart");
+    }
+    let keys = Keys::read(web, Some(old))?;
+    keys.keep_closed(old).context("[web]")?;
+    Ok(keys)
 }
 
 impl Read {
     fn new(
         config: Config,
+        keys: Keys,
         old: &Host,
         docker: &docker::Config,
         sources: &Sources,
         running: BTreeMap<&'static str, Paced>,
     ) -> Result<Read> {
-        let keys = Keys::read(&config.web)?;
         let host = find(&config, sources)?;
         if config.docker != *docker {
             tracing::warn!("[docker] has changed: that takes a restart");
@@ -234,7 +259,7 @@ impl Read {
         }
         let running = if host == *old { running } else { BTreeMap::new() };
         let prepared = prepare(config.collectors, &host, sources, &running)?;
-        Ok(Read { host, checks: config.checks, prepared, web: config.web, keys })
+        Ok(Read { host, checks: config.checks, prepared, keys })
     }
 }
 

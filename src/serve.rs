@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONNECTION};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use serde::Deserialize;
@@ -36,7 +37,7 @@ mod web_config;
 use auth::Caller;
 use hosts::Hosts;
 pub use keys::{Guard, Keys};
-use slots::{Slot, Slots};
+use slots::{Asking, Slot, Slots};
 
 /// The `[web]` table.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,8 +60,11 @@ impl Default for Config {
     }
 }
 
-/// A client must have shaken hands by then, and then have sent the headers of a request.
-const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// A client must have shaken hands by then.
+const HANDS_WITHIN: Duration = Duration::from_secs(10);
+/// A client must have sent the headers of its next request by then. Longer than scrapers sleep: a handshake costs more than
+/// a scrape. Who never sent any is the first to leave when room is needed.
+const HEADERS_WITHIN: Duration = Duration::from_secs(150);
 /// A client must have taken some more of its answer by then.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// How much a client may tell of itself in one request.
@@ -110,9 +114,9 @@ impl Server {
     }
 }
 
-/// Says so where anybody on the network can read.
-pub fn warn_if_open(config: &Config, keys: &Keys) {
-    for address in config.listen.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
+/// Says so where anybody on the network can read, at addresses that are listened to.
+pub fn warn_if_open(listen: &[SocketAddr], keys: &Keys) {
+    for address in listen.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
         if !keys.is_locked() {
             tracing::warn!(%address, "listening beyond this machine without authentication: anyone who reaches it can read it");
         } else if keys.tls.is_none() {
@@ -156,7 +160,8 @@ impl Door {
         let slot = Arc::new(self.slots.take());
         let here_only = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let (show, guard) = (self.show.clone(), self.guard.clone());
-        let visit = Visit { show, guard, slot: slot.clone(), here_only, pprof: self.pprof };
+        let policy = guard.keys().policy.clone();
+        let visit = Visit { show, guard, policy, slot: slot.clone(), here_only, pprof: self.pprof };
         tokio::spawn(async move {
             tokio::select! {
                 () = visit.last(stream, watcher) => {}
@@ -171,6 +176,8 @@ impl Door {
 struct Visit {
     show: Show,
     guard: Guard,
+    /// Of the keys by which it came in.
+    policy: Option<Vec<u8>>,
     slot: Arc<Slot>,
     /// Only this machine can reach the address that was called.
     here_only: bool,
@@ -187,7 +194,7 @@ impl Visit {
             None => self.http1(stream, watcher).await,
             Some(tls) => {
                 // One who breaks off or is refused is no news.
-                let shaking = tokio::time::timeout(HEADERS_WITHIN, TlsAcceptor::from(tls).accept(stream));
+                let shaking = tokio::time::timeout(HANDS_WITHIN, TlsAcceptor::from(tls).accept(stream));
                 let Ok(Ok(stream)) = shaking.await else { return };
                 match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => self.http2(stream, watcher).await,
@@ -206,7 +213,7 @@ impl Visit {
     async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).max_header_list_size(HEADERS_AT_MOST).max_concurrent_streams(STREAMS);
-        http.keep_alive_interval(TAKEN_WITHIN).keep_alive_timeout(HEADERS_WITHIN);
+        http.keep_alive_interval(TAKEN_WITHIN).keep_alive_timeout(HANDS_WITHIN);
         let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service_fn(self.service()))).await;
     }
 
@@ -214,43 +221,61 @@ impl Visit {
         move |request| {
             let visit = self.clone();
             Box::pin(async move {
-                visit.slot.used();
+                let asking = visit.slot.ask();
                 let keys = visit.guard.keys();
-                let mut answer = visit.answer(&keys, &request).await;
+                let mut answer = visit.answer(&keys, &asking, &request).await;
                 answer.headers_mut().extend(keys.headers.clone());
                 Ok(answer)
             })
         }
     }
 
-    async fn answer(&self, keys: &Keys, request: &Request<Incoming>) -> Answer {
+    async fn answer(&self, keys: &Keys, asking: &Asking<'_>, request: &Request<Incoming>) -> Answer {
         let now = Now::read();
+        if keys.policy != self.policy {
+            let close = request.version() < Version::HTTP_2;
+            let answer = show::elsewhere();
+            return if close { show::with(answer, CONNECTION, "close") } else { answer };
+        }
         if self.here_only && !keys.hosts.know(request) {
             return show::misdirected();
         }
         if show::is_probe(request.uri().path()) {
-            let known = keys.auth.caller(request.headers()).await == Caller::Known;
+            let known = keys.auth.knows(request.headers()) || self.tells_why(keys, request, now).await;
             let reasons = if known { Reasons::Shown } else { Reasons::Withheld };
             return self.show.answer(request, now, reasons).await;
         }
-        if keys.rate.as_ref().is_some_and(|rate| !rate.admits(now.mono)) {
+        if !keys.admits(now) {
             return show::too_often();
         }
-        if let Some(token) = token(request).filter(|_| keys.auth.takes_token()) {
-            let cookie = keys.auth.cookie_for(token);
+        if let Some(cookie) = token(request).and_then(|token| keys.auth.cookie_for(token)) {
             let secure = if keys.tls.is_some() { "; Secure" } else { "" };
-            return cookie.map_or_else(|| unauthorized(keys), |cookie| show::entered(request, &(cookie + secure)));
+            return show::entered(request, &(cookie + secure));
         }
         match keys.auth.caller(request.headers()).await {
-            Caller::Known if pprof::is_below(request.uri().path()) => self.profile(request).await,
-            Caller::Known => self.show.answer(request, now, Reasons::Shown).await,
-            Caller::Stranger => unauthorized(keys),
+            Caller::Known => {
+                asking.is_known();
+                match pprof::is_below(request.uri().path()) {
+                    true => self.profile(request).await,
+                    false => self.show.answer(request, now, Reasons::Shown).await,
+                }
+            }
+            Caller::Stranger => show::unauthorized(keys.auth.challenge()),
             Caller::Unheard => show::too_busy(),
         }
     }
 }
 
 impl Visit {
+    /// A password is compared for a probe only if it can make a difference, and within the rate: an orchestrator has none,
+    /// and waits a second.
+    async fn tells_why(&self, keys: &Keys, request: &Request<Incoming>, now: Now) -> bool {
+        request.uri().path().starts_with("/readyz")
+            && request.headers().contains_key(AUTHORIZATION)
+            && keys.admits(now)
+            && keys.auth.caller(request.headers()).await == Caller::Known
+    }
+
     async fn profile(&self, request: &Request<Incoming>) -> Answer {
         match self.pprof {
             true => pprof::answer(request).await,
@@ -261,13 +286,10 @@ impl Visit {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-fn unauthorized(keys: &Keys) -> Answer {
-    show::unauthorized(keys.auth.challenge())
-}
-
 /// That a link may carry once, for a cookie.
 fn token(request: &Request<Incoming>) -> Option<&str> {
-    request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("token="))
+    let query = request.uri().query().filter(|_| [Method::GET, Method::HEAD].contains(request.method()));
+    query?.split('&').find_map(|pair| pair.strip_prefix("token="))
 }
 
 fn connections() -> usize {

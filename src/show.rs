@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
     ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
-    VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderValue, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER,
+    SET_COOKIE, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -76,7 +76,7 @@ impl Show {
             return text(StatusCode::NOT_FOUND, "not found: see / for what there is\n");
         }
         match *request.method() {
-            Method::POST | Method::PUT if request.uri().path() == RELOAD => self.reload(request.headers()).await,
+            Method::POST | Method::PUT if request.uri().path() == RELOAD => self.reload(request).await,
             _ if request.uri().path() == RELOAD => {
                 with(text(StatusCode::METHOD_NOT_ALLOWED, "only POST and PUT\n"), ALLOW, "POST, PUT")
             }
@@ -121,11 +121,11 @@ impl Show {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    async fn reload(&self, headers: &HeaderMap) -> Answer {
+    async fn reload<B>(&self, request: &Request<B>) -> Answer {
         let Some(reloads) = &self.reloads else {
             return text(StatusCode::FORBIDDEN, "off: --web.enable-lifecycle switches it on; SIGHUP always works\n");
         };
-        if is_cross_site(headers) {
+        if is_cross_site(request) {
             return text(StatusCode::FORBIDDEN, "not from another site's page\n");
         }
         let (tell, told) = oneshot::channel();
@@ -188,10 +188,18 @@ impl Show {
     }
 }
 
+/// By which name and port a request calls us, in HTTP/1 and 2; `None`: by none, `Some(None)`: by one that is no text.
+pub fn called<B>(request: &Request<B>) -> Option<Option<&str>> {
+    match request.uri().authority() {
+        Some(authority) => Some(Some(authority.as_str())),
+        None => request.headers().get(HOST).map(|host| host.to_str().ok()),
+    }
+}
+
 /// Whether a browser says that a page of another site sends it.
-fn is_cross_site(headers: &HeaderMap) -> bool {
-    let told = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let host = told("host").unwrap_or("");
+fn is_cross_site<B>(request: &Request<B>) -> bool {
+    let told = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = called(request).flatten().unwrap_or("");
     let from_elsewhere = |origin: &str| origin.split_once("://").is_none_or(|(_, authority)| authority != host);
     told("sec-fetch-site").is_some_and(|site| !["same-origin", "none"].contains(&site))
         || told("origin").is_some_and(from_elsewhere)
@@ -252,6 +260,11 @@ pub fn is_probe(path: &str) -> bool {
     fixed.contains(&path) || path.starts_with("/livez/") || path.starts_with("/readyz/")
 }
 
+/// To a request of a connection that came in before others were let in.
+pub fn elsewhere() -> Answer {
+    text(StatusCode::MISDIRECTED_REQUEST, "who may come in has changed: connect anew\n")
+}
+
 /// To a request that shows nothing that is right.
 pub fn unauthorized(challenge: &str) -> Answer {
     let why = "unauthorized: a user and password of the web configuration, or the bearer token, must be shown\n";
@@ -276,10 +289,10 @@ pub fn too_busy() -> Answer {
 pub fn entered<B>(request: &Request<B>, cookie: &str) -> Answer {
     let rest = request.uri().query().into_iter().flat_map(|query| query.split('&'));
     let rest: Vec<_> = rest.filter(|pair| !pair.starts_with("token=")).collect();
-    // Two slashes would lead to another site.
-    let path = format!("/{}", request.uri().path().trim_start_matches('/'));
+    // Two slashes would lead to another site, and browsers take either kind.
+    let path = format!("/{}", request.uri().path().trim_start_matches(['/', '\\']));
     let to = if rest.is_empty() { path } else { format!("{path}?{}", rest.join("&")) };
-    let answer = if is_cross_site(request.headers()) {
+    let answer = if is_cross_site(request) {
         let quoted = to.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
         let page = format!(
             "<!doctype html><meta http-equiv=\"refresh\" content=\"0;url={quoted}\"><a href=\"{quoted}\">on</a>\n"

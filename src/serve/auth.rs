@@ -13,8 +13,6 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 use tokio::sync::Semaphore;
 
-/// What a browser keeps of a token.
-const COOKIE_NAME: &str = "agenthost_token";
 /// A digest that takes longer than some seconds would hold up everyone else.
 const DEAREST: u32 = 16;
 /// So many passwords at once wait to be compared; who comes then is told to come again.
@@ -40,6 +38,7 @@ pub struct Auth {
     nobody: String,
     /// Of this process alone: what is remembered is no password.
     key: hmac::Key,
+    /// With the digests that they fitted: another digest of a user makes them worth nothing.
     right: ArcSwap<BTreeSet<[u8; 32]>>,
     /// One password at a time: whoever tries many has one core, not all.
     comparing: Arc<Semaphore>,
@@ -49,17 +48,19 @@ pub struct Auth {
 /// What scripts and the page show.
 struct Token {
     text: String,
-    /// What its holder's browser shows instead; another token makes another one.
+    /// What its holder's browser shows instead, and by which name: another token makes others. The port tells no cookies
+    /// apart, and there may be two of us on one machine.
     cookie: String,
+    name: String,
 }
 
 impl Auth {
-    /// Without users and without a token everybody may.
+    /// Without users and without a token everybody may. What `old` found to be right needs no comparison again.
     ///
     /// # Errors
     /// A digest is none, or too dear, or the token is none; the message quotes neither.
-    pub fn new(users: BTreeMap<String, String>, token: Option<&str>) -> Result<Auth> {
-        let mut cost = 10;
+    pub fn new(users: BTreeMap<String, String>, token: Option<&str>, old: Option<&Auth>) -> Result<Auth> {
+        let mut cost = 4;
         for (name, digest) in &users {
             let parts = digest.parse::<bcrypt::HashParts>().ok();
             let parts = parts.with_context(|| format!("basic_auth_users: `{name}` has no bcrypt digest"))?;
@@ -70,13 +71,19 @@ impl Auth {
             );
             cost = cost.max(parts.get_cost());
         }
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let key = match old {
+            Some(old) => old.key.clone(),
+            None => {
+                let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+                key.ok().context("the machine gives no random numbers")?
+            }
+        };
         Ok(Auth {
             users,
             token: token.map(Token::new).transpose()?,
             nobody: format!("$2b${cost:02}${}", ".".repeat(53)),
-            key: key.ok().context("the machine gives no random numbers")?,
-            right: ArcSwap::default(),
+            key,
+            right: old.map_or_else(ArcSwap::default, |old| ArcSwap::new(old.right.load_full())),
             comparing: Arc::new(Semaphore::new(1)),
             waiting: Arc::new(Semaphore::new(WAITING)),
         })
@@ -97,33 +104,29 @@ impl Auth {
 
     /// Whom these headers are from.
     pub async fn caller(&self, headers: &HeaderMap) -> Caller {
-        if !self.is_needed() || self.has_cookie(headers) {
-            return Caller::Known;
+        match (self.knows(headers), user(headers)) {
+            (true, _) => Caller::Known,
+            (false, Some((user, password))) => self.compare(user, password).await,
+            (false, None) => Caller::Stranger,
         }
-        let Some((scheme, shown)) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '))
-        else {
-            return Caller::Stranger;
+    }
+
+    /// Whether they are from somebody who needs no comparison: it takes no time.
+    pub fn knows(&self, headers: &HeaderMap) -> bool {
+        let remembers = |(user, password): (String, Vec<u8>)| {
+            self.right.load().contains(&self.mark(&user, self.digest(&user), &password))
         };
-        match scheme.to_ascii_lowercase().as_str() {
-            "bearer" if self.is_token(shown.trim()) => Caller::Known,
-            "basic" => match basic(shown.trim()) {
-                Some((user, password)) => self.user(user, password).await,
-                None => Caller::Stranger,
-            },
-            _ => Caller::Stranger,
-        }
+        !self.is_needed()
+            || self.has_cookie(headers)
+            || shown(headers, "bearer").is_some_and(|token| self.is_token(token))
+            || user(headers).is_some_and(remembers)
     }
 
     /// The cookie for whoever comes with this token in a query; `None` if it is not the token.
     pub fn cookie_for(&self, token: &str) -> Option<String> {
         let token = percent_decode_str(token).decode_utf8().ok()?;
         let own = self.token.as_ref().filter(|_| self.is_token(&token))?;
-        Some(format!("{COOKIE_NAME}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000", own.cookie))
-    }
-
-    /// Whether a token can be shown.
-    pub fn takes_token(&self) -> bool {
-        self.token.is_some()
+        Some(format!("{}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000", own.name, own.cookie))
     }
 
     fn is_token(&self, shown: &str) -> bool {
@@ -134,7 +137,7 @@ impl Auth {
         let Some(token) = &self.token else { return false };
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == COOKIE_NAME && self.are_equal(&token.cookie, value))
+        pairs.any(|(name, value)| name == token.name && self.are_equal(&token.cookie, value))
     }
 
     /// In a time that tells nothing of where they differ.
@@ -142,13 +145,13 @@ impl Auth {
         hmac::verify(&self.key, shown.as_bytes(), hmac::sign(&self.key, own.as_bytes()).as_ref()).is_ok()
     }
 
-    async fn user(&self, user: String, password: Vec<u8>) -> Caller {
-        let known = self.users.get(&user);
-        let digest = known.unwrap_or(&self.nobody).clone();
+    fn digest(&self, user: &str) -> &str {
+        self.users.get(user).unwrap_or(&self.nobody)
+    }
+
+    async fn compare(&self, user: String, password: Vec<u8>) -> Caller {
+        let digest = self.digest(&user).to_owned();
         let mark = self.mark(&user, &digest, &password);
-        if self.right.load().contains(&mark) {
-            return Caller::Known;
-        }
         let Ok(_waiting) = self.waiting.try_acquire() else { return Caller::Unheard };
         // The permit is the thread's: it works on when the client has gone.
         let Ok(turn) = self.comparing.clone().acquire_owned().await else { return Caller::Unheard };
@@ -157,7 +160,7 @@ impl Auth {
             bcrypt::verify(password, &digest).unwrap_or(false)
         });
         match comparing.await {
-            Ok(true) if known.is_some() => {
+            Ok(true) if self.users.contains_key(&user) => {
                 self.remember(mark);
                 Caller::Known
             }
@@ -194,13 +197,20 @@ impl Token {
             "the token has characters that no header can have"
         );
         let key = hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
-        let cookie = BASE64_URL_SAFE_NO_PAD.encode(hmac::sign(&key, b"agenthost-exporter: cookie"));
-        Ok(Token { text: text.to_owned(), cookie })
+        let told = |of: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(hmac::sign(&key, of));
+        let (cookie, name) = (told(b"agenthost-exporter: cookie"), told(b"agenthost-exporter: name"));
+        Ok(Token { text: text.to_owned(), cookie, name: format!("agenthost_{}", &name[..8]) })
     }
 }
 
-fn basic(shown: &str) -> Option<(String, Vec<u8>)> {
-    let mut bytes = BASE64_STANDARD.decode(shown).ok()?;
+/// What an `Authorization` header of this scheme has.
+fn shown<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
+    let (own, shown) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    own.eq_ignore_ascii_case(scheme).then_some(shown.trim())
+}
+
+fn user(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
+    let mut bytes = BASE64_STANDARD.decode(shown(headers, "basic")?).ok()?;
     let colon = bytes.iter().position(|&byte| byte == b':')?;
     let password = bytes.split_off(colon + 1);
     bytes.pop();
@@ -217,7 +227,7 @@ mod tests {
 
     fn auth(users: &[(&str, &str)], token: Option<&str>) -> Auth {
         let users = users.iter().map(|(name, password)| ((*name).to_owned(), digest(password))).collect();
-        Auth::new(users, token).unwrap()
+        Auth::new(users, token, None).unwrap()
     }
 
     fn caller(auth: &Auth, headers: &[(&str, String)]) -> Caller {
@@ -255,9 +265,9 @@ mod tests {
     fn nobodys_digest_can_be_compared_and_fits_no_password() {
         let cheap = auth(&[("alice", "x")], None);
         assert_eq!(bcrypt::verify("", &cheap.nobody).ok(), Some(false));
-        assert_eq!(cheap.nobody.parse::<bcrypt::HashParts>().unwrap().get_cost(), 10);
+        assert_eq!(cheap.nobody.parse::<bcrypt::HashParts>().unwrap().get_cost(), 4);
         let dear = BTreeMap::from([("alice".to_owned(), digest("x").replace("$04$", "$12$"))]);
-        let dear = Auth::new(dear, None).unwrap();
+        let dear = Auth::new(dear, None, None).unwrap();
         assert_eq!(dear.nobody.parse::<bcrypt::HashParts>().unwrap().get_cost(), 12, "as dear as the dearest");
     }
 
@@ -275,8 +285,10 @@ mod tests {
         let shown = |line: String| caller(&auth, &[("cookie", line)]);
         assert_eq!(shown(format!("a=b; {pair}; c=d")), Caller::Known);
         assert_eq!(shown(format!("{pair}x")), Caller::Stranger);
-        assert_eq!(shown(format!("{COOKIE_NAME}=t0ken/+")), Caller::Stranger, "a cookie is not the token");
-        let other = Auth::new(BTreeMap::new(), Some("other")).unwrap();
+        let name = pair.split_once('=').unwrap().0;
+        assert_eq!(shown(format!("{name}=t0ken/+")), Caller::Stranger, "a cookie is not the token");
+        let other = Auth::new(BTreeMap::new(), Some("other"), None).unwrap();
+        assert!(!other.cookie_for("other").unwrap().starts_with(name), "two on one machine");
         assert_ne!(other.cookie_for("other"), Some(cookie), "another token, another cookie");
     }
 
@@ -284,7 +296,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_and_not_quoted() {
         let said = |digest: &str, token: Option<&str>| {
             let users = BTreeMap::from([("alice".to_owned(), digest.to_owned())]);
-            Auth::new(users, token).err().map(|error| format!("{error:#}")).unwrap_or_default()
+            Auth::new(users, token, None).err().map(|error| format!("{error:#}")).unwrap_or_default()
         };
         for digest in ["s3cret", "", "$1$s3cret", "{SHA}s3cret", "$2b$10$s3cret"] {
             let said = said(digest, None);
@@ -295,6 +307,26 @@ mod tests {
         assert!(said(&digest("x"), Some(" \n")).contains("empty"));
         assert!(said(&digest("x"), Some("s3cret s3cret")).contains("characters"));
         assert_eq!(said(&digest("x").replace("$2b$", "$2y$"), None), "", "as htpasswd writes it");
+    }
+
+    #[test]
+    fn a_reload_forgets_only_those_whose_digest_is_another() {
+        let old = auth(&[("alice", "one"), ("bob", "two")], None);
+        for (user, password) in [("alice", "one"), ("bob", "two")] {
+            assert_eq!(caller(&old, &with(user, password)), Caller::Known);
+        }
+        let users = BTreeMap::from([
+            ("alice".to_owned(), old.users["alice"].clone()),
+            ("bob".to_owned(), digest("two")),
+            ("carol".to_owned(), old.users["bob"].clone()),
+        ]);
+        let new = Auth::new(users, None, Some(&old)).unwrap();
+        let knows = |user, password| {
+            let (_, value) = with(user, password).remove(0);
+            new.knows(&[(AUTHORIZATION, value.parse().unwrap())].into_iter().collect())
+        };
+        assert_eq!([knows("alice", "one"), knows("bob", "two"), knows("carol", "two")], [true, false, false]);
+        assert!(!knows("alice", "two") && !knows("alice", ""));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use hyper::Request;
-use hyper::header::HOST;
 use hyper::http::uri::Authority;
+
+use crate::show;
 
 /// Names beside those that every loopback address has.
 #[derive(Debug, Clone, Default)]
@@ -14,9 +15,9 @@ pub struct Hosts(pub Vec<String>);
 impl Hosts {
     /// Whether a request calls us by a name that is ours. One that tells no name comes from no browser.
     pub fn know<B>(&self, request: &Request<B>) -> bool {
-        match request.headers().get(HOST).map(|host| host.to_str().map(str::parse::<Authority>)) {
+        match show::called(request).map(|name| name.map(str::parse::<Authority>)) {
             None => true,
-            Some(Ok(Ok(authority))) => self.knows(authority.host()),
+            Some(Some(Ok(authority))) => self.knows(authority.host()),
             Some(_) => false,
         }
     }
@@ -34,6 +35,8 @@ impl Hosts {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HOST;
+
     use super::*;
 
     fn know(host: Option<&str>) -> bool {

@@ -16,6 +16,9 @@ const FREQUENCY: i32 = 99;
 const SECONDS: u64 = 30;
 const LONGEST: u64 = 300;
 
+/// A sample taken in one of these is not unwound: it may hold a lock that unwinding needs.
+const UNREAD: [&str; 4] = ["libc", "libgcc", "pthread", "vdso"];
+
 const INDEX: &str = "\
 Profiles of agenthost-exporter itself, for `go tool pprof`.
 
@@ -41,10 +44,13 @@ pub fn is_below(path: &str) -> bool {
 
 /// Answers one request; a profile takes as long as it is asked to.
 pub async fn answer<B>(request: &Request<B>) -> Answer {
-    if *request.method() != Method::GET {
+    let place = request.uri().path().strip_prefix(FOLDER);
+    let is_index = place.is_none_or(str::is_empty);
+    if *request.method() != Method::GET && (*request.method() != Method::HEAD || !is_index) {
+        // A profile is taken for whoever reads it.
         return show::with(show::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"), ALLOW, "GET");
     }
-    match request.uri().path().strip_prefix(FOLDER) {
+    match place {
         None | Some("") => show::text(StatusCode::OK, INDEX),
         Some("profile") => match Wanted::of(request.uri().query()) {
             Ok(wanted) => profile(wanted).await,
@@ -73,7 +79,7 @@ impl Wanted {
 }
 
 async fn profile(wanted: Wanted) -> Answer {
-    let guard = match pprof::ProfilerGuardBuilder::default().frequency(FREQUENCY).build() {
+    let guard = match pprof::ProfilerGuardBuilder::default().frequency(FREQUENCY).blocklist(&UNREAD).build() {
         Ok(guard) => guard,
         Err(pprof::Error::Running) => {
             return show::text(StatusCode::CONFLICT, "a profile is being taken: come again\n");

@@ -18,6 +18,11 @@ impl Rate {
         Rate { interval, ahead: interval.saturating_mul(u64::from(burst)), spent: AtomicU64::new(0) }
     }
 
+    /// Whether it admits as often as another.
+    pub fn is_like(&self, other: &Rate) -> bool {
+        (self.interval, self.ahead) == (other.interval, other.ahead)
+    }
+
     /// Takes a token; false if there is none.
     pub fn admits(&self, now: Duration) -> bool {
         let now = nanoseconds(now);

@@ -23,6 +23,8 @@ pub struct Doors {
     pub config: Arc<ServerConfig>,
     /// Nobody comes in without a certificate of an authority of ours.
     pub knows_clients: bool,
+    /// Another one where other clients may come in.
+    pub policy: Vec<u8>,
 }
 
 impl Doors {
@@ -37,12 +39,13 @@ impl Doors {
         let chain = certificates("cert", tls.cert.as_deref(), tls.cert_file.as_deref())?;
         let mut config = builder.with_single_cert(chain, key(tls)?).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => anyhow!("the key is not that of the certificate"),
-            _ => anyhow!("the certificate or its key cannot be used"),
+            _ => anyhow!("the certificate or its key cannot be used: only X.509 version 3, and RSA, ECDSA or Ed25519"),
         })?;
         config.ignore_client_order = tls.prefer_server_cipher_suites.unwrap_or(true);
         let protocols: &[&str] = if http2 { &["h2", "http/1.1"] } else { &["http/1.1"] };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Ok(Doors { config: Arc::new(config), knows_clients: clients == Clients::Known { mandatory: true } })
+        let knows_clients = clients == Clients::Known { mandatory: true };
+        Ok(Doors { config: Arc::new(config), knows_clients, policy: clients.policy(tls)? })
     }
 }
 
@@ -85,7 +88,7 @@ fn ciphers(names: &[String], provider: &CryptoProvider) -> Result<Vec<rustls::Su
 
 fn versions(tls: &Tls) -> Result<Vec<&'static SupportedProtocolVersion>> {
     let rank = |key: &str, name: &Option<String>, default: u8| match name.as_deref() {
-        None | Some("") => Ok(default),
+        None => Ok(default),
         Some("TLS12") => Ok(12),
         Some("TLS13") => Ok(13),
         Some(old @ ("TLS10" | "TLS11")) => bail!("{key}: `{old}` cannot be had: TLS12 and TLS13 can"),
@@ -99,7 +102,7 @@ fn versions(tls: &Tls) -> Result<Vec<&'static SupportedProtocolVersion>> {
 
 /// The text in the file itself, or that of the file it names.
 fn pem(what: &str, inline: Option<&str>, file: Option<&Path>) -> Result<Option<Vec<u8>>> {
-    match (inline.filter(|text| !text.is_empty()), file.filter(|path| !path.as_os_str().is_empty())) {
+    match (inline.filter(|text| !text.is_empty()), file) {
         (Some(_), Some(_)) => bail!("`{what}` and `{what}_file` are both there: one of them"),
         (Some(text), None) => Ok(Some(text.as_bytes().to_vec())),
         (None, Some(path)) => {
@@ -159,6 +162,12 @@ impl Clients {
             "client_allowed_sans: only with the client_auth_type RequireAndVerifyClientCert"
         );
         Ok(clients)
+    }
+
+    fn policy(self, tls: &Tls) -> Result<Vec<u8>> {
+        let authority = pem("client_ca", tls.client_ca.as_deref(), tls.client_ca_file.as_deref())?.unwrap_or_default();
+        let names = tls.client_allowed_sans.clone().unwrap_or_default().join(" ");
+        Ok([format!("{self:?} {names} ").into_bytes(), authority].concat())
     }
 
     fn verifier(self, tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>> {

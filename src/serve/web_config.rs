@@ -91,8 +91,8 @@ impl WebConfig {
     /// With the paths as they are from here.
     fn below(mut self, folder: &Path) -> WebConfig {
         if let Some(tls) = &mut self.tls_server_config {
-            for path in [&mut tls.cert_file, &mut tls.key_file, &mut tls.client_ca_file].into_iter().flatten() {
-                *path = folder.join(&path);
+            for path in [&mut tls.cert_file, &mut tls.key_file, &mut tls.client_ca_file] {
+                *path = path.take().filter(|path| !path.as_os_str().is_empty()).map(|path| folder.join(path));
             }
         }
         self
@@ -141,8 +141,8 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)> {
         bail!("http_server_config: headers: `{name}` cannot be set: only {}", HEADERS.join(", "));
     };
     let fits = match *known {
-        "X-Frame-Options" => ["deny", "sameorigin"].contains(&value.to_ascii_lowercase().as_str()),
-        "X-Content-Type-Options" => value.eq_ignore_ascii_case("nosniff"),
+        "X-Frame-Options" => ["deny", "sameorigin"].contains(&value),
+        "X-Content-Type-Options" => value == "nosniff",
         _ => true,
     };
     ensure!(fits, "http_server_config: headers: `{name}` cannot be `{value}`");
@@ -155,7 +155,9 @@ fn duration(text: &str) -> Result<Duration> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
+    let like_go = text.starts_with(|first: char| first.is_ascii_digit()) && !text.contains([' ', ',', 'd', 'w']);
     let span = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+    let span = span.filter(|_| like_go);
     span.with_context(|| format!("rate_limit: interval: `{text}` is not a duration: write it like 1s or 100ms"))
 }
 
@@ -240,7 +242,10 @@ rate_limit: {interval: 100ms, burst: 3}
         assert!(refused("basic_auth_users: {a: x, a: y}\n").contains("`a` stands there twice"));
         assert!(refused("http_server_config: {headers: {Server: x}}\n").contains("`Server` cannot be set"));
         assert!(refused("http_server_config: {headers: {X-Frame-Options: allow}}\n").contains("cannot be `allow`"));
-        assert!(refused("rate_limit: {interval: soon, burst: 1}\n").contains("`soon` is not a duration"));
+        for wrong in ["soon", "PT1S", "1 second", "1d", "-1s", "1"] {
+            let said = refused(&format!("rate_limit: {{interval: {wrong}, burst: 1}}\n"));
+            assert!(said.contains(&format!("`{wrong}` is not a duration")), "{said}");
+        }
         assert!(refused("rate_limit: {interval: 1s}\n").contains("burst"));
     }
 

@@ -20,6 +20,9 @@ use crate::fixture::Root;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A host that does not answer fails soon.
+const DOWN: &str = "[host]\nurl = \"http://127.0.0.1:1\"\n[checks.service_up]\nfail_for = \"1s\"\n";
+
 /// What a client got.
 struct Got {
     /// 0: no answer at all.
@@ -123,15 +126,29 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[test]
 fn users_come_in_and_probes_need_nothing() {
     let place = Place::new();
-    let users = format!("basic_auth_users: {{alice: {}, bob: {}}}\n", digest("one:two"), digest("bob's"));
-    let down = "[host]\nurl = \"http://127.0.0.1:1\"\n[checks.service_up]\nfail_for = \"1s\"\n";
-    let sidecar = place.start_with(&users, down, &["--web.enable-lifecycle"]);
-    for path in ["/", "/metrics", "/status", "/status?section=health", "/status/tasks/task-1", "/nothing"] {
+    let users = format!(
+        "basic_auth_users: {{alice: {}, bob: {}, dora: {}}}\n",
+        digest("one:two"),
+        digest("bob's"),
+        digest("new to it")
+    );
+    let sidecar = place.start_with(&users, DOWN, &["--web.enable-lifecycle"]);
+    let paths = [
+        ("/", 200),
+        ("/metrics", 200),
+        ("/status", 200),
+        ("/status?section=health", 200),
+        ("/status/tasks/task-1", 200),
+        ("/nothing", 404),
+        ("/debug/pprof/", 403),
+        ("/debug/pprof/profile?seconds=1", 403),
+        ("/livezz", 404),
+    ];
+    for (path, code) in paths {
         let got = place.curl(&sidecar, path, &[]);
         assert_eq!(got.code, 401, "{path}");
         assert!(got.head.contains("www-authenticate: basic realm="), "{}", got.head);
         assert_eq!(place.curl(&sidecar, path, &["-u", "alice:one"]).code, 401, "{path}");
-        let code = if path == "/nothing" { 404 } else { 200 };
         assert_eq!(place.curl(&sidecar, path, &["-u", "alice:one:two"]).code, code, "{path}");
     }
     for wrong in ["alice:bob's", "bob:", "carol:one:two", "Alice:one:two", ":"] {
@@ -142,14 +159,17 @@ fn users_come_in_and_probes_need_nothing() {
 
     until("a failure", || place.curl(&sidecar, "/readyz", &[]).body.contains("[-]service_up"));
     assert_eq!(place.curl(&sidecar, "/readyz", &[]).code, 503);
-    for path in ["/livez", "/-/healthy", "/-/ready", "/livez/river"] {
-        assert!([200, 404].contains(&place.curl(&sidecar, path, &[]).code), "{path}");
+    for path in ["/livez", "/livez/loop", "/-/healthy", "/-/ready"] {
+        assert_eq!(place.curl(&sidecar, path, &[]).code, 200, "{path}");
+        assert_eq!(place.curl(&sidecar, path, &["-u", "alice:wrong"]).code, 200, "{path}");
     }
     let terse = place.curl(&sidecar, "/readyz?verbose", &[]).body;
     assert!(terse.contains("[-]service_up") && terse.contains("reason withheld"), "{terse}");
     assert!(!terse.contains("127.0.0.1"), "{terse}");
-    let told = place.curl(&sidecar, "/readyz?verbose", &["-u", "alice:one:two"]).body;
-    assert!(told.contains("fail_for 1s") && !told.contains("withheld"), "{told}");
+    for user in ["alice:one:two", "dora:new to it"] {
+        let told = place.curl(&sidecar, "/readyz?verbose", &["-u", user]).body;
+        assert!(told.contains("fail_for 1s") && !told.contains("withheld"), "{user}: {told}");
+    }
     let wrong = place.curl(&sidecar, "/readyz?verbose", &["-u", "alice:wrong"]).body;
     assert!(wrong.contains("reason withheld"), "a wrong password opens nothing: {wrong}");
 }
@@ -206,7 +226,7 @@ fn over_tls_with_http_2_and_1_and_the_headers_that_are_wanted() {
     let tls = "tls_server_config: {cert_file: server.pem, key_file: server.key}\n";
     let headers =
         "http_server_config: {headers: {Strict-Transport-Security: max-age=9, X-Frame-Options: sameorigin}}\n";
-    let sidecar = place.start(&format!("{tls}{headers}"));
+    let sidecar = place.start_with(&format!("{tls}{headers}"), "", &["--web.enable-lifecycle"]);
     let got = place.curl(&sidecar, "https://metrics", &["--http2"]);
     assert_eq!((got.code, got.version.as_str()), (200, "2"));
     assert!(got.body.contains("agenthost_build_info{") && got.head.contains("strict-transport-security: max-age=9"));
@@ -220,12 +240,33 @@ fn over_tls_with_http_2_and_1_and_the_headers_that_are_wanted() {
     }
     assert_eq!(place.curl(&sidecar, "https://livez", &["--tls-max", "1.1"]).code, 0);
     assert_eq!(place.curl(&sidecar, "/livez", &[]).code, 0, "nothing in the clear");
-    // Who never shakes hands keeps nobody waiting.
-    let silent: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(sidecar.address).unwrap()).collect();
-    let begun = Instant::now();
-    assert_eq!(place.curl(&sidecar, "https://livez", &[]).code, 200);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    drop(silent);
+    // A stranger's name, and a page's own wish: by both versions alike.
+    for version in ["--http1.1", "--http2"] {
+        assert_eq!(
+            place.curl(&sidecar, "https://metrics", &[version, "-H", "Host: evil.example"]).code,
+            421,
+            "{version}"
+        );
+        let origin = format!("Origin: https://localhost:{}", sidecar.address.port());
+        let reload =
+            |origin: &str| place.curl(&sidecar, "https://-/reload", &[version, "-X", "POST", "-H", origin]).code;
+        assert_eq!([reload(&origin), reload("Origin: https://evil.example")], [200, 403], "{version}");
+    }
+    // Who never shakes hands, or only begins to, keeps nobody waiting.
+    let mut others = Vec::new();
+    for number in 0..1500 {
+        let mut stream = TcpStream::connect(sidecar.address).unwrap();
+        if number % 2 == 0 {
+            stream.write_all(b"\x16\x03\x01\x02").unwrap();
+        }
+        others.push(stream);
+        if number % 300 == 0 {
+            let begun = Instant::now();
+            assert_eq!(place.curl(&sidecar, "https://livez", &[]).code, 200);
+            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        }
+    }
+    drop(others);
 
     let one = "http_server_config: {http2: false}\n";
     let narrow = "tls_server_config: {cert_file: server.pem, key_file: server.key, min_version: TLS13}\n";
@@ -319,10 +360,66 @@ fn a_token_comes_as_a_header_or_is_exchanged_for_a_cookie() {
 #[test]
 fn beyond_the_rate_nobody_but_a_probe_is_answered() {
     let place = Place::new();
-    let sidecar = place.start("rate_limit: {interval: 1h, burst: 3}\n");
+    let sidecar = place.start_with("rate_limit: {interval: 1h, burst: 3}\n", DOWN, &[]);
+    until("a failure", || place.curl(&sidecar, "/readyz", &[]).body.contains("[-]service_up"));
     let codes: Vec<_> = (0..5).map(|_| place.curl(&sidecar, "/metrics", &[]).code).collect();
     assert_eq!(codes, [200, 200, 200, 429, 429]);
     assert!((0..5).all(|_| place.curl(&sidecar, "/livez", &[]).code == 200));
+    assert!(place.curl(&sidecar, "/readyz?verbose", &[]).body.contains("fail_for 1s"));
+    // A reload gives no tokens back, and guesses are within the rate.
+    let users = format!("basic_auth_users: {{alice: {}}}\n", digest("x"));
+    place.write("web.yml", &format!("rate_limit: {{interval: 1h, burst: 3}}\n{users}"));
+    hang_up(&sidecar);
+    until("a lock", || place.curl(&sidecar, "/readyz?verbose", &[]).body.contains("withheld"));
+    assert_eq!(place.curl(&sidecar, "/metrics", &["-u", "alice:wrong"]).code, 429);
+    assert_eq!(place.curl(&sidecar, "/metrics", &["-u", "alice:x"]).code, 429);
+    let told = place.curl(&sidecar, "/readyz?verbose", &["-u", "alice:x"]).body;
+    assert!(told.contains("withheld"), "no guess at a probe either: {told}");
+}
+
+fn last_reload(place: &Place, sidecar: &Sidecar, path: &str, arguments: &[&str]) -> Option<bool> {
+    let text = place.curl(sidecar, path, arguments).body;
+    let line = text.lines().find_map(|line| line.strip_prefix("agenthost_config_last_reload_successful "));
+    line.map(|value| value == "1")
+}
+
+#[test]
+fn what_was_locked_stays_locked_and_old_connections_do_not_slip_through() {
+    let place = Place::new();
+    let users = format!("basic_auth_users: {{alice: {}}}\n", digest("x"));
+    let sidecar = place.start("");
+    let mut kept = TcpStream::connect(sidecar.address).unwrap();
+    kept.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ask = move || {
+        kept.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = [0; 4096];
+        let length = std::io::Read::read(&mut kept, &mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    assert!(ask().starts_with("HTTP/1.1 200"));
+
+    // Names a certificate that is still to come: refused, and taken once it is there, without a signal.
+    let tls = "tls_server_config: {cert_file: server.pem, key_file: server.key}\n";
+    place.write("web.yml", &format!("{tls}{users}"));
+    hang_up(&sidecar);
+    until("a refusal", || last_reload(&place, &sidecar, "/metrics", &[]) == Some(false));
+    assert!(ask().starts_with("HTTP/1.1 200"));
+    place.certificate("server", |_| {});
+    let metrics = || last_reload(&place, &sidecar, "https://metrics", &["-u", "alice:x"]);
+    until("TLS", || metrics() == Some(true));
+    let answer = ask().to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 421") && answer.contains("connection: close"), "{answer}");
+
+    // Emptied, as a file is while it is written: nothing is opened.
+    for less in ["", tls, &users] {
+        place.write("web.yml", less);
+        hang_up(&sidecar);
+        until("a refusal", || metrics() == Some(false));
+        assert_eq!(place.curl(&sidecar, "https://metrics", &[]).code, 401);
+        place.write("web.yml", &format!("{tls}{users}"));
+        hang_up(&sidecar);
+        until("it is taken back", || metrics() == Some(true));
+    }
 }
 
 #[test]
@@ -489,6 +586,18 @@ fn renewals_and_reloads_under_load_fail_no_scrape() {
     until("a verdict", || status("stays:x")["collectors"]["messages"]["up"] == true);
     assert_eq!(as_user("goes:y").code, 200);
 
+    let password = "}, basic_auth: {username: stays, password: x";
+    let Some(prometheus) = Prometheus::start(&place, &job("kept", sidecar.address, password)) else {
+        return crate::skipped("a real Prometheus while certificates are renewed", "prometheus is not installed");
+    };
+    until("a scrape", || prometheus.query("up").is_some_and(|up| up == [("kept".to_owned(), "1".to_owned())]));
+    let observed = || {
+        let status = status("stays:x");
+        let checks = status["health"]["checks"].as_array().unwrap().clone();
+        let one = checks.into_iter().find(|check| check["check"] == "service_up").unwrap();
+        (one["observed"].as_u64().unwrap(), one["since"].clone())
+    };
+    let before = observed();
     let (over, asked, failed) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     let failures = Arc::new(std::sync::Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -521,6 +630,10 @@ fn renewals_and_reloads_under_load_fail_no_scrape() {
     let (asked, failed) = (asked.into_inner(), failed.into_inner());
     assert!(asked > 20 && failed == 0, "{failed} of {asked} failed: {:?}", failures.lock().unwrap());
     assert_eq!(status("stays:x")["messages"]["pending_deliveries"], 2);
+    let after = observed();
+    assert!(after.0 > before.0 && after.1 == before.1, "no window was lost: {before:?} {after:?}");
+    let worst = prometheus.query("min_over_time(up[5m])").unwrap();
+    assert_eq!(worst, [("kept".to_owned(), "1".to_owned())], "not one scrape failed");
 
     // Without a signal: the files are looked at.
     swap("two");

@@ -94,6 +94,8 @@ pub struct Row {
     cpu_seconds: Option<f64>,
     /// Of an agent's that runs.
     leaked: Option<bool>,
+    /// Why Docker told no more of it than its name and state.
+    error: Option<String>,
     /// How many were killed for memory since its latest start.
     #[serde(skip)]
     oom_kills: Option<u64>,
@@ -241,7 +243,8 @@ impl Collector for Containers {
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let seen = self.docker.inspect_all(now, |name| self.names.might_be(name)).await?;
+        let wanted = |name: &str| self.names.might_be(name);
+        let seen = self.docker.inspect_all(now, &self.names.beginnings(), wanted).await?;
         let active = self.active(now);
         let mut rows: Vec<Row> = seen.iter().filter_map(|container| self.row(container, now)).collect();
         self.leaks.judge(&mut rows, active.as_ref(), now.mono);
@@ -291,6 +294,7 @@ impl Containers {
             memory_bytes: used.memory_bytes,
             cpu_seconds: used.cpu_seconds,
             leaked: None,
+            error: container.unread.as_ref().map(ToString::to_string),
             oom_kills: kills,
         })
     }

@@ -98,7 +98,7 @@ impl Collector for Mcp {
     async fn collect(&mut self, now: Now) -> Result<Section> {
         match self {
             Mcp::Containers { names, docker } => {
-                let seen = docker.inspect_all(now, |name| names.might_be(name)).await?;
+                let seen = docker.inspect_all(now, &names.beginnings(), |name| names.might_be(name)).await?;
                 Ok(Section::of_containers(names, &seen))
             }
             Mcp::Connectors { api, every } => Ok(Section::of_connectors(api.json(CONNECTORS, now, *every).await?)),
@@ -228,7 +228,7 @@ mod tests {
             container("pynchy-mcp-mail", "mail", json!({"State": {"Health": {"Status": "unhealthy"}}})),
             container("pynchy-mcp-notes_0a1b2c", "notes", json!({})),
             container("pynchy-mcp-notes_3d4e5f", "notes", exited),
-            container("pynchy-mcp-odd", "odd", json!({"State": {"Status": "hibernating"}})),
+            container("pynchy-mcp-odd", "odd", json!({"State": {"Status": ""}})),
             // An agent, whatever its folder is called.
             container("pynchy-mcp-agent", "pynchy-agent:latest", json!({})),
             container("postgres", "postgres", json!({})),

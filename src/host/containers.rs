@@ -107,6 +107,14 @@ impl Names {
         self.0.iter().any(|rule| rule.name.fits(name).is_some())
     }
 
+    /// What the names begin with of all that can be the host's.
+    pub fn beginnings(&self) -> Vec<&str> {
+        let mut beginnings: Vec<&str> = self.0.iter().map(|rule| rule.name.beginning()).collect();
+        beginnings.sort_unstable();
+        beginnings.dedup();
+        beginnings
+    }
+
     /// What the container is to the host. An image that is not known fits no rule that asks for one.
     pub fn classify(&self, name: &str, image: Option<&str>) -> Option<Member> {
         let fits = |rule: &Rule| {
@@ -220,6 +228,13 @@ impl Part {
 }
 
 impl Pattern {
+    fn beginning(&self) -> &str {
+        match self.0.first() {
+            Some(Part::Letters(letters)) => letters,
+            _ => "",
+        }
+    }
+
     /// What stands for the group, or the whole name where the pattern has none; `None` if the name does not fit.
     fn fits<'n>(&self, name: &'n str) -> Option<&'n str> {
         // What Docker allows in a name is ASCII, so it can be cut anywhere.
@@ -297,6 +312,7 @@ mod tests {
         assert_eq!(group("claw-7").as_deref(), Some("claw-7"), "without a group the name stands for it");
         assert_eq!(names.roles().collect::<Vec<_>>(), [Role::Agent]);
         assert_eq!(Names::pynchy().with_agents(&["x".parse().unwrap()]).classify("x", None).unwrap().role, Role::Agent);
+        assert_eq!(names.beginnings(), ["claw", "nanoclaw-"]);
         assert!(Names::default().is_empty() && !Names::default().might_be("x"));
     }
 

@@ -68,7 +68,7 @@ impl Stage {
 
     /// As `look`, with what the queue says.
     fn judge(&mut self, active: Option<&[&str]>) -> Section {
-        let seen = wait(self.collector.docker.inspect_all(self.now, |_| true)).unwrap();
+        let seen = wait(self.collector.docker.inspect_all(self.now, &[], |_| true)).unwrap();
         let mut rows: Vec<Row> = seen.iter().filter_map(|one| self.collector.row(one, self.now)).collect();
         let active = active.map(|folders| Active::of(folders.iter().copied()));
         self.collector.leaks.judge(&mut rows, active.as_ref(), self.now.mono);
@@ -121,7 +121,7 @@ fn every_container_is_told_with_what_is_known_of_it() {
     let row = |name, role, group, state| {
         json!({"name": name, "role": role, "group": group, "state": state, "exit_code": null, "oom_killed": false,
             "restart_count": 0, "health": null, "started_at": "2026-11-21T19:55:00.5Z", "finished_at": null,
-            "age_seconds": null, "memory_bytes": null, "cpu_seconds": null, "leaked": null})
+            "age_seconds": null, "memory_bytes": null, "cpu_seconds": null, "leaked": null, "error": null})
     };
     let with = |mut row: Value, more: Value| {
         row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -161,6 +161,33 @@ fn every_container_is_told_with_what_is_known_of_it() {
     assert_eq!(value(&RECENT_RESTARTS, "mcp/web"), None, "no check degrades for an MCP server");
     assert_eq!(value(&RECENT_OOM_KILLS, "scheduled/ops"), Some(Some(1.0)));
     assert!(points.0.iter().all(|point| !point.fact.is(&LEAKED)), "nothing is known of the queue");
+}
+
+#[test]
+fn one_that_does_not_tell_of_itself_is_told_by_the_list_and_says_why() {
+    let family = container("pynchy-family", AGENT, json!({"RestartCount": 2}));
+    let mut stage = Stage::new(vec![family.clone(), container("pynchy-ops", AGENT, json!({}))]);
+    stage.look();
+    stage.pass(15);
+    let (rows, id) =
+        (vec![family, container("pynchy-ops", AGENT, json!({"Status": "Up 2 seconds"}))], "70796e6368792d6f7073");
+    stage.engine.answer_with(move |path| match path.contains(id) {
+        true => Some((500, "{\"message\": \"sk-secret\"}".to_owned())),
+        false => Some(crate::source::docker::fake::of(&rows, path)),
+    });
+    let section = stage.look();
+    let told = fixture::json::<Containers>(&section);
+    let (family, ops) = (&told["containers"][0], &told["containers"][1]);
+    assert_eq!((&family["restart_count"], &family["error"]), (&json!(2), &Value::Null));
+    assert_eq!(
+        (&ops["role"], &ops["state"], &ops["restart_count"]),
+        (&json!("agent"), &json!("running"), &Value::Null)
+    );
+    assert_eq!(ops["error"], "ask Docker: it answered with status 500");
+    assert_eq!((&told["total"], &told["oldest_running_seconds"]), (&json!(2), &Value::Null));
+    let points = fixture::points::<Containers>(&section);
+    let restarts = |group| fixture::value(&points, &RECENT_RESTARTS, group);
+    assert_eq!((restarts("agent/family"), restarts("agent/ops")), (Some(Some(0.0)), Some(None)));
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Container {
                 health: found.health,
                 oom_killed: found.oom_killed,
                 exit_code: found.exit_code,
+                error: found.unread.as_ref().map(ToString::to_string),
                 ..Container::without(found.state.name())
             },
             Err(error) => {
@@ -67,7 +68,9 @@ impl Container {
 }
 
 pub async fn look(docker: Docker, names: Containers, now: Now) -> Told {
-    Told { gateway: one(&docker, names.gateway, now).await, postgres: one(&docker, names.postgres, now).await }
+    // At once: one that hangs takes no time from the other.
+    let (gateway, postgres) = tokio::join!(one(&docker, names.gateway, now), one(&docker, names.postgres, now));
+    Told { gateway, postgres }
 }
 
 async fn one(docker: &Docker, name: Option<String>, now: Now) -> Option<(Arc<str>, Container)> {

@@ -230,6 +230,25 @@ fn what_a_group_has_used_never_falls() {
 }
 
 #[test]
+fn of_containers_whose_names_have_no_group_the_latest_are_remembered() {
+    let mut stage = Stage::new(vec![]);
+    stage.collector.names = Names::default().with_agents(&["claw-*".parse().unwrap()]);
+    let claw = |number: u64| container(&format!("claw-{number}"), "claw", json!({"RestartCount": 1}));
+    stage.then(vec![claw(0)]);
+    let mut points = Points::default();
+    for number in 1..=300 {
+        points = stage.then(vec![claw(0), claw(number)]);
+    }
+    let kept = points.0.iter().filter(|point| point.fact.is(&RESTARTS)).count();
+    assert_eq!(kept, 202, "two that are there, and 200 that have gone");
+    let restarts = |number: u64| fixture::value(&points, &RESTARTS, &format!("agent/claw-{number}"));
+    assert_eq!(
+        [restarts(0), restarts(99), restarts(100), restarts(300)],
+        [Some(Some(1.0)), None, Some(Some(1.0)), Some(Some(1.0))]
+    );
+}
+
+#[test]
 fn restarts_count_from_the_first_reading_on_and_are_recent_for_an_hour() {
     let started = |seconds: u64| format!("2026-11-21T20:00:{seconds:02}Z");
     let mut stage = Stage::new(vec![restarted("pynchy-family", 50, &started(0))]);

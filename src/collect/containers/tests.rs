@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::leaks::Active;
 use super::*;
 use crate::collect::fixture::api::{Api, Say};
 use crate::collect::fixture::{self, now, wait};
@@ -411,6 +412,46 @@ fn the_queue_is_overheard_and_never_asked_for() {
     assert_eq!(leaked(280), [None, None]);
     let host = Host { status_poll: None, ..host };
     let mut containers = Containers::new(Config::default(), &host, &sources).unwrap().unwrap();
+    assert_eq!(runtime.block_on(containers.collect(now())).unwrap().leaked, None);
+}
+
+#[test]
+fn the_queue_of_another_host_is_overheard_where_an_endpoint_says_who_is_active() {
+    let names = ["claw-family-1795307730123", "claw-a.b-1795307730123", "claw-ops-1795307730123", "bot-1"];
+    let (api, engine) = (Api::new(), Fake::with(names.map(|name| container(name, "claw", json!({}))).to_vec()));
+    let endpoint = |queue: &str| {
+        let text = format!("name = \"own\"\nurl = \"{}/state\"\nqueue = {{ {queue} }}", api.url);
+        toml::from_str::<crate::host::generic::Endpoint>(&text).unwrap()
+    };
+    let mut host = fixture::host(None);
+    host.profile = crate::host::Profile::Generic;
+    host.listed.http = vec![endpoint("active_groups = \"/groups\", groups_waiting = \"/waiting\"")];
+    let sources = Sources { docker: Docker::at(engine.socket()), ..Sources::default() };
+    let config = "names = [\"claw-{group}-{epoch}\", \"bot-*\"]\nleaked_after = \"30s\"";
+    let mut containers = Containers::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap();
+    let mut queue = Queue::new(queue::Config {}, &host, &sources).unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut seconds = 0;
+    let mut leaked = |groups: Value| {
+        api.json("/state", json!({"groups": groups, "waiting": 0}));
+        seconds += 60;
+        let now = now().plus(Duration::from_secs(seconds));
+        runtime.block_on(queue.collect(now)).unwrap();
+        let section = runtime.block_on(containers.collect(now)).unwrap();
+        assert_eq!(section.containers[3].leaked, None, "its name has no group");
+        section.containers[..3].iter().map(|row| row.leaked).collect::<Vec<_>>()
+    };
+    assert_eq!(leaked(json!(["family", "a.b"])), [Some(false), Some(false), Some(false)]);
+    assert_eq!(leaked(json!(["family", "a.b"])), [Some(false), Some(false), Some(true)]);
+    assert_eq!(leaked(json!({"family": false, "a.b": {"active": true}})), [Some(false), Some(false), Some(true)]);
+    assert_eq!(leaked(json!({"family": false, "a.b": {"active": true}})), [Some(true), Some(false), Some(true)]);
+    for other in
+        [json!({"family": null}), json!(["family", 1]), json!("family"), json!(null), json!({"family": {"busy": true}})]
+    {
+        assert_eq!(leaked(other.clone()), [None; 3], "{other}");
+    }
+    host.listed.http = vec![endpoint("groups_waiting = \"/waiting\"")];
+    let mut containers = Containers::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap();
     assert_eq!(runtime.block_on(containers.collect(now())).unwrap().leaked, None);
 }
 

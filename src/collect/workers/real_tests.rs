@@ -10,7 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 use crate::collect::fixture::{self, look};
+use crate::host::ProcessRule;
 use crate::host::running::stage::unprivileged;
+use crate::source::process::proc::Stat;
 
 /// A folder with a shell and a `sleep` under names that no other process of the machine has.
 struct Stage {

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::collect::fixture::{self, error, look};
+use crate::host::ProcessRule;
 use crate::host::running::stage::unprivileged;
 use crate::source::process::proc::Proc;
 
@@ -186,8 +187,8 @@ fn each_class_is_told_within_two_looks_and_all_add_up() {
         (204, Class::Busy),
         (205, Class::Leaked),
         (206, Class::Busy),
-        (401, Class::Idle),
-        (402, Class::Duplicate),
+        (401, Class::Duplicate),
+        (402, Class::Idle),
     ];
     assert_eq!(classes(&section), expected);
     let json = fixture::json::<Workers>(&section);
@@ -202,7 +203,7 @@ fn each_class_is_told_within_two_looks_and_all_add_up() {
         json["processes"][0],
         json!({"pid": 200, "kind": "pi", "class": "busy", "state": "S", "cpu_seconds": 1.0, "cpu_percent": 0.0,
             "rss_bytes": 1200 * page, "threads": 11, "fds": 1, "children": 1, "uptime_seconds": 415, "idle_seconds": 0,
-            "session": null, "cwd": "project", "registered": null})
+            "session": null, "cwd": "project", "registered": null, "registered_state": null, "idle_for_s": null})
     );
     assert_eq!(json["processes"][1]["cwd"], Value::Null);
     assert_eq!((&json["processes"][3]["idle_seconds"], &json["limits"]), (&json!(15), &json!([])));
@@ -448,6 +449,39 @@ fn work_is_measured_over_fifteen_seconds_however_often_it_is_looked() {
     }
 }
 
+/// The classes at looks so many milliseconds apart, each with so many more ticks than the one before.
+fn worked(looks: &[(u64, u64)]) -> Vec<Class> {
+    let machine = Machine::new(&[PI]);
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    let (mut now, mut ticks) = (at(1000), 100);
+    look(&mut workers, now).unwrap();
+    let each = looks.iter().map(|&(millis, more)| {
+        (now, ticks) = (now.plus(Duration::from_millis(millis)), ticks + more);
+        machine.run(&[Fake { ticks, ..PI }]);
+        only(&look(&mut workers, now).unwrap()).class
+    });
+    each.collect()
+}
+
+#[test]
+fn work_is_held_against_the_time_between_two_readings() {
+    use Class::{Busy, Idle};
+    // A pace that trembles: work of one interval is seen in that one, and in no other.
+    let tremble = [(14_990, 0), (15_010, 16), (14_985, 0), (14_995, 15), (15_000, 0), (14_600, 16), (15_400, 0)];
+    assert_eq!(worked(&tremble), [Idle, Busy, Idle, Busy, Idle, Busy, Idle]);
+    assert_eq!(worked(&[(14_500, 14); 4]), [Idle; 4], "a garbage collector's burst");
+    // As much for its length as in 15 s, whatever the length.
+    for (millis, needed) in [(20_000, 20), (23_400, 24), (37_000, 37), (61_000, 61)] {
+        assert_eq!(worked(&[(millis, needed); 3]), [Busy; 3], "{millis}");
+        assert_eq!(worked(&[(millis, needed - 1); 3]), [Idle; 3], "{millis}");
+    }
+    // 7 s: three of them are the shortest window of at least 15 s, 21 s, which need 21 ticks.
+    assert_eq!(worked(&[(7_000, 7); 4]), [Idle, Idle, Busy, Busy]);
+    assert_eq!(worked(&[(7_000, 7), (7_000, 7), (7_000, 6), (7_000, 7)]), [Idle; 4]);
+    // One that came late is a long window once.
+    assert_eq!(worked(&[(15_000, 16), (44_000, 43), (15_000, 15), (15_000, 14)]), [Busy, Idle, Busy, Idle]);
+}
+
 #[test]
 fn a_child_is_work_but_a_server_or_a_corpse_is_none() {
     let with = |child: Fake<'_>| {
@@ -512,6 +546,52 @@ fn an_orphan_is_one_without_a_living_host_above_whoever_its_parent_is() {
 }
 
 #[test]
+fn whoever_has_a_hidden_ancestor_is_no_orphan_by_guess() {
+    let machine = Machine::new(&[
+        Fake { pid: 150, comm: "login", words: "login", parent: 1, ..PI },
+        Fake { pid: 201, parent: 150, ..PI },
+        Fake { pid: 202, parent: 1, ..PI },
+    ]);
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    let mut told = |second| {
+        let section = look(&mut workers, at(second)).unwrap();
+        let class = |pid| section.processes.iter().find(|one| one.pid == pid).map(|one| one.class);
+        let orphans = value(&section, &ORPHANS, "pi").unwrap();
+        assert_eq!(value(&section, &WORKERS, "pi/orphan"), orphans.map(Some));
+        (class(201), orphans, section.limits.concat())
+    };
+    assert_eq!(told(1000), (Some(Class::Orphan), Some(2.0), String::new()));
+    // As under `hidepid`: the kernel says who its parent is, and no more of that.
+    machine.end(150);
+    let (class, orphans, limits) = told(1015);
+    assert_eq!((class, orphans), (Some(Class::Idle), Some(1.0)), "202 is one all the same");
+    assert!(
+        limits.starts_with("nobody can say whether 1 workers are orphans, as a process above them is hidden"),
+        "{limits}"
+    );
+    machine.end(202);
+    assert_eq!(told(1030).1, None, "of none of them is it known");
+    machine.run(&[Fake { pid: 201, parent: 1, depth: "201 7", ..PI }]);
+    let (class, orphans, limits) = told(1045);
+    assert_eq!((class, orphans), (Some(Class::Idle), None));
+    assert!(limits.starts_with("nobody can say whether 1 workers are orphans, as they run in a container"), "{limits}");
+    std::fs::remove_file(machine.path("201/status")).unwrap();
+    assert_eq!(told(1060).1, None, "how deep it is cannot be read");
+    machine.run(&[Fake { pid: 201, parent: 1, started: 1070, ..PI }]);
+    assert_eq!(told(1075), (Some(Class::Unknown), Some(0.0), String::new()), "too young to be asked");
+}
+
+#[test]
+fn one_from_outside_is_an_orphan_only_where_the_host_is_known_to_be_inside() {
+    let machine = Machine::new(&[Fake { parent: 0, ..PI }]);
+    let file = machine.path("pid");
+    let mut workers = machine.collector_beside("presets = [\"pi\"]", ProcessRule::PidFile(file.clone()));
+    assert_eq!(only(&look(&mut workers, at(1000)).unwrap()).class, Class::Unknown, "there is no pid file");
+    std::fs::write(&file, "100").unwrap();
+    assert_eq!(only(&look(&mut workers, at(1015)).unwrap()).class, Class::Orphan);
+}
+
+#[test]
 fn a_pid_file_that_names_another_is_followed() {
     let machine = Machine::new(&[Fake { pid: 110, ..HOST }, PI, Fake { pid: 201, parent: 110, ..PI }]);
     let file = machine.path("pid");
@@ -570,8 +650,35 @@ fn a_server_is_a_duplicate_beyond_what_its_parent_needs() {
         let (duplicates, kept): (Vec<_>, Vec<_>) = servers.partition(|one| one.class == Class::Duplicate);
         (duplicates.iter().map(|one| one.pid).collect(), kept.iter().map(|one| one.pid).collect())
     };
-    assert_eq!(duplicates("presets = [\"pi\", \"mcp\"]"), (vec![410, 420], vec![402, 440, 450]));
-    assert_eq!(duplicates("presets = [\"pi\", \"mcp\"]\nmax_per_parent = 2"), (vec![420], vec![402, 410, 440, 450]));
+    assert_eq!(
+        duplicates("presets = [\"pi\", \"mcp\"]"),
+        (vec![402, 410], vec![420, 440, 450]),
+        "the newest is in use"
+    );
+    assert_eq!(duplicates("presets = [\"pi\", \"mcp\"]\nmax_per_parent = 2"), (vec![402], vec![410, 420, 440, 450]));
+}
+
+#[test]
+fn of_servers_that_are_the_same_the_one_that_talks_is_needed() {
+    let (old, new) = (Fake { pid: 410, ..SERVER }, Fake { pid: 420, started: 700, ..SERVER });
+    let machine =
+        Machine::new(&[PI, old, new].map(|fake| Fake { parent: if fake.pid == 200 { 100 } else { 200 }, ..fake }));
+    let mut workers = machine.collector("presets = [\"mcp\"]");
+    let mut duplicate = |second, fake: Fake<'_>| {
+        machine.run(&[Fake { parent: 200, ..fake }]);
+        let section = look(&mut workers, at(second)).unwrap();
+        let found: Vec<u32> =
+            section.processes.iter().filter(|one| one.class == Class::Duplicate).map(|one| one.pid).collect();
+        found
+    };
+    assert_eq!(duplicate(1000, old), [410], "neither was seen to talk");
+    assert_eq!(duplicate(1015, Fake { io: [40, 90, 0, 0], ..old }), [420], "the old one is asked");
+    assert_eq!(duplicate(1030, Fake { io: [0, 0, 0, 0], ..new }), [420], "silence of both changes nothing");
+    assert_eq!(duplicate(1045, Fake { io: [8, 8, 0, 0], ..new }), [420], "what it reads it wrote");
+    assert_eq!(duplicate(1060, Fake { io: [48, 98, 0, 0], ..new }), [410], "by now the new one is");
+    // One that comes speaks first: who it is, and what it can.
+    let newest = Fake { pid: 430, started: 1065, io: [300, 900, 0, 0], ..SERVER };
+    assert_eq!(duplicate(1075, newest), [410, 420]);
 }
 
 #[test]
@@ -592,6 +699,11 @@ fn a_launcher_that_hands_over_leaves_the_counts_even() {
     assert_eq!(counts(&look(&mut workers, at(1045)).unwrap()), [2.0, 2.0, 0.0]);
 }
 
+/// Spawns, exits, restarts and early exits of pi.
+fn turnover(section: &Section) -> [f64; 4] {
+    [&SPAWNS, &EXITS, &RESTARTS, &EARLY_EXITS].map(|fact| value(section, fact, "pi").unwrap().unwrap())
+}
+
 #[test]
 fn starts_that_fail_again_and_again_are_counted_until_they_are_long_ago() {
     let machine = Machine::new(&[]);
@@ -602,23 +714,53 @@ fn starts_that_fail_again_and_again_are_counted_until_they_are_long_ago() {
             Some(fake) => machine.run(&[fake]),
             None => machine.end(200),
         }
-        let section = look(&mut workers, at(second)).unwrap();
-        [&SPAWNS, &EXITS, &RESTARTS, &EARLY_EXITS].map(|fact| value(&section, fact, "pi").unwrap().unwrap())
+        turnover(&look(&mut workers, at(second)).unwrap())
     };
     for turn in 1..=7 {
-        let second = 1000 + 15 * turn;
+        let second = 1000 + 5 * turn;
         let expected = [turn, turn - 1, turn - 1, turn - 1].map(|count| count as f64);
-        // Its pid is used again each time.
+        // Its pid is used again each time, and it is 2 s old, so it was 7 s old when it had ended at the latest.
         assert_eq!(look(second, Some(Fake { started: second - 2, ..PI })), expected, "turn {turn}");
     }
-    assert!(CHECKS[5].bad.is_bad(6.0) && !CHECKS[5].bad.is_bad(5.0));
+    let check = CHECKS.iter().find(|check| check.name == "worker_spawn_loop").unwrap();
+    assert!(check.bad.is_bad(6.0) && !check.bad.is_bad(5.0));
     // One that ends and stays as a corpse ended once.
-    assert_eq!(look(1120, Some(Fake { started: 1103, state: 'Z', ..PI })), [7.0, 7.0, 6.0, 7.0]);
+    assert_eq!(look(1040, Some(Fake { started: 1033, state: 'Z', ..PI })), [7.0, 7.0, 6.0, 7.0]);
     assert_eq!(look(1135, None), [7.0, 7.0, 6.0, 7.0]);
     machine.run(&[PI]);
-    assert_eq!(look(1135 + 580, None), [7.0, 7.0, 6.0, 1.0], "a new one was not seen");
+    assert_eq!(look(1040 + 600, None), [7.0, 7.0, 6.0, 1.0], "a new one was not seen");
     machine.run(&[PI]);
-    assert_eq!(look(1135 + 3500, None), [7.0, 7.0, 5.0, 0.0]);
+    assert_eq!(look(1040 + 3500, None), [7.0, 7.0, 6.0, 0.0]);
+    machine.run(&[PI]);
+    assert_eq!(look(1040 + 3576, None), [7.0, 7.0, 4.0, 0.0], "an hour after");
+}
+
+#[test]
+fn whoever_may_have_lived_longer_did_not_end_early() {
+    let machine = Machine::new(&[]);
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    look(&mut workers, at(1000)).unwrap();
+    // Jobs of 12 s, each seen once, when it is 2 s old; they may be shorter, and nobody knows.
+    for turn in 1..=20 {
+        machine.run(&[Fake { started: 1000 + 15 * turn - 2, ..PI }]);
+        let section = look(&mut workers, at(1000 + 15 * turn)).unwrap();
+        assert_eq!(turnover(&section), [turn, turn - 1, turn - 1, 0].map(|count| count as f64));
+    }
+    machine.end(200);
+    assert_eq!(turnover(&look(&mut workers, at(1315)).unwrap())[3], 0.0);
+    // A corpse of 14 s that was alive when it was 5 s old ended at any age between; one of 9 s did not.
+    machine.run(&[Fake { started: 1320, ..PI }]);
+    look(&mut workers, at(1325)).unwrap();
+    machine.run(&[Fake { started: 1320, state: 'Z', ..PI }]);
+    assert_eq!(turnover(&look(&mut workers, at(1334)).unwrap())[3], 0.0);
+    machine.run(&[Fake { started: 1340, state: 'Z', ..PI }]);
+    assert_eq!(turnover(&look(&mut workers, at(1349)).unwrap())[3], 1.0);
+    // To become another program is no end.
+    machine.run(&[Fake { started: 1350, ..PI }]);
+    look(&mut workers, at(1351)).unwrap();
+    machine.run(&[Fake { started: 1350, comm: "vim", words: "vim", ..PI }]);
+    let [_, exits, _, early] = turnover(&look(&mut workers, at(1355)).unwrap());
+    assert_eq!((exits, early), (23.0, 1.0));
 }
 
 #[test]

@@ -268,7 +268,12 @@ impl Proc {
         Ok(scan)
     }
 
-    fn stat(&self, pid: u32, buffer: &mut [u8]) -> Result<Stat, Hidden> {
+    /// Whether it is the machine's own: the pids in it can be asked for elsewhere too.
+    pub(super) fn is_real(&self) -> bool {
+        self.is_real
+    }
+
+    pub(super) fn stat(&self, pid: u32, buffer: &mut [u8]) -> Result<Stat, Hidden> {
         let read = match File::open(self.path(pid, "stat")).and_then(|mut file| file.read(buffer)) {
             // Another user's under `hidepid=1`.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => Err(Hidden::Denied),

@@ -5,10 +5,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::collect::Collector;
@@ -20,6 +22,7 @@ use crate::source::process::proc::{self, Proc, Scan};
 
 mod ancestor;
 mod class;
+mod nanoclaw;
 mod registry;
 mod roll;
 mod rule;
@@ -30,6 +33,7 @@ mod tests;
 
 use ancestor::{Above, Ancestor};
 use class::{Class, Evidence};
+use nanoclaw::{Contained, Nanoclaw};
 use registry::{List, Listed, Registration, Registry};
 use roll::{Roll, Seen, Tally};
 use rule::{Own, Preset, Rule};
@@ -109,7 +113,7 @@ fn presets(profile: Profile) -> Vec<Preset> {
 /// `/status.workers`
 #[derive(Debug, Serialize)]
 pub struct Section {
-    processes: Vec<Process>,
+    processes: Rows,
     totals: Totals,
     kinds: BTreeMap<Arc<str>, Kind>,
     host: Sought,
@@ -119,6 +123,33 @@ pub struct Section {
     limits: Vec<String>,
     #[serde(skip)]
     booted: f64,
+    /// The engine did not tell of those in containers.
+    #[serde(skip)]
+    is_blind: bool,
+}
+
+/// All workers: it is the processes, and has those in containers beside.
+#[derive(Debug)]
+struct Rows {
+    processes: Vec<Process>,
+    contained: Vec<Contained>,
+}
+
+impl Deref for Rows {
+    type Target = [Process];
+
+    fn deref(&self) -> &[Process] {
+        &self.processes
+    }
+}
+
+impl Serialize for Rows {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut rows = serializer.serialize_seq(Some(self.processes.len() + self.contained.len()))?;
+        self.processes.iter().try_for_each(|row| rows.serialize_element(row))?;
+        self.contained.iter().try_for_each(|row| rows.serialize_element(row))?;
+        rows.end()
+    }
 }
 
 /// One worker. Null is what cannot be read, or takes a second look.
@@ -152,6 +183,8 @@ struct Process {
     registered_state: Option<registry::State>,
     /// Seconds since its user last asked it for something, by that list.
     idle_for_s: Option<f64>,
+    /// The container's name, of a worker that is known by it.
+    container: Option<Arc<str>>,
     #[serde(skip)]
     above: Option<Above>,
     #[serde(skip)]
@@ -419,6 +452,7 @@ pub struct Workers {
     proc: Proc,
     host: Ancestor,
     registry: Option<Registry>,
+    nanoclaw: Option<Nanoclaw>,
     roll: Roll,
     /// Kept, so that start times do not tremble as two clocks do that are read one after the other.
     booted: f64,
@@ -458,8 +492,12 @@ impl Collector for Workers {
         let presets = config.presets.clone().map_or_else(|| presets(host.profile), |presets| presets.0);
         // The operator knows better than a preset.
         let rules = config.rules.0.iter().cloned().map(Rule::from);
+        let (contained, presets): (Vec<Preset>, Vec<Preset>) =
+            presets.into_iter().partition(|preset| *preset == Preset::Nanoclaw);
         let rules: Vec<Rule> = rules.chain(presets.into_iter().map(Rule::from)).collect();
-        Ok((!rules.is_empty()).then(|| Workers {
+        let nanoclaw = (!contained.is_empty()).then(|| Nanoclaw::new(&config, sources));
+        Ok((!rules.is_empty() || nanoclaw.is_some()).then(|| Workers {
+            nanoclaw,
             roll: Roll::new(rules, config.sessions),
             config,
             proc: sources.proc.clone(),
@@ -480,10 +518,19 @@ impl Collector for Workers {
         let sought = self.host.look(&self.proc, &scan);
         let seen = self.roll.look(&self.proc, &scan, now.mono);
         // Asked after: a host that hangs must not make what we see with our own eyes old.
-        let list = match &mut self.registry {
-            Some(registry) => Some(registry.ask(sought.pid, now).await),
-            None => None,
+        let list = async {
+            match &mut self.registry {
+                Some(registry) => Some(registry.ask(sought.pid, now).await),
+                None => None,
+            }
         };
+        let contained = async {
+            match &mut self.nanoclaw {
+                Some(nanoclaw) => Some(nanoclaw.look(&self.proc, &scan, now).await),
+                None => None,
+            }
+        };
+        let (list, contained) = tokio::join!(list, contained);
         let booted = now.wall.as_duration().as_secs_f64() - now.mono.as_secs_f64();
         // Somebody may set the clock.
         if (booted - self.booted).abs() > 2.0 {
@@ -491,11 +538,25 @@ impl Collector for Workers {
         }
         let seen = Sight { scan: &scan, seen: &seen, sought: &sought, list: list.as_ref(), now };
         let processes = self.processes(&seen);
-        Ok(self.section(&seen, processes))
+        let section = self.section(&seen, processes);
+        match contained {
+            None => Ok(section),
+            Some(Ok(look)) => Ok(section.with(look)),
+            // Where there is nothing else to see, that is all there is to say.
+            Some(Err(error)) if self.roll.rules().is_empty() => Err(error),
+            Some(Err(error)) => Ok(section.without(&error)),
+        }
     }
 
     fn points(section: &Section, points: &mut Points) {
+        if section.is_blind {
+            nanoclaw::put_unseen(points);
+        }
         for (kind, of) in &section.kinds {
+            if **kind == *Preset::Nanoclaw.name() {
+                nanoclaw::put(&section.processes.contained, of, points);
+                continue;
+            }
             put_kind(kind, of, points);
             if section.host.orphan_test || section.host.is_lost {
                 points.put(&ORPHANS, [kind], of.totals.orphan.map(|count| count as f64));
@@ -630,7 +691,8 @@ impl Workers {
             registry: sight.list.map(Listed::of),
             limits: limits(sight, &processes, self.roll.doubtful()),
             booted: self.booted,
-            processes,
+            is_blind: false,
+            processes: Rows { processes, contained: Vec::new() },
         }
     }
 
@@ -670,9 +732,26 @@ impl Workers {
             registered: registration.is_registered,
             registered_state: registration.state,
             idle_for_s: registration.idle,
+            container: None,
             above,
             started: stat.started(),
         }
+    }
+}
+
+impl Section {
+    fn with(mut self, look: nanoclaw::Look) -> Section {
+        self.totals = self.totals.and(&look.kind.totals);
+        self.limits.extend(nanoclaw::limit(&look.kind));
+        self.kinds.insert(Preset::Nanoclaw.name().into(), look.kind);
+        self.processes.contained = look.workers;
+        self
+    }
+
+    fn without(mut self, error: &anyhow::Error) -> Section {
+        self.limits.push(format!("nobody knows of the containers of nanoclaw: {error:#}"));
+        self.is_blind = true;
+        self
     }
 }
 
@@ -755,6 +834,18 @@ impl Totals {
             duplicate: asked.duplicate.then(|| count(Class::Duplicate)),
             unregistered: asked.unregistered.then(|| count(Class::Unregistered)),
             unknown: count(Class::Unknown),
+        }
+    }
+
+    /// With those of which no class but these is asked.
+    fn and(&self, others: &Totals) -> Totals {
+        Totals {
+            alive: self.alive + others.alive,
+            busy: self.busy + others.busy,
+            idle: self.idle + others.idle,
+            leaked: self.leaked + others.leaked,
+            unknown: self.unknown + others.unknown,
+            ..self.clone()
         }
     }
 

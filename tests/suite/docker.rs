@@ -397,6 +397,52 @@ fn a_container_that_works_for_nobody_fails_its_check_until_its_group_is_active()
     assert_eq!(state(&sidecar.status(), "family").as_deref(), Some("ok"));
 }
 
+/// nanoclaw's agents: one that computes, and one that waits.
+#[test]
+fn containers_of_nanoclaw_are_workers() {
+    let Some(engine) = engine() else { return };
+    let (busy, idle) = ("nanoclaw-main-1795307730123", "nanoclaw-family-1795307730456");
+    let burn = "'echo sk-secret; while true; do :; done'";
+    engine
+        .docker(&format!("run -d --network none --stop-timeout 1 --cpus 0.3 --name {busy} {AGENT} /bin/sh -c {burn}"));
+    engine.sleeper(idle, AGENT);
+    engine.sleeper("somebody-elses", AGENT);
+    let (root, docker) = (Root::with_history(Now::read().wall), Docker::at(engine.socket()));
+    let sources = Sources { docker, ..Sources::default() };
+    let presets = toml::de::DeTable::parse("presets = [\"nanoclaw\"]").unwrap();
+    let workers = collect::ALL.iter().find(|one| one.name == "workers").unwrap();
+    let mut workers = (workers.plan)(Some(presets)).unwrap()(&root.host(), &sources).unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut look = |seconds| {
+        let now = Now { wall: Now::read().wall, ..Now::read().plus(Duration::from_secs(seconds)) };
+        json(&workers.run(now, Duration::from_secs(10), runtime.handle()).unwrap())
+    };
+    look(0);
+    std::thread::sleep(Duration::from_secs(2));
+    let section = look(15);
+    let rows = section["processes"].as_array().unwrap();
+    let of = |name: &str| rows.iter().find(|row| row["container"] == name).unwrap();
+    assert_eq!(rows.len(), 2, "{section:#}");
+    assert_eq!((&of(busy)["class"], &of(idle)["class"]), (&json!("busy"), &json!("idle")), "{section:#}");
+    for (name, pid) in
+        [busy, idle].map(|name| (name, engine.docker(&format!("inspect --format '{{{{.State.Pid}}}}' {name}"))))
+    {
+        let row = of(name);
+        assert_eq!((&row["kind"], row["pid"].to_string(), &row["children"]), (&json!("nanoclaw"), pid, &json!(0)));
+        assert!(row["rss_bytes"].as_u64().is_some_and(|bytes| (1..50_000_000).contains(&bytes)), "{row:#}");
+        assert!(
+            row["threads"] == 1 && row["fds"].as_u64() > Some(0) && row["uptime_seconds"].as_u64() < Some(60),
+            "{row:#}"
+        );
+    }
+    assert!(!section.to_string().contains("sk-secret"));
+    engine.docker(&format!("kill {busy}"));
+    until(&engine, busy, ".State.Status", |state| state == "exited");
+    let section = look(30);
+    let kind = &section["kinds"]["nanoclaw"];
+    assert_eq!((&section["totals"]["alive"], &kind["exits_total"]), (&json!(1), &json!(1)), "{section:#}");
+}
+
 #[test]
 fn what_stands_in_an_environment_or_a_command_reaches_no_output_and_no_log() {
     let Some(engine) = engine() else { return };

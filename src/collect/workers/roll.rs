@@ -11,15 +11,15 @@ use crate::source::process::ending::Ending;
 use crate::source::process::proc::{self, Comm, Hidden, Io, Proc, Scan, Stat};
 
 /// Over which work is measured.
-const WINDOW: Duration = Duration::from_secs(15);
+pub const WINDOW: Duration = Duration::from_secs(15);
 /// A look that comes a little early still ends a window: else the jitter of a pace of 15 s would double every other one.
-const SLACK: Duration = Duration::from_millis(500);
+pub const SLACK: Duration = Duration::from_millis(500);
 /// So long a process may become what it will be: it executes its program, writes its title.
 const SETTLES: Duration = Duration::from_secs(30);
 /// A child that looks like its worker and is younger is one that is about to execute a tool.
 const FORKS: Duration = Duration::from_secs(1);
 /// One that ended younger than this ended within seconds of its start.
-const EARLY: Duration = Duration::from_secs(10);
+pub const EARLY: Duration = Duration::from_secs(10);
 /// The end of so many is awaited at a time, each with a file descriptor.
 const AWAITED: usize = 64;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(3600);
@@ -95,7 +95,7 @@ impl Tally {
         self.early_exits.len()
     }
 
-    fn forget(&mut self, now: Duration) {
+    pub fn forget(&mut self, now: Duration) {
         for (events, within) in [(&mut self.restarts, RESTARTS_WITHIN), (&mut self.early_exits, EARLY_EXITS_WITHIN)] {
             while events.len() > EVENTS || events.front().is_some_and(|&at| now.saturating_sub(at) > within) {
                 events.pop_front();
@@ -103,7 +103,7 @@ impl Tally {
         }
     }
 
-    fn spawned(&mut self, now: Duration) {
+    pub fn spawned(&mut self, now: Duration) {
         self.spawns += 1;
         if self.vacant > 0 {
             self.vacant -= 1;
@@ -111,7 +111,7 @@ impl Tally {
         }
     }
 
-    fn exited(&mut self, now: Duration, was_early: bool) {
+    pub fn exited(&mut self, now: Duration, was_early: bool) {
         self.exits += 1;
         self.vacant += 1;
         if was_early {
@@ -446,7 +446,7 @@ impl Worker {
 }
 
 /// Whether the shorter of two spans is a window, and closer to one.
-fn is_nearer(shorter: Duration, longer: Duration) -> bool {
+pub fn is_nearer(shorter: Duration, longer: Duration) -> bool {
     shorter + SLACK >= WINDOW && shorter.abs_diff(WINDOW) < longer.abs_diff(WINDOW)
 }
 

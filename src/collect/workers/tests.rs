@@ -203,7 +203,7 @@ fn each_class_is_told_within_two_looks_and_all_add_up() {
         json["processes"][0],
         json!({"pid": 200, "kind": "pi", "class": "busy", "state": "S", "cpu_seconds": 1.0, "cpu_percent": 0.0,
             "rss_bytes": 1200 * page, "threads": 11, "fds": 1, "children": 1, "uptime_seconds": 415, "idle_seconds": 0,
-            "session": null, "cwd": "project", "registered": null, "registered_state": null, "idle_for_s": null})
+            "session": null, "cwd": "project", "registered": null, "registered_state": null, "idle_for_s": null, "container": null})
     );
     assert_eq!(json["processes"][1]["cwd"], Value::Null);
     assert_eq!((&json["processes"][3]["idle_seconds"], &json["limits"]), (&json!(15), &json!([])));

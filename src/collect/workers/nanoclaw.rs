@@ -209,7 +209,7 @@ impl Life {
         let &(_, seconds) = self.samples.back()?;
         let elapsed = now.saturating_sub(at);
         let share = if elapsed + SLACK < WINDOW { 1.0 } else { elapsed.as_secs_f64() / WINDOW.as_secs_f64() };
-        (elapsed > Duration::ZERO).then(|| seconds - before >= WORK_OF_CLAUDE * share)
+        (elapsed > Duration::ZERO).then_some(seconds - before >= WORK_OF_CLAUDE * share)
     }
 }
 

@@ -501,9 +501,11 @@ impl Docker {
     }
 }
 
-/// A name as a pattern of names. What Docker allows in one is letters, digits, `_`, `.` and `-`.
+/// A name as a pattern of names.
 fn escaped(name: &str) -> String {
-    name.replace('.', "\\.")
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+    let escape = |letter: char| (!is_plain(letter)).then_some('\\').into_iter().chain([letter]);
+    name.chars().flat_map(escape).collect()
 }
 
 fn not_connected(socket: &Path, error: &std::io::Error) -> Error {

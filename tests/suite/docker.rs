@@ -478,7 +478,7 @@ fn as_nobody(act: impl FnOnce() + Send) {
 
 #[test]
 fn the_program_sees_a_container_come_and_go_and_outlives_the_engine() {
-    let Some(engine) = engine() else { return };
+    let Some(mut engine) = engine() else { return };
     let root = Root::with_history(Now::read().wall);
     let paces = "[collect.containers]\ninterval = \"1s\"\n[collect.mcp]\ninterval = \"1s\"\n";
     let sidecar =
@@ -514,4 +514,15 @@ fn the_program_sees_a_container_come_and_go_and_outlives_the_engine() {
     sidecar.until("back", |status| row_of(&status["containers"], "pynchy-family")["state"] == "running");
     engine.docker("rm -f pynchy-family pynchy-mcp-web");
     sidecar.until("gone", |status| status["containers"]["total"] == 0 && status["mcp"] == json!({}));
+
+    engine.stop();
+    let _ = std::fs::remove_file(engine.socket());
+    let said = |status: &Value, words: &str| {
+        let said = |name: &str| status["collectors"][name]["error"].as_str().unwrap_or_default().contains(words);
+        said("containers") && said("mcp")
+    };
+    sidecar.until("no socket", |status| said(status, "no socket"));
+    drop(UnixListener::bind(engine.socket()).unwrap());
+    sidecar.until("refused", |status| said(status, "nobody listens at"));
+    assert!(!sidecar.get("/status").1.contains("not_found"));
 }

@@ -78,3 +78,27 @@ async fn one(docker: &Docker, name: Option<String>, now: Now) -> Option<(Arc<str
     let container = Container::of(docker.inspect(&name, now).await);
     Some((name.into(), container))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::fixture;
+    use crate::source::docker::fake::{Fake, container};
+    use serde_json::json;
+
+    #[test]
+    fn one_that_hangs_is_told_by_the_list_and_takes_no_time_from_the_other() {
+        let all = || ["litellm", "postgres"].map(|name| container(name, name, json!({})));
+        let fake = Fake::new(move |path| {
+            path.starts_with("/containers/json").then(|| crate::source::docker::fake::of(&all(), path))
+        });
+        let names = Containers { gateway: Some("litellm".into()), postgres: Some("postgres".into()) };
+        let begun = std::time::Instant::now();
+        let told = fixture::wait(look(Docker::at(fake.socket()), names, fixture::now()));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+        for (name, container) in told.all() {
+            assert_eq!((container.state, container.restarts, container.is_running()), ("running", None, Some(true)));
+            assert!(container.error.as_ref().unwrap().contains("no answer from"), "{name}: {container:?}");
+        }
+    }
+}

@@ -258,7 +258,7 @@ fn a_new_word_about_a_stranger_blinds_nobody_and_one_about_our_own_makes_it_unkn
 
 #[test]
 fn names_that_are_asked_for_are_no_patterns() {
-    assert_eq!(escaped("pynchy-a.b_c"), "pynchy-a\\.b_c");
+    assert_eq!(escaped("pynchy-a.b_c+"), "pynchy-a\\.b_c\\+");
 }
 
 #[test]

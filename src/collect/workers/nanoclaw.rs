@@ -38,7 +38,7 @@ pub struct Nanoclaw {
     tally: Tally,
     /// That its agents have used since the first look.
     cpu_seconds: f64,
-    has_looked: bool,
+    last_look: Option<Timestamp>,
 }
 
 /// One start of one container.
@@ -96,7 +96,7 @@ impl Nanoclaw {
             lives: BTreeMap::new(),
             tally: Tally::default(),
             cpu_seconds: 0.0,
-            has_looked: false,
+            last_look: None,
         }
     }
 
@@ -110,7 +110,7 @@ impl Nanoclaw {
         let workers: Vec<Contained> =
             alive.map(|one| self.observe(one, &Inside::of(one, &self.cgroups, proc, scan, &below), now)).collect();
         self.tally.forget(now.mono);
-        self.has_looked = true;
+        self.last_look = Some(now.wall);
         let kind = self.kind(&workers);
         Ok(Look { workers, kind })
     }
@@ -121,7 +121,8 @@ impl Nanoclaw {
             let there = seen.iter().find(|one| one.id == *id);
             there.is_none_or(|one| {
                 matches!(one.state, State::Exited | State::Dead | State::Removing | State::Restarting)
-            }) || there.is_some_and(|one| one.started_at.is_some() && one.started_at != life.started_at)
+            }) || there
+                .is_some_and(|one| one.started_at.zip(life.started_at).is_some_and(|(start, known)| start != known))
         };
         let ended: Vec<Arc<str>> =
             self.lives.iter().filter(|(id, life)| gone(id, life)).map(|(id, _)| id.clone()).collect();
@@ -135,8 +136,12 @@ impl Nanoclaw {
     fn observe(&mut self, one: &Container, inside: &Inside<'_>, now: Now) -> Contained {
         let used = self.cgroups.used(&one.id, one.pid, one.cgroup_parent.as_deref());
         let life = self.lives.remove(&one.id).unwrap_or_else(|| {
-            if self.has_looked {
+            if self.last_look.is_some() {
                 self.tally.spawned(now.mono);
+            }
+            // What an older one used before we looked was not used under our eyes.
+            if one.started_at.zip(self.last_look).is_some_and(|(start, last)| start > last) {
+                self.cpu_seconds += used.cpu_seconds.unwrap_or_default();
             }
             Life { started_at: one.started_at, samples: VecDeque::new(), worked: now.mono }
         });

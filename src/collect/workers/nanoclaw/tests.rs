@@ -207,7 +207,23 @@ fn starts_and_ends_are_counted_by_start_and_what_was_used_stays() {
     again["Status"] = "Up 2 seconds".into();
     assert_eq!(kind(&stage.then(vec![again.clone()], 15))[..2], [3.0, 3.0]);
     stage.uses(MAIN, 1.5);
-    assert_eq!(kind(&stage.then(vec![again], 15))[4], 1.5);
+    assert_eq!(kind(&stage.then(vec![again], 15))[4], 11.5, "1, then 9 by one start, then 1.5 by the next");
+}
+
+#[test]
+fn one_whose_start_is_told_late_is_no_other() {
+    let all = || vec![agent(MAIN, json!({"Status": "Up 2 seconds"}))];
+    let mut stage = Stage::new(ONLY, all());
+    stage.engine.answer_with(move |path| match path.starts_with("/containers/json") {
+        true => Some(crate::source::docker::fake::of(&all(), path)),
+        false => Some((500, String::new())),
+    });
+    stage.uses(MAIN, 1.0);
+    let section = stage.look(0);
+    assert_eq!(shown(&section)["processes"][0]["uptime_seconds"], Value::Null);
+    let section = stage.then(vec![agent(MAIN, json!({}))], 15);
+    let (row, kind) = (&shown(&section)["processes"][0], &shown(&section)["kinds"]["nanoclaw"]);
+    assert_eq!((&row["class"], &row["uptime_seconds"], &kind["exits_total"]), (&json!("idle"), &json!(314), &json!(0)));
 }
 
 #[test]

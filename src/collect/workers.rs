@@ -462,7 +462,7 @@ impl Collector for Workers {
         Ok((!rules.is_empty()).then(|| Workers {
             roll: Roll::new(rules, config.sessions),
             config,
-            proc: sources.proc.clone(),
+            proc: sources.proc.clone().keeping(),
             host: Ancestor::new(host),
             registry: Registry::new(host, sources),
             booted: 0.0,

@@ -567,7 +567,7 @@ fn whoever_has_a_hidden_ancestor_is_no_orphan_by_guess() {
     let (class, orphans, limits) = told(1015);
     assert_eq!((class, orphans), (Some(Class::Idle), Some(1.0)), "202 is one all the same");
     assert!(
-        limits.starts_with("nobody can say whether 1 workers are orphans, as a process above them is hidden"),
+        limits.starts_with("nobody can say whether 1 workers are orphans, as a process above them is not to be seen"),
         "{limits}"
     );
     machine.end(202);

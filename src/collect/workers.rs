@@ -46,7 +46,7 @@ pub struct Config {
     presets: Option<Presets>,
     #[serde(rename = "rule")]
     rules: Rules,
-    /// A child may be so old before it must have a host above it.
+    /// A child may be so old before it must have a host above it, and be on that host's list.
     orphan_after: Span,
     /// The longest that a host keeps an idle one: ten minutes, and two until it looks.
     leaked_after: Span,
@@ -500,7 +500,7 @@ impl Collector for Workers {
             nanoclaw,
             roll: Roll::new(rules, config.sessions),
             config,
-            proc: sources.proc.clone(),
+            proc: sources.proc.clone().keeping(),
             host: Ancestor::new(host),
             registry: Registry::new(host, sources),
             booted: 0.0,
@@ -779,7 +779,7 @@ fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<Stri
         (
             closed,
             "I/O and sockets of # workers are not ours to see, so that busy is told by CPU and children only: run as \
-                  their user, or with CAP_SYS_PTRACE",
+             their user, or with CAP_SYS_PTRACE",
         ),
         (sight.scan.closed, "# processes of others are hidden from us (hidepid): run as their user"),
         (
@@ -788,13 +788,13 @@ fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<Stri
         ),
         (
             above(Above::Hidden),
-            "nobody can say whether # workers are orphans, as a process above them is hidden from us \
-                                (hidepid): run as root, or as the user of those processes",
+            "nobody can say whether # workers are orphans, as a process above them is not to be seen (hidepid, or \
+             it has just ended): run as root, or as the user of those processes",
         ),
         (
             above(Above::Contained),
             "nobody can say whether # workers are orphans, as they run in a container and the host \
-                                   does not",
+             does not",
         ),
     ];
     said.iter().filter(|(count, _)| *count > 0).map(|(count, text)| text.replacen('#', &count.to_string(), 1)).collect()

@@ -151,6 +151,11 @@ impl List {
 }
 
 impl Listed {
+    #[cfg(test)]
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
     pub fn of(list: &Result<List, String>) -> Listed {
         match list {
             Ok(list) => Listed { workers: Some(list.entries.len()), error: None },

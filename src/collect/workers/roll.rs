@@ -168,6 +168,13 @@ impl Roll {
         self.decided.values().filter(|known| known.is_closed).count()
     }
 
+    /// How many ends are awaited that have not come.
+    #[cfg(test)]
+    pub fn awaits(&self) -> usize {
+        let endings = self.workers.values().filter_map(|worker| worker.ending.as_ref());
+        endings.filter(|ending| ending.lifetime().is_none()).count()
+    }
+
     /// Looks at all workers of a scan. `now` is on the clock that counts since boot.
     pub fn look(&mut self, proc: &Proc, scan: &Scan, now: Duration) -> Vec<Seen> {
         self.decide(proc, scan, now);
@@ -437,8 +444,10 @@ impl Worker {
     /// Whether it is known to have ended within seconds of its start: at the latest by now, or when the kernel said so.
     ///
     /// That it was young when it was last seen proves nothing: a job of 12 s is always young then, if looks are 15 s
-    /// apart. So a loop is told by those that a look happens to catch, and of each the end is awaited to the moment. One
-    /// that lives for a second or more is caught by one look in so many, and there are 40 looks in ten minutes.
+    /// apart, and where it is started at a steady pace it has the same age each time, however often it comes. Nor does it
+    /// that each look finds another one: so it is with jobs that follow each other. So a loop is told by those that a
+    /// look happens to catch, and of each of them the end is awaited to the moment. There are 40 looks in ten minutes at
+    /// the default interval: if one is alive for an eighth of the time, they catch the five that it takes.
     fn ended_early(&self, started: Duration, now: Duration) -> bool {
         let known = self.ending.as_ref().and_then(Ending::lifetime);
         now.saturating_sub(started) < EARLY || known.is_some_and(|lifetime| lifetime < EARLY)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::collect::fixture::api::{Api, Say};
 use crate::collect::fixture::{self, error, look};
 use crate::host::ProcessRule;
 use crate::host::running::stage::unprivileged;
@@ -566,7 +567,7 @@ fn whoever_has_a_hidden_ancestor_is_no_orphan_by_guess() {
     let (class, orphans, limits) = told(1015);
     assert_eq!((class, orphans), (Some(Class::Idle), Some(1.0)), "202 is one all the same");
     assert!(
-        limits.starts_with("nobody can say whether 1 workers are orphans, as a process above them is hidden"),
+        limits.starts_with("nobody can say whether 1 workers are orphans, as a process above them is not to be seen"),
         "{limits}"
     );
     machine.end(202);
@@ -842,4 +843,146 @@ fn command_lines_and_environments_stay_inside() {
     assert!(texts.iter().all(|text| !text.contains(secret)), "{texts:?}");
     let table = workers.proc.table(&workers.proc.scan().unwrap()).unwrap();
     assert!(!format!("{table:?}").contains(secret));
+}
+
+/// A pi-web whose process is the host of this machine, and its API.
+fn pi_web(machine: &Machine, config: &str) -> (Api, Workers) {
+    let api = Api::new();
+    let process = ProcessRule::Command("hostd".to_owned());
+    let url = Some(api.url.as_str().into());
+    let host = Host { profile: Profile::PiWeb, url, process, ..fixture::host(None) };
+    let sources = Sources { proc: Proc::at(machine.folder.path()), ..Sources::default() };
+    (api, Workers::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap())
+}
+
+const LIST: &str = "/api/metrics";
+
+/// What pi-web says: its own pid, and of each worker the pid and how long it has been up.
+fn list(api: &Api, host: u32, workers: &[(u32, f64)]) {
+    let one = |&(pid, uptime): &(u32, f64)| {
+        json!({"session_id": "2026_0197.jsonl", "pid": pid, "state": "running", "model": "secret", "uptime_s": uptime,
+            "idle_for_s": 7.5, "rss_bytes": 0, "cpu_time_s": 0, "cpu_percent": 0, "sampled": false, "zombie": false})
+    };
+    let workers: Vec<Value> = workers.iter().map(one).collect();
+    api.json(LIST, json!({"process": {"pid": host, "uptime_s": 300.1}, "workers": workers}));
+}
+
+#[test]
+fn whom_the_host_does_not_know_after_two_of_its_lists_is_unregistered() {
+    let machine = Machine::new(&[
+        PI,
+        Fake { pid: 201, ..PI },
+        // A tool of a worker is that worker's, and one that came a moment ago may be on the next list.
+        Fake { pid: 202, parent: 201, ..PI },
+        Fake { pid: 203, started: 980, ..PI },
+        Fake { pid: 204, parent: 1, ..PI },
+        Fake { pid: 205, state: 'Z', ..PI },
+        Fake { pid: 401, parent: 200, ..SERVER },
+    ]);
+    let (api, mut workers) = pi_web(&machine, "presets = [\"pi\", \"mcp\"]");
+    list(&api, 100, &[(200, 399.0), (0, 1.0), (999, 5.0)]);
+    let mut told = |second| {
+        let section = look(&mut workers, at(second)).unwrap();
+        let each: Vec<_> = section.processes.iter().map(|one| (one.pid, one.registered)).collect();
+        assert_eq!(value(&section, &UNREGISTERED, "pi"), Some(section.totals.unregistered.map(|count| count as f64)));
+        assert_eq!(value(&section, &UNREGISTERED, "mcp"), None, "it lists its workers, not their servers");
+        (each, section)
+    };
+    let (each, section) = told(1000);
+    let known =
+        |stray| vec![(200, Some(true)), (201, stray), (202, None), (203, None), (204, None), (205, None), (401, None)];
+    assert_eq!((each, section.totals.unregistered), (known(None), Some(0)), "one list proves nothing");
+    let json = fixture::json::<Workers>(&section);
+    assert_eq!(json["registry"], json!({"workers": 2, "error": null}));
+    let row = &json["processes"][0];
+    assert_eq!((&row["registered_state"], &row["idle_for_s"]), (&json!("running"), &json!(7.5)));
+    assert!(row["rss_bytes"].as_u64() > Some(0), "what it could not sample is not taken from it: {row}");
+    assert_eq!(
+        (&json["processes"][1]["registered_state"], &json["processes"][1]["idle_for_s"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(!json.to_string().contains("secret") && !json.to_string().contains("0197"), "{json}");
+
+    assert_eq!(told(1003).0, known(None), "the same list once more");
+    assert_eq!(api.asked(LIST), 1);
+    let (each, section) = told(1007);
+    assert_eq!((each, api.asked(LIST)), (known(Some(false)), 2));
+    assert_eq!(section.processes[1].class, Class::Unregistered);
+    assert_eq!((section.totals.unregistered, value(&section, &WORKERS, "pi/unregistered")), (Some(1), Some(Some(1.0))));
+    // 203 is as old as it may be at 1010. The list of 1007, which is told again at 1011, is from before.
+    told(1011);
+    assert_eq!((told(1012).0[3], api.asked(LIST)), ((203, None), 3));
+    let (each, _) = told(1020);
+    assert_eq!(each[3], (203, Some(false)));
+    // It may take one up late.
+    list(&api, 100, &[(200, 399.0), (201, 3.0)]);
+    assert_eq!(told(1035).0[1], (201, Some(true)));
+    list(&api, 100, &[(200, 399.0)]);
+    assert_eq!(told(1050).0[1], (201, None), "and forget it, which takes two again");
+    assert_eq!(told(1065).0[1], (201, Some(false)));
+}
+
+#[test]
+fn a_pid_on_the_list_may_be_anothers_by_now() {
+    let machine = Machine::new(&[PI]);
+    let (api, mut workers) = pi_web(&machine, "presets = [\"pi\"]");
+    let mut registered = |second, uptime| {
+        list(&api, 100, &[(200, uptime)]);
+        only(&look(&mut workers, at(second)).unwrap()).registered
+    };
+    assert_eq!([registered(1000, 404.9), registered(1015, 30.0)], [Some(true); 2]);
+    assert_eq!([registered(1030, 436.0), registered(1045, 451.0)], [None, Some(false)], "older than the process");
+}
+
+#[test]
+fn without_a_good_list_nobody_is_unregistered() {
+    let machine = Machine::new(&[PI]);
+    let (api, mut workers) = pi_web(&machine, "presets = [\"pi\"]");
+    let mut second = 1000;
+    let mut told = || {
+        second += 15;
+        let section = look(&mut workers, at(second)).unwrap();
+        assert_eq!(value(&section, &UNREGISTERED, "pi"), Some(section.totals.unregistered.map(|count| count as f64)));
+        let error = section.registry.as_ref().unwrap().error().unwrap_or_default().to_owned();
+        (only(&section).registered, section.totals.unregistered, only(&section).class, error)
+    };
+    list(&api, 100, &[]);
+    assert_eq!(told(), (None, Some(0), Class::Unknown, String::new()));
+    for (say, error) in [
+        (Say::Status(404), "answered with status 404"),
+        (Say::Status(401), "answered with status 401: it wants a token; name its file with `token_file` in [host]"),
+        (Say::Html("<html>".into()), "answered with status 200 and HTML instead of JSON"),
+        (Say::Json("{\"process\":{\"pid\":100},\"workers\":null}".into()), "JSON of another shape (line 1 column 37)"),
+        (Say::Json("{\"process\":{\"pid\":100}}".into()), "JSON of another shape (line 1 column 23)"),
+    ] {
+        api.say(LIST, say);
+        let (registered, count, class, said) = told();
+        assert_eq!((registered, count, class), (None, None, Class::Idle), "{error}");
+        assert!(said.starts_with(&format!("ask {}{LIST}: ", api.url)) && said.ends_with(error), "{said}");
+    }
+    list(&api, 7, &[]);
+    let said = "whoever answers calls itself process 7, and the host that we see is process 100: its pids are not ours";
+    assert_eq!(told(), (None, None, Class::Idle, said.to_owned()));
+    // What was missed before is missed still: silence is no list.
+    list(&api, 100, &[]);
+    assert_eq!(told(), (Some(false), Some(1), Class::Unregistered, String::new()));
+    machine.end(100);
+    machine.run(&[Fake { parent: 1, ..PI }]);
+    let (registered, count, class, said) = told();
+    assert_eq!((registered, count, class), (None, None, Class::Orphan));
+    assert_eq!(said, "the host's own process is not seen, so that its pids may be others than ours");
+}
+
+#[test]
+fn another_host_keeps_no_list_and_is_not_asked() {
+    let machine = Machine::new(&[PI]);
+    let api = Api::new();
+    list(&api, 100, &[]);
+    let host = Host { url: Some(api.url.as_str().into()), ..fixture::host(None) };
+    let sources = Sources { proc: Proc::at(machine.folder.path()), ..Sources::default() };
+    let mut workers = Workers::new(toml::from_str("presets = [\"pi\"]").unwrap(), &host, &sources).unwrap().unwrap();
+    let section = look(&mut workers, at(1000)).unwrap();
+    let json = fixture::json::<Workers>(&section);
+    assert_eq!((&json["registry"], &json["totals"]["unregistered"], api.asked(LIST)), (&Value::Null, &Value::Null, 0));
+    assert_eq!(value(&section, &UNREGISTERED, "pi"), None);
 }

@@ -1,7 +1,7 @@
 //! What it costs, beside something that anyone can judge, in one run: `cargo bench`. Prints figures, asserts nothing.
 //!
-//! `cargo bench -- encode` runs one part: encode, health, state, database, git, docker, workers, doors,
-//! process.
+//! `cargo bench -- encode` runs one part: encode, health, state, database, git, docker, hung,
+//! workers, doors, process.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -22,6 +22,8 @@ use agenthost_exporter::source::{Sources, state};
 use rusqlite::Connection;
 use serde_json::value::RawValue;
 
+#[path = "../src/collect/fixture/api.rs"]
+mod api;
 #[path = "../tests/suite/dockerd.rs"]
 mod dockerd;
 #[path = "../src/source/docker/fake.rs"]
@@ -32,13 +34,14 @@ fn main() {
     if wanted.first().is_some_and(|arg| arg == "bare-server") {
         return bare_server(&wanted[1]);
     }
-    let parts: [(&str, fn()); 9] = [
+    let parts: [(&str, fn()); 10] = [
         ("encode", encode),
         ("health", health),
         ("state", state),
         ("database", database),
         ("git", git),
         ("docker", docker),
+        ("hung", hung),
         ("workers", workers),
         ("doors", doors),
         ("process", process),
@@ -504,6 +507,72 @@ fn containers(socket: &Path, cgroups: Cgroups) -> impl FnMut() + use<> {
         now = now.plus(Duration::from_millis(1100));
         drop(black_box(collector.run(now, Duration::from_secs(10), runtime.handle()).expect("a reading")));
     }
+}
+
+/// What asks the host's API, and what does not: its ticks are measured.
+const ASKING: [&str; 3] = ["channels", "queue", "service"];
+const OTHERS: [&str; 7] = ["messages", "usage", "tasks", "host_jobs", "groups", "containers", "mcp"];
+
+/// A tick of all others beside a host's API that hangs, and beside one that answers.
+fn hung() {
+    let answers = others_beside(&api::Api::healthy());
+    let hangs = api::Api::new();
+    for path in ["/status", "/health"] {
+        hangs.say(path, api::Say::Hang);
+    }
+    let beside = others_beside(&hangs);
+    say("a tick of 7 collectors beside an API that answers", answers, "us");
+    say("... beside one that hangs", beside, "us");
+    say("... ratio", beside / answers, "x");
+}
+
+/// The fastest tick of the others, one collector after the other, while those who ask do so all the time.
+fn others_beside(api: &api::Api) -> f64 {
+    let agent = |number| fake_docker::container(&container(number), dockerd::AGENT, serde_json::json!({}));
+    let engine = fake_docker::Fake::with((0..CONTAINERS).map(agent).collect());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fill(folder.path(), 1000);
+    let (root, url) = (Some(folder.path().to_owned()), Some(api.url.clone()));
+    let config = host::Config { root, url, ..host::Config::default() };
+    let cgroups = Cgroups::at("/nonexistent", "/nonexistent");
+    let sources = Sources { docker: Docker::at(engine.socket()), cgroups, ..Sources::default() };
+    let host = host::find(&config, &sources.processes, Path::new("/")).expect("a root");
+    let build = |name: &&str| {
+        let subsystem = collect::ALL.iter().find(|one| one.name == *name).expect("it is listed");
+        (subsystem.plan)(None).expect("defaults")(&host, &sources).expect("a collector").expect("pynchy has it")
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let begun = Now::read();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let over = || is_over.load(std::sync::atomic::Ordering::Relaxed);
+    let (mut asking, mut others) = (ASKING.each_ref().map(build), OTHERS.each_ref().map(build));
+    std::thread::scope(|threads| {
+        for collector in &mut asking {
+            let runtime = runtime.handle();
+            threads.spawn(move || {
+                for tick in 1.. {
+                    if over() {
+                        return;
+                    }
+                    // A minute apart, or what was told would be told again.
+                    let now = begun.plus(Duration::from_secs(tick * 60));
+                    drop(black_box(collector.run(now, Duration::from_secs(2), runtime)));
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let mut now = begun;
+        let fastest = best(200, || {
+            now = now.plus(Duration::from_millis(1100));
+            for collector in &mut others {
+                drop(black_box(collector.run(now, Duration::from_secs(10), runtime.handle()).expect("a reading")));
+            }
+        });
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        fastest
+    })
 }
 
 /// CPU seconds of one of several runs of a command.

@@ -12,10 +12,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
-use crate::collect::host_api::HostApi;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
+use crate::host::Host;
 use crate::host::containers::{Names, Pattern, Role};
-use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
 use crate::source::cgroup::{Cgroups, Used};
@@ -24,7 +23,7 @@ use crate::source::docker::{Container, Docker, Health, State};
 pub mod leaks;
 pub mod ledger;
 
-use leaks::{Active, Leaks};
+use leaks::{Leaks, Overheard};
 use ledger::{Kin, Ledger, Tally};
 
 /// `[collect.containers]`
@@ -94,9 +93,14 @@ pub struct Row {
     cpu_seconds: Option<f64>,
     /// Of an agent's that runs.
     leaked: Option<bool>,
+    /// Why Docker told no more of it than its name and state.
+    error: Option<String>,
     /// How many were killed for memory since its latest start.
     #[serde(skip)]
     oom_kills: Option<u64>,
+    /// Whether `group` is one.
+    #[serde(skip)]
+    has_group: bool,
 }
 
 static COUNT: Fact = Fact::gauge(
@@ -215,8 +219,8 @@ pub struct Containers {
     cgroups: Cgroups,
     ledger: Ledger,
     leaks: Leaks,
-    /// How often others ask for the queue, and where it is heard of; `None` if nobody asks.
-    queue: Option<(Duration, HostApi)>,
+    /// `None` if nobody asks for the queue.
+    queue: Option<Overheard>,
 }
 
 impl Collector for Containers {
@@ -236,13 +240,14 @@ impl Collector for Containers {
             cgroups: sources.cgroups.clone(),
             ledger: Ledger::default(),
             leaks: Leaks::new(config.leaked_after.0),
-            queue: host.status_poll.filter(|_| host.profile == Profile::Pynchy).zip(HostApi::new(host, sources)),
+            queue: Overheard::of(host, sources),
         }))
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let seen = self.docker.inspect_all(now, |name| self.names.might_be(name)).await?;
-        let active = self.active(now);
+        let wanted = |name: &str| self.names.might_be(name);
+        let seen = self.docker.inspect_all(now, &self.names.beginnings(), wanted).await?;
+        let active = self.queue.as_ref().and_then(|queue| queue.active(now));
         let mut rows: Vec<Row> = seen.iter().filter_map(|container| self.row(container, now)).collect();
         self.leaks.judge(&mut rows, active.as_ref(), now.mono);
         self.ledger.take(&rows, now);
@@ -261,13 +266,6 @@ impl Collector for Containers {
 }
 
 impl Containers {
-    /// The groups that the host's queue calls active, as it told those who ask for it; `None` while nobody knows. A poll
-    /// may be missed before what it told the time before is too old.
-    fn active(&self, now: Now) -> Option<Active> {
-        let (every, api) = self.queue.as_ref()?;
-        api.overheard::<leaks::StatusAnswer>("/status", now, *every * 2 + Duration::from_secs(30))?.active()
-    }
-
     /// `None` if it is none of the host's.
     fn row(&self, container: &Container, now: Now) -> Option<Row> {
         let member = self.names.classify(&container.name, container.image.as_deref())?;
@@ -280,6 +278,7 @@ impl Containers {
             name: container.name.clone(),
             role: member.role,
             group: member.group,
+            has_group: member.has_group,
             state: container.state,
             exit_code: container.exit_code,
             oom_killed: kills.map(|count| count > 0),
@@ -291,6 +290,7 @@ impl Containers {
             memory_bytes: used.memory_bytes,
             cpu_seconds: used.cpu_seconds,
             leaked: None,
+            error: container.unread.as_ref().map(ToString::to_string),
             oom_kills: kills,
         })
     }
@@ -349,7 +349,7 @@ impl Row {
 
     /// Whether it can be leaked: it runs, and for a group.
     fn works(&self) -> bool {
-        self.role.is_agent() && self.state.is_alive()
+        self.role.is_agent() && self.has_group && self.state.is_alive()
     }
 }
 

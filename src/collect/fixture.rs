@@ -83,7 +83,7 @@ impl Fixture {
 
 /// Drives one run of a collector whose future never waits.
 pub fn look<C: Collector>(collector: &mut C, now: Now) -> anyhow::Result<C::Section> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(collector.collect(now))
 }
 

@@ -124,12 +124,20 @@ impl HostApi {
     /// Names the URL and what was wrong: refused, silent, a status, a redirect, no JSON, or JSON of another shape.
     /// `Denied`, with what mends it, where it wants another token.
     pub async fn json<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<T> {
+        Ok(self.json_at(path, now, max_age).await?.1)
+    }
+
+    /// The same, and when it was asked.
+    ///
+    /// # Errors
+    /// See `json`.
+    pub async fn json_at<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<(Now, T)> {
         let base = self.address.base()?;
         let key = self.token.as_ref().map(KeyFile::read).transpose()?;
         let ask = Ask { url: format!("{base}{path}"), key };
         let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
         self.learn(&base, &told);
-        let read = || told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>();
+        let read = || Ok((told.at, told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>()?));
         read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| {
             // What follows may be a key.
             format!("ask {}", ask.url.split('?').next().unwrap_or_default())

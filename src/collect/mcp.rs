@@ -32,7 +32,7 @@ pub struct Section {
 /// One server; of several containers the one that is worst off.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Server {
-    /// Null if what it does has no word that we know.
+    /// Null if what it does has no word that we know, or its health could not be asked for.
     connected: Option<bool>,
     /// The state of its container, or `unhealthy`, or `starting`; else the host's word.
     status: &'static str,
@@ -98,7 +98,7 @@ impl Collector for Mcp {
     async fn collect(&mut self, now: Now) -> Result<Section> {
         match self {
             Mcp::Containers { names, docker } => {
-                let seen = docker.inspect_all(now, |name| names.might_be(name)).await?;
+                let seen = docker.inspect_all(now, &names.beginnings(), |name| names.might_be(name)).await?;
                 Ok(Section::of_containers(names, &seen))
             }
             Mcp::Connectors { api, every } => Ok(Section::of_connectors(api.json(CONNECTORS, now, *every).await?)),
@@ -169,6 +169,8 @@ impl Server {
         let (connected, status) = match (container.state, container.health) {
             (State::Running, Some(Health::Unhealthy)) => (Some(false), "unhealthy"),
             (State::Running, Some(Health::Starting)) => (Some(false), "starting"),
+            // Its health check is not known.
+            (State::Running, None) if container.unread.is_some() => (None, State::Running.name()),
             (State::Running, _) => (Some(true), State::Running.name()),
             (State::Unknown, _) => (None, State::Unknown.name()),
             (state, _) => (Some(false), state.name()),
@@ -228,7 +230,7 @@ mod tests {
             container("pynchy-mcp-mail", "mail", json!({"State": {"Health": {"Status": "unhealthy"}}})),
             container("pynchy-mcp-notes_0a1b2c", "notes", json!({})),
             container("pynchy-mcp-notes_3d4e5f", "notes", exited),
-            container("pynchy-mcp-odd", "odd", json!({"State": {"Status": "hibernating"}})),
+            container("pynchy-mcp-odd", "odd", json!({"State": {"Status": ""}})),
             // An agent, whatever its folder is called.
             container("pynchy-mcp-agent", "pynchy-agent:latest", json!({})),
             container("postgres", "postgres", json!({})),
@@ -253,6 +255,19 @@ mod tests {
         let value = |server| fixture::value(&points, &CONNECTED, server);
         assert_eq!([value("web"), value("mail"), value("notes")], [Some(Some(1.0)), Some(Some(0.0)), Some(Some(0.0))]);
         assert_eq!((value("odd"), value("agent")), (Some(None), None));
+    }
+
+    #[test]
+    fn one_that_cannot_be_asked_for_its_health_is_neither_connected_nor_not() {
+        let all = || ["web", "mail"].map(|name| container(&format!("pynchy-mcp-{name}"), name, json!({})));
+        let fake = Fake::with(vec![]);
+        fake.answer_with(move |path| match path.contains("2d6d61696c/json") {
+            true => None,
+            false => Some(crate::source::docker::fake::of(&all(), path)),
+        });
+        let section = look(&mut mcp(&fake)).unwrap();
+        let seen = |name: &str| (section.servers[name].connected, section.servers[name].status);
+        assert_eq!((seen("web"), seen("mail")), ((Some(true), "running"), (None, "running")));
     }
 
     #[test]

@@ -3,23 +3,27 @@
 //! `/proc/<pid>/stat` of all processes is read once a look, and more only of workers. Identity is pid and start time. What
 //! another user's process hides (open sockets, I/O, folder) is null, and the section says what that costs.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::collect::Collector;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
-use crate::host::running::{self, Chain};
-use crate::host::{Host, ProcessRule, Profile};
+use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::process::proc::{self, Proc, Scan, Stat};
-use crate::source::process::{Identity, PidFile};
+use crate::source::process::proc::{self, Proc, Scan};
 
+mod ancestor;
 mod class;
+mod nanoclaw;
+mod registry;
 mod roll;
 mod rule;
 #[cfg(test)]
@@ -27,7 +31,10 @@ mod real_tests;
 #[cfg(test)]
 mod tests;
 
+use ancestor::{Above, Ancestor};
 use class::{Class, Evidence};
+use nanoclaw::{Contained, Nanoclaw};
+use registry::{List, Listed, Registration, Registry};
 use roll::{Roll, Seen, Tally};
 use rule::{Own, Preset, Rule};
 
@@ -39,7 +46,7 @@ pub struct Config {
     presets: Option<Presets>,
     #[serde(rename = "rule")]
     rules: Rules,
-    /// A child may be so old before it must have a host above it.
+    /// A child may be so old before it must have a host above it, and be on that host's list.
     orphan_after: Span,
     /// The longest that a host keeps an idle one: ten minutes, and two until it looks.
     leaked_after: Span,
@@ -106,14 +113,43 @@ fn presets(profile: Profile) -> Vec<Preset> {
 /// `/status.workers`
 #[derive(Debug, Serialize)]
 pub struct Section {
-    processes: Vec<Process>,
+    processes: Rows,
     totals: Totals,
     kinds: BTreeMap<Arc<str>, Kind>,
     host: Sought,
+    /// The list that the host keeps of its own workers; null where it keeps none that can be read.
+    registry: Option<Listed>,
     /// What could not be seen, and what to do about it.
     limits: Vec<String>,
     #[serde(skip)]
     booted: f64,
+    /// The engine did not tell of those in containers.
+    #[serde(skip)]
+    is_blind: bool,
+}
+
+/// All workers: it is the processes, and has those in containers beside.
+#[derive(Debug)]
+struct Rows {
+    processes: Vec<Process>,
+    contained: Vec<Contained>,
+}
+
+impl Deref for Rows {
+    type Target = [Process];
+
+    fn deref(&self) -> &[Process] {
+        &self.processes
+    }
+}
+
+impl Serialize for Rows {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut rows = serializer.serialize_seq(Some(self.processes.len() + self.contained.len()))?;
+        self.processes.iter().try_for_each(|row| rows.serialize_element(row))?;
+        self.contained.iter().try_for_each(|row| rows.serialize_element(row))?;
+        rows.end()
+    }
 }
 
 /// One worker. Null is what cannot be read, or takes a second look.
@@ -140,8 +176,17 @@ struct Process {
     session: Option<String>,
     /// The last folder of its working folder.
     cwd: Option<String>,
-    /// Whether the host has it on a list of its own; null where it keeps none that can be read.
+    /// Whether the host has it on a list of its own; null where it keeps none that can be read, where it is not the host's
+    /// to list, and until two lists agree.
     registered: Option<bool>,
+    /// What the host calls its state, on that list.
+    registered_state: Option<registry::State>,
+    /// Seconds since its user last asked it for something, by that list.
+    idle_for_s: Option<f64>,
+    /// The container's name, of a worker that is known by it.
+    container: Option<Arc<str>>,
+    #[serde(skip)]
+    above: Option<Above>,
     #[serde(skip)]
     started: Duration,
 }
@@ -182,10 +227,13 @@ struct Kind {
     disk_written_bytes_total: Option<u64>,
     #[serde(skip)]
     is_reaped: bool,
+    /// The host keeps a list of them.
+    #[serde(skip)]
+    is_listed: bool,
 }
 
 /// The host, above which no worker is an orphan.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Sought {
     pid: Option<u32>,
     /// Whether workers are tested for a host above them.
@@ -283,7 +331,7 @@ static RESTARTS: Fact = Fact::gauge(
 static EARLY_EXITS: Fact = Fact::gauge(
     "agenthost.worker.recent_early_exits",
     "agenthost_worker_recent_early_exits",
-    "Workers of the kind that had ended at a look while under ten seconds old at the one before, in the last ten minutes.",
+    "Workers of the kind that are known to have ended within ten seconds of their start, in the last ten minutes; of those that were seen.",
 )
 .unit("{process}")
 .of(&["kind"]);
@@ -297,7 +345,7 @@ static ZOMBIES: Fact = Fact::gauge(
 static ORPHANS: Fact = Fact::gauge(
     "agenthost.workers.orphan",
     "agenthost_workers_orphan",
-    "Living workers of the kind that have no living host above them; no series where the host is not known.",
+    "Living workers of the kind that have no living host above them, of those whose ancestors are all seen; no series where the host is not known.",
 )
 .unit("{process}")
 .of(&["kind"]);
@@ -311,7 +359,14 @@ static LEAKED: Fact = Fact::gauge(
 static DUPLICATES: Fact = Fact::gauge(
     "agenthost.workers.duplicate",
     "agenthost_workers_duplicate",
-    "MCP servers of the same command and parent beyond those that it needs.",
+    "MCP servers of the same command and parent beyond those that it needs, which are the ones last seen to talk, else the newest.",
+)
+.unit("{process}")
+.of(&["kind"]);
+static UNREGISTERED: Fact = Fact::gauge(
+    "agenthost.workers.unregistered",
+    "agenthost_workers_unregistered",
+    "Living workers of the kind below the host that are not on its own list (pi-web: /api/metrics); absent while that cannot be read.",
 )
 .unit("{process}")
 .of(&["kind"]);
@@ -332,7 +387,7 @@ static DEGRADED: Fact = Fact::gauge(
 
 const LASTS: Duration = Duration::from_secs(5 * 60);
 
-static CHECKS: [Check; 6] = [
+static CHECKS: [Check; 7] = [
     Check {
         name: "worker_zombie",
         fact: &ZOMBIES,
@@ -366,6 +421,14 @@ static CHECKS: [Check; 6] = [
         means: "A process has started the same MCP server again and kept the old one (max_per_parent says how many it needs).",
     },
     Check {
+        name: "worker_unregistered",
+        fact: &UNREGISTERED,
+        bad: Bound::Above(0.0),
+        severity: Severity::Warning,
+        fail_for: LASTS,
+        means: "Workers run below the host that it does not know of: it has forgotten them, and will not end them.",
+    },
+    Check {
         name: "worker_rss",
         fact: &OVER_RSS,
         bad: Bound::Above(0.0),
@@ -388,6 +451,8 @@ pub struct Workers {
     config: Config,
     proc: Proc,
     host: Ancestor,
+    registry: Option<Registry>,
+    nanoclaw: Option<Nanoclaw>,
     roll: Roll,
     /// Kept, so that start times do not tremble as two clocks do that are read one after the other.
     booted: f64,
@@ -414,6 +479,7 @@ impl Collector for Workers {
         &ORPHANS,
         &LEAKED,
         &DUPLICATES,
+        &UNREGISTERED,
         &OVER_RSS,
         &DEGRADED,
     ];
@@ -426,33 +492,77 @@ impl Collector for Workers {
         let presets = config.presets.clone().map_or_else(|| presets(host.profile), |presets| presets.0);
         // The operator knows better than a preset.
         let rules = config.rules.0.iter().cloned().map(Rule::from);
+        let (contained, presets): (Vec<Preset>, Vec<Preset>) =
+            presets.into_iter().partition(|preset| *preset == Preset::Nanoclaw);
         let rules: Vec<Rule> = rules.chain(presets.into_iter().map(Rule::from)).collect();
-        Ok((!rules.is_empty()).then(|| Workers {
+        let nanoclaw = (!contained.is_empty()).then(|| Nanoclaw::new(&config, sources));
+        Ok((!rules.is_empty() || nanoclaw.is_some()).then(|| Workers {
+            nanoclaw,
             roll: Roll::new(rules, config.sessions),
             config,
-            proc: sources.proc.clone(),
+            proc: sources.proc.clone().keeping(),
             host: Ancestor::new(host),
+            registry: Registry::new(host, sources),
             booted: 0.0,
         }))
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        if let Some(registry) = &mut self.registry {
+            registry.within(timeout);
+        }
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let scan = self.proc.scan()?;
         let sought = self.host.look(&self.proc, &scan);
         let seen = self.roll.look(&self.proc, &scan, now.mono);
+        // Asked after: a host that hangs must not make what we see with our own eyes old.
+        let list = async {
+            match &mut self.registry {
+                Some(registry) => Some(registry.ask(sought.pid, now).await),
+                None => None,
+            }
+        };
+        let contained = async {
+            match &mut self.nanoclaw {
+                Some(nanoclaw) => Some(nanoclaw.look(&self.proc, &scan, now).await),
+                None => None,
+            }
+        };
+        let (list, contained) = tokio::join!(list, contained);
         let booted = now.wall.as_duration().as_secs_f64() - now.mono.as_secs_f64();
         // Somebody may set the clock.
         if (booted - self.booted).abs() > 2.0 {
             self.booted = booted.round();
         }
-        Ok(self.section(&scan, sought, &seen, now))
+        let seen = Sight { scan: &scan, seen: &seen, sought: &sought, list: list.as_ref(), now };
+        let processes = self.processes(&seen);
+        let section = self.section(&seen, processes);
+        match contained {
+            None => Ok(section),
+            Some(Ok(look)) => Ok(section.with(look)),
+            // Where there is nothing else to see, that is all there is to say.
+            Some(Err(error)) if self.roll.rules().is_empty() => Err(error),
+            Some(Err(error)) => Ok(section.without(&error)),
+        }
     }
 
     fn points(section: &Section, points: &mut Points) {
+        if section.is_blind {
+            nanoclaw::put_unseen(points);
+        }
         for (kind, of) in &section.kinds {
+            if **kind == *Preset::Nanoclaw.name() {
+                nanoclaw::put(&section.processes.contained, of, points);
+                continue;
+            }
             put_kind(kind, of, points);
             if section.host.orphan_test || section.host.is_lost {
                 points.put(&ORPHANS, [kind], of.totals.orphan.map(|count| count as f64));
+            }
+            if of.is_listed {
+                points.put(&UNREGISTERED, [kind], of.totals.unregistered.map(|count| count as f64));
             }
             for class in Class::ALL {
                 let Some(count) = of.totals.of(class) else { continue };
@@ -497,44 +607,109 @@ fn put_class(labels: [&Arc<str>; 2], members: Vec<&Process>, boot: f64, points: 
     points.put(&OLDEST, labels, boot + oldest.as_secs_f64());
 }
 
+/// All that one look has seen.
+struct Sight<'a> {
+    scan: &'a Scan,
+    seen: &'a [Seen],
+    sought: &'a Sought,
+    list: Option<&'a Result<List, String>>,
+    now: Now,
+}
+
+impl Sight<'_> {
+    fn list(&self) -> Option<&List> {
+        self.list.and_then(|list| list.as_ref().ok())
+    }
+}
+
 impl Workers {
-    fn section(&self, scan: &Scan, sought: Sought, seen: &[Seen], now: Now) -> Section {
-        let duplicates = duplicates(seen, self.config.max_per_parent);
-        let processes: Vec<Process> = seen
-            .iter()
-            .map(|one| {
-                let is_duplicate = duplicates.contains(&one.stat.pid());
-                self.process(scan, &sought, one, is_duplicate, now)
-            })
-            .collect();
-        let has_mcp = self.roll.rules().iter().any(Rule::is_mcp);
-        let kinds = self.roll.rules().iter().zip(self.roll.tallies()).enumerate();
+    fn processes(&mut self, sight: &Sight<'_>) -> Vec<Process> {
+        if let Some(registry) = &mut self.registry {
+            registry.forget(sight.scan);
+        }
+        let duplicates = duplicates(sight.seen, self.config.max_per_parent);
+        let of_host: BTreeSet<u32> =
+            sight.seen.iter().filter(|one| self.is_listed(one.rule)).map(|one| one.stat.pid()).collect();
+        let each = sight.seen.iter().map(|one| {
+            let above = self.above(sight, one);
+            let registration = self.registration(sight, one, above, &of_host);
+            self.process(one, above, duplicates.contains(&one.stat.pid()), registration, sight.now)
+        });
+        each.collect()
+    }
+
+    /// Whether the host keeps a list of workers of this rule: pi-web of those that are pi.
+    fn is_listed(&self, rule: usize) -> bool {
+        self.registry.is_some() && self.roll.rules()[rule].is_pi()
+    }
+
+    /// `None`: not asked, as nobody knows the host.
+    fn above(&self, sight: &Sight<'_>, seen: &Seen) -> Option<Above> {
+        let age = sight.now.mono.saturating_sub(seen.stat.started());
+        sight.sought.orphan_test.then(|| match age > self.config.orphan_after.0 {
+            true => self.host.above(&self.proc, sight.scan, &seen.stat),
+            false => Above::Young,
+        })
+    }
+
+    fn registration(
+        &mut self,
+        sight: &Sight<'_>,
+        seen: &Seen,
+        above: Option<Above>,
+        of_host: &BTreeSet<u32>,
+    ) -> Registration {
+        let is_listed = self.is_listed(seen.rule);
+        let (Some(registry), Some(list)) = (&mut self.registry, sight.list().filter(|_| is_listed)) else {
+            return Registration::default();
+        };
+        let is_own = above.is_some_and(|above| registry::is_own(above, sight.scan, &seen.stat, of_host));
+        registry.registration(list, &seen.stat, is_own, self.config.orphan_after.0)
+    }
+
+    fn section(&self, sight: &Sight<'_>, processes: Vec<Process>) -> Section {
+        let rules = self.roll.rules();
+        let asked = |rule: &Rule| Asked {
+            orphan: sight.sought.orphan_test,
+            duplicate: rule.is_mcp(),
+            unregistered: rule.is_pi() && sight.list().is_some(),
+        };
+        let kinds = rules.iter().zip(self.roll.tallies()).enumerate();
         let kinds = kinds.map(|(index, (rule, tally))| {
             let members = processes.iter().filter(|one| one.kind == rule.kind);
-            let totals = Totals::count(members.clone(), sought.orphan_test, rule.is_mcp());
+            let totals = Totals::count(members.clone(), asked(rule));
             let over = self.config.max_rss.map(|limit| members.filter(|one| one.rss_bytes > limit).count());
-            let degraded = seen.iter().filter(|one| one.rule == index && one.is_closed).count();
-            (rule.kind.clone(), Kind::of(rule, totals, over, degraded, tally))
+            let degraded = sight.seen.iter().filter(|one| one.rule == index && one.is_closed).count();
+            let is_listed = self.is_listed(index);
+            (rule.kind.clone(), Kind { is_listed, ..Kind::of(rule, totals, over, degraded, tally) })
         });
+        let any = rules.iter().map(asked).fold(Asked::default(), Asked::or);
         Section {
-            totals: Totals::count(processes.iter(), sought.orphan_test, has_mcp),
+            totals: Totals::count(processes.iter(), any),
             kinds: kinds.collect(),
-            host: sought,
-            limits: limits(scan, seen, self.roll.doubtful()),
+            host: sight.sought.clone(),
+            registry: sight.list.map(Listed::of),
+            limits: limits(sight, &processes, self.roll.doubtful()),
             booted: self.booted,
-            processes,
+            is_blind: false,
+            processes: Rows { processes, contained: Vec::new() },
         }
     }
 
-    fn process(&self, scan: &Scan, sought: &Sought, seen: &Seen, is_duplicate: bool, now: Now) -> Process {
+    fn process(
+        &self,
+        seen: &Seen,
+        above: Option<Above>,
+        is_duplicate: bool,
+        registration: Registration,
+        now: Now,
+    ) -> Process {
         let (stat, rule) = (&seen.stat, &self.roll.rules()[seen.rule]);
-        let age = now.mono.saturating_sub(stat.started());
-        let is_old = age > self.config.orphan_after.0;
         let evidence = Evidence {
             is_zombie: stat.is_zombie(),
-            is_orphan: sought.orphan_test.then(|| is_old && self.host.is_missing_above(&self.proc, scan, stat)),
+            is_orphan: above.and_then(Above::is_orphan),
             is_duplicate,
-            is_registered: None,
+            is_registered: registration.is_registered,
             is_busy: seen.is_busy,
             idle: seen.idle,
             leaked_after: rule.is_reaped.then_some(self.config.leaked_after.0),
@@ -550,61 +725,127 @@ impl Workers {
             threads: stat.threads,
             fds: self.proc.open_fds(stat.pid()).ok(),
             children: seen.children,
-            uptime_seconds: age.as_secs(),
+            uptime_seconds: now.mono.saturating_sub(stat.started()).as_secs(),
             idle_seconds: seen.idle.map(|idle| idle.as_secs()),
             session: seen.session.clone(),
             cwd: self.proc.cwd_name(stat.pid()).ok().flatten(),
-            registered: evidence.is_registered,
+            registered: registration.is_registered,
+            registered_state: registration.state,
+            idle_for_s: registration.idle,
+            container: None,
+            above,
             started: stat.started(),
         }
     }
 }
 
-/// Servers of one command and parent beyond the first few: the oldest ones are those that it needs.
+impl Section {
+    fn with(mut self, look: nanoclaw::Look) -> Section {
+        self.totals = self.totals.and(&look.kind.totals);
+        self.limits.extend(nanoclaw::limit(&look.kind));
+        self.kinds.insert(Preset::Nanoclaw.name().into(), look.kind);
+        self.processes.contained = look.workers;
+        self
+    }
+
+    fn without(mut self, error: &anyhow::Error) -> Section {
+        self.limits.push(format!("nobody knows of the containers of nanoclaw: {error:#}"));
+        self.is_blind = true;
+        self
+    }
+}
+
+/// Servers of one command and parent beyond those that it needs. Those are the ones that were last seen to read or write;
+/// where that is the same, or not ours to see, the youngest: a parent that starts another one means to use it.
 fn duplicates(seen: &[Seen], max_per_parent: usize) -> BTreeSet<u32> {
-    let mut servers: BTreeMap<(u32, u64), Vec<&Stat>> = BTreeMap::new();
+    let mut servers: BTreeMap<(u32, u64), Vec<&Seen>> = BTreeMap::new();
     for one in seen.iter().filter(|one| !one.stat.is_zombie()) {
         if let Some(server) = one.server {
-            servers.entry(server).or_default().push(&one.stat);
+            servers.entry(server).or_default().push(one);
         }
     }
     let mut duplicates = BTreeSet::new();
     for mut same in servers.into_values() {
-        same.sort_unstable_by_key(|stat| (stat.started(), stat.pid()));
-        duplicates.extend(same.iter().skip(max_per_parent).map(|stat| stat.pid()));
+        same.sort_unstable_by_key(|one| Reverse((one.moved, one.stat.started(), one.stat.pid())));
+        duplicates.extend(same.iter().skip(max_per_parent).map(|one| one.stat.pid()));
     }
     duplicates
 }
 
-fn limits(scan: &Scan, seen: &[Seen], doubtful: usize) -> Vec<String> {
-    let closed = seen.iter().filter(|one| one.is_closed).count();
-    let closed = (closed > 0).then(|| {
-        format!(
-            "I/O and sockets of {closed} workers are not ours to see, so that busy is told by CPU and children only: run \
-             as their user, or with CAP_SYS_PTRACE"
-        )
-    });
-    let hidden = (scan.closed > 0)
-        .then(|| format!("{} processes of others are hidden from us (hidepid): run as their user", scan.closed));
-    let doubtful = (doubtful > 0).then(|| {
-        format!("the program of {doubtful} processes is not ours to see, so that no rule by `exe` finds them: run as their user")
-    });
-    closed.into_iter().chain(hidden).chain(doubtful).collect()
+fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
+    let closed = sight.seen.iter().filter(|one| one.is_closed).count();
+    let above = |wanted| processes.iter().filter(|one| one.above == Some(wanted) && one.class != Class::Zombie).count();
+    let said = [
+        (
+            closed,
+            "I/O and sockets of # workers are not ours to see, so that busy is told by CPU and children only: run as \
+             their user, or with CAP_SYS_PTRACE",
+        ),
+        (sight.scan.closed, "# processes of others are hidden from us (hidepid): run as their user"),
+        (
+            doubtful,
+            "the program of # processes is not ours to see, so that no rule by `exe` finds them: run as their user",
+        ),
+        (
+            above(Above::Hidden),
+            "nobody can say whether # workers are orphans, as a process above them is not to be seen (hidepid, or \
+             it has just ended): run as root, or as the user of those processes",
+        ),
+        (
+            above(Above::Contained),
+            "nobody can say whether # workers are orphans, as they run in a container and the host \
+             does not",
+        ),
+    ];
+    said.iter().filter(|(count, _)| *count > 0).map(|(count, text)| text.replacen('#', &count.to_string(), 1)).collect()
+}
+
+/// Which classes can be told: what is not asked is null, and not 0.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    orphan: bool,
+    duplicate: bool,
+    unregistered: bool,
+}
+
+impl Asked {
+    fn or(self, other: Asked) -> Asked {
+        Asked {
+            orphan: self.orphan || other.orphan,
+            duplicate: self.duplicate || other.duplicate,
+            unregistered: self.unregistered || other.unregistered,
+        }
+    }
 }
 
 impl Totals {
-    fn count<'a>(processes: impl Iterator<Item = &'a Process> + Clone, orphan_test: bool, has_mcp: bool) -> Totals {
+    fn count<'a>(processes: impl Iterator<Item = &'a Process> + Clone, asked: Asked) -> Totals {
+        let mut alive = processes.clone().filter(|one| one.class != Class::Zombie).peekable();
+        // That none of them is an orphan is not known if it is known of none.
+        let told = alive.peek().is_none() || alive.any(|one| one.above.and_then(Above::is_orphan).is_some());
         let count = |class| processes.clone().filter(|one| one.class == class).count();
         Totals {
             alive: processes.clone().count() - count(Class::Zombie),
             busy: count(Class::Busy),
             idle: count(Class::Idle),
             zombie: count(Class::Zombie),
-            orphan: orphan_test.then(|| count(Class::Orphan)),
+            orphan: (asked.orphan && told).then(|| count(Class::Orphan)),
             leaked: count(Class::Leaked),
-            duplicate: has_mcp.then(|| count(Class::Duplicate)),
-            unregistered: None,
+            duplicate: asked.duplicate.then(|| count(Class::Duplicate)),
+            unregistered: asked.unregistered.then(|| count(Class::Unregistered)),
             unknown: count(Class::Unknown),
+        }
+    }
+
+    /// With those of which no class but these is asked.
+    fn and(&self, others: &Totals) -> Totals {
+        Totals {
+            alive: self.alive + others.alive,
+            busy: self.busy + others.busy,
+            idle: self.idle + others.idle,
+            leaked: self.leaked + others.leaked,
+            unknown: self.unknown + others.unknown,
+            ..self.clone()
         }
     }
 
@@ -636,79 +877,7 @@ impl Kind {
             disk_read_bytes_total: tally.disk.map(|(read, _)| read),
             disk_written_bytes_total: tally.disk.map(|(_, written)| written),
             is_reaped: rule.is_reaped,
+            is_listed: false,
         }
-    }
-}
-
-/// The host as the ancestor of its workers.
-struct Ancestor {
-    rule: ProcessRule,
-    /// As it was last seen.
-    known: Option<Chain>,
-    /// In how many pid namespaces it was then; what runs in more is in a container, and has its own ancestors.
-    depth: usize,
-}
-
-impl Ancestor {
-    fn new(host: &Host) -> Ancestor {
-        Ancestor { rule: host.process.clone(), known: None, depth: 1 }
-    }
-
-    /// Finds it, if it is not the one that is known.
-    fn look(&mut self, proc: &Proc, scan: &Scan) -> Sought {
-        if let Some(chain) = &self.known
-            && !self.is_named_elsewhere(chain.pid)
-            && chain.members.iter().any(|member| member.pid == chain.pid && scan.lives(*member))
-        {
-            return Sought::at(chain.pid);
-        }
-        if self.rule == ProcessRule::Unknown {
-            return self.off("`pid_file` or `process` in [host] would say which process the host is");
-        }
-        let known = self.known.as_ref().map(|chain| &chain.members);
-        let seen = proc.table(scan).map(|table| running::look(&table, &self.rule, known));
-        match seen {
-            Ok(running::Seen::Running(chain)) => {
-                self.depth = proc.depth(chain.pid).unwrap_or(self.depth);
-                Sought::at(self.known.insert(chain).pid)
-            }
-            Ok(running::Seen::Absent) if self.is_believed() => Sought { pid: None, ..Sought::at(0) },
-            Ok(running::Seen::Absent) => self.off(
-                "no process was ever seen to be the host: `pid_file` or `process` in [host] would tell which it is",
-            ),
-            Ok(running::Seen::Unseen(why)) => self.off(&why.error),
-            Err(error) => self.off(&format!("{error:#}")),
-        }
-    }
-
-    /// Its pid file names another by now.
-    fn is_named_elsewhere(&self, pid: u32) -> bool {
-        let ProcessRule::PidFile(path) = &self.rule else { return false };
-        matches!(PidFile::read(path), Ok(Some(file)) if file.pid != pid)
-    }
-
-    fn off(&self, why: &str) -> Sought {
-        Sought { pid: None, orphan_test: false, reason: Some(why.to_owned()), is_lost: self.known.is_some() }
-    }
-
-    /// Whether its absence is proven: it was there, or the operator named its pid file. A word that never matched may be
-    /// a slip of the pen.
-    fn is_believed(&self) -> bool {
-        self.known.is_some() || matches!(self.rule, ProcessRule::PidFile(_))
-    }
-
-    /// Whether no living host is above a process. That its parent is pid 1 proves nothing, nor does that it is not.
-    fn is_missing_above(&self, proc: &Proc, scan: &Scan, stat: &Stat) -> bool {
-        let is_host = |identity: &Identity| {
-            self.known.as_ref().is_some_and(|chain| chain.members.contains(identity)) && scan.lives(*identity)
-        };
-        let has_host = scan.ancestors(stat).any(|above| is_host(&above.identity));
-        !has_host && proc.depth(stat.pid()).is_ok_and(|depth| depth <= self.depth)
-    }
-}
-
-impl Sought {
-    fn at(pid: u32) -> Sought {
-        Sought { pid: Some(pid), orphan_test: true, reason: None, is_lost: false }
     }
 }

@@ -51,6 +51,8 @@ pub struct Member {
     pub role: Role,
     /// The group's folder as it stands in the name, or the MCP server; else the name itself.
     pub group: Arc<str>,
+    /// Whether the name has a group in it.
+    pub has_group: bool,
 }
 
 /// The rules of one host; the first that fits decides.
@@ -107,12 +109,20 @@ impl Names {
         self.0.iter().any(|rule| rule.name.fits(name).is_some())
     }
 
+    /// What the names begin with of all that can be the host's.
+    pub fn beginnings(&self) -> Vec<&str> {
+        let mut beginnings: Vec<&str> = self.0.iter().map(|rule| rule.name.beginning()).collect();
+        beginnings.sort_unstable();
+        beginnings.dedup();
+        beginnings
+    }
+
     /// What the container is to the host. An image that is not known fits no rule that asks for one.
     pub fn classify(&self, name: &str, image: Option<&str>) -> Option<Member> {
         let fits = |rule: &Rule| {
             let known = rule.image.is_none_or(|wanted| image.is_some_and(|image| is_called(image, wanted)));
             let group = rule.name.fits(name).filter(|_| known)?;
-            Some(Member { role: rule.role, group: group.into() })
+            Some(Member { role: rule.role, group: group.into(), has_group: rule.name.has_group() })
         };
         self.0.iter().find_map(fits)
     }
@@ -220,6 +230,17 @@ impl Part {
 }
 
 impl Pattern {
+    fn beginning(&self) -> &str {
+        match self.0.first() {
+            Some(Part::Letters(letters)) => letters,
+            _ => "",
+        }
+    }
+
+    fn has_group(&self) -> bool {
+        self.0.contains(&Part::Group)
+    }
+
     /// What stands for the group, or the whole name where the pattern has none; `None` if the name does not fit.
     fn fits<'n>(&self, name: &'n str) -> Option<&'n str> {
         // What Docker allows in a name is ASCII, so it can be cut anywhere.
@@ -295,8 +316,11 @@ mod tests {
         assert_eq!(group("nanoclaw-family-chat-1795307730123").as_deref(), Some("family-chat"));
         assert_eq!(group("nanoclaw-family"), None);
         assert_eq!(group("claw-7").as_deref(), Some("claw-7"), "without a group the name stands for it");
+        let has_group = |name: &str| names.classify(name, None).unwrap().has_group;
+        assert!(has_group("nanoclaw-family-chat-1795307730123") && !has_group("claw-7"));
         assert_eq!(names.roles().collect::<Vec<_>>(), [Role::Agent]);
         assert_eq!(Names::pynchy().with_agents(&["x".parse().unwrap()]).classify("x", None).unwrap().role, Role::Agent);
+        assert_eq!(names.beginnings(), ["claw", "nanoclaw-"]);
         assert!(Names::default().is_empty() && !Names::default().might_be("x"));
     }
 

@@ -56,6 +56,8 @@ pub struct QueuePointers {
     pub active_containers: Option<Pointer>,
     pub max_concurrent: Option<Pointer>,
     pub groups_waiting: Option<Pointer>,
+    /// The groups that are at work: a list of their names, or a table that says true or false of each, or has `active`.
+    pub active_groups: Option<Pointer>,
 }
 
 /// One `[[collect.sql]]`: a query whose only row has numbers, each called as its column is.

@@ -47,6 +47,12 @@ impl Cgroups {
         }
     }
 
+    /// Whether a process that we see is one of the container's.
+    pub fn is_of(&self, pid: u32, id: &str) -> bool {
+        let text = std::fs::read_to_string(self.processes.join(pid.to_string()).join("cgroup"));
+        text.is_ok_and(|text| text.lines().any(|line| line.contains(id)))
+    }
+
     /// The container's folder below a controller's, or below the root where all share one.
     fn places(&self, id: &str, pid: Option<u32>, parent: Option<&str>, controller: &str) -> Option<PathBuf> {
         let by_process = pid.and_then(|pid| self.of_process(pid, id, controller));

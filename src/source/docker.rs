@@ -1,14 +1,21 @@
 //! The Docker engine, asked over its unix socket with GET alone: one list that all who ask share, and what each
 //! container says of itself, asked anew only when the list says something new of it.
 //!
-//! No client library: those read every field of every container on the machine into closed sets of words, so that one
-//! new word about a stranger's container would blind us; and they read environments, in which keys stand, to do it. Here
-//! only what is named below is taken from an answer, and a word nobody knows is an unknown state of that container alone.
+//! bollard words the questions and reads the answers; the connection under it is ours, so that it is known why there is
+//! none, that nothing but GET leaves, and that no answer is longer than it may be. The paths name no version of the API: an
+//! engine then answers in the newest that it has, and no question is spent on finding out.
 //!
-//! No stream of events either: what happens between two lists stands in what the containers that are left say of
-//! themselves (how often restarted, since when, killed for memory, exit code), and a stream is a connection to keep alive.
+//! bollard knows closed sets of words. One that it does not know (a state, a port's protocol; Podman says `stopped` for a
+//! moment) makes a whole answer unreadable. If that is the list, those who ask get lists of the names that they
+//! asked for, so that a stranger's container blinds nobody; one of the host's own makes all that share its list unknown,
+//! never absent. If it is one container's own answer, the list tells of that one, and the others are read.
+//!
+//! bollard also logs whole answers, and environments stand in them: Cargo.toml compiles all of `log` out.
+//!
+//! No stream of events: what happens between two lists stands in what the containers that are left say of themselves (how
+//! often restarted, since when, killed for memory, exit code), and a stream is a connection to keep alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::ErrorKind;
@@ -16,25 +23,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper::Request;
-use hyper::header::{CONNECTION, HOST};
+use bollard::errors::Error as Fault;
+use bollard::models::{ContainerInspectResponse, ContainerState, ContainerSummary};
+use bollard::query_parameters::ListContainersOptionsBuilder;
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, de};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::fact::Span;
 use crate::sample::{Cause, Denied, Now};
-use crate::source::http;
+
+mod line;
+
+use line::{Line, TooLarge};
 
 const SOCKET: &str = "/var/run/docker.sock";
 /// How long the list may take, and then all that is asked of its containers.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A thousand containers are a megabyte.
-const BODY_LIMIT: usize = 16 * 1024 * 1024;
+/// How long one container may take: a few that hang leave time for the others.
+const PATIENCE_FOR_ONE: Duration = Duration::from_secs(2);
 /// A list is good for all whose run began so long after it was asked for.
 const SHARED_FOR: Duration = Duration::from_secs(1);
 /// After so long a container is asked again, whatever the list says.
@@ -128,6 +135,8 @@ pub struct Listed {
     /// Without the slash; empty while it is removed.
     pub name: Arc<str>,
     pub state: State,
+    /// As it was named when the container was made; its sum, if the name is another's by now.
+    image: Option<String>,
     /// For people: `Up 3 hours (healthy)`.
     status: String,
 }
@@ -145,7 +154,7 @@ pub enum State {
     Removing,
     /// It could not be removed.
     Dead,
-    /// The engine has a word for it that we do not know.
+    /// The engine has no word for it.
     Unknown,
 }
 
@@ -174,13 +183,11 @@ impl State {
         }
     }
 
-    /// Docker's words and Podman's.
-    fn of(word: &str) -> State {
-        match word {
-            "initialized" => State::Created,
-            // It runs until it has stopped.
+    /// By a word that bollard knows; none is no state that we know.
+    fn of(word: Option<impl AsRef<str>>) -> State {
+        match word.as_ref().map_or("", AsRef::as_ref) {
+            // Podman's: it runs until it has stopped.
             "stopping" => State::Running,
-            "stopped" => State::Exited,
             word => State::ALL.into_iter().find(|state| state.name() == word).unwrap_or(State::Unknown),
         }
     }
@@ -230,6 +237,8 @@ pub struct Container {
     pub pid: Option<u32>,
     /// Where its control group hangs, if not where the engine puts all.
     pub cgroup_parent: Option<String>,
+    /// Why it said nothing of itself, so that the list alone tells of it.
+    pub unread: Option<Error>,
 }
 
 impl Container {
@@ -239,7 +248,7 @@ impl Container {
             id: listed.id.clone(),
             name: listed.name.clone(),
             state: listed.state,
-            image: None,
+            image: listed.image.clone(),
             exit_code: None,
             oom_killed: None,
             restart_count: None,
@@ -248,6 +257,18 @@ impl Container {
             health: None,
             pid: None,
             cgroup_parent: None,
+            unread: None,
+        }
+    }
+
+    /// What the list tells, and what it said of itself before that stays as long as it is there.
+    fn unread(listed: &Listed, before: Option<&Container>, why: Error) -> Container {
+        let told = Container::listed(listed);
+        Container {
+            image: before.map_or(told.image, |before| before.image.clone()),
+            cgroup_parent: before.and_then(|before| before.cgroup_parent.clone()),
+            unread: Some(why),
+            ..told
         }
     }
 }
@@ -264,6 +285,8 @@ pub enum Error {
     TimedOut(PathBuf),
     /// Somebody listens, and does not answer as an engine does.
     Broken(String),
+    /// It answered with JSON in which something is not as we know it; this says what.
+    Unreadable(String),
     /// `DOCKER_HOST` names something else than a unix socket.
     Elsewhere,
 }
@@ -291,7 +314,7 @@ impl fmt::Display for Error {
             Error::TimedOut(socket) => {
                 write!(f, "ask Docker: no answer from {} within {}", socket.display(), Span(PATIENCE))
             }
-            Error::Broken(text) => write!(f, "ask Docker: {text}"),
+            Error::Broken(text) | Error::Unreadable(text) => write!(f, "ask Docker: {text}"),
             Error::Elsewhere => f.write_str(
                 "ask Docker: DOCKER_HOST is not unix:// and a path, and nothing else is asked: name a socket with \
                  `socket` in [docker]",
@@ -335,7 +358,7 @@ impl Docker {
         if let Some(answered) = listed.as_ref().filter(|answered| answered.serves(now.mono)) {
             return answered.outcome.clone();
         }
-        let outcome = self.ask_list(now.mono).await.map(Arc::new);
+        let outcome = self.ask_list(now.mono, Vec::new(), |_| true).await.map(Arc::new);
         *listed = Some(Answered { asked: now.mono, ended: Now::read().mono, outcome: outcome.clone() });
         outcome
     }
@@ -345,40 +368,93 @@ impl Docker {
     /// # Errors
     /// See [`Error`].
     pub async fn inspect(&self, name: &str, now: Now) -> Result<Option<Arc<Container>>, Error> {
-        Ok(self.inspect_all(now, |listed| listed == name).await?.pop())
+        let pattern = format!("^/?{}$", escaped(name));
+        Ok(self.inspect_those(now, vec![pattern], |listed| listed == name).await?.pop())
     }
 
-    /// Every container whose name is wanted, as it says of itself.
+    /// Every container whose name is wanted, as it says of itself. Wanted names have one of these beginnings.
     ///
-    /// One that cannot be read alone is told as the list has it.
+    /// One that cannot be read alone, or does not answer, is told as the list has it, and says why.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn inspect_all(&self, now: Now, wanted: impl Fn(&str) -> bool) -> Result<Vec<Arc<Container>>, Error> {
-        let list = self.list(now).await?;
+    pub async fn inspect_all(
+        &self,
+        now: Now,
+        beginnings: &[&str],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Arc<Container>>, Error> {
+        let patterns = beginnings.iter().map(|beginning| format!("^/?{}", escaped(beginning))).collect();
+        self.inspect_those(now, patterns, wanted).await
+    }
+
+    async fn inspect_those(
+        &self,
+        now: Now,
+        patterns: Vec<String>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Arc<Container>>, Error> {
+        let list = match self.list(now).await {
+            // It may be a stranger's container that has a new word.
+            Err(Error::Unreadable(_)) => self.ask_list(now.mono, patterns, &wanted).await?.into(),
+            list => list?,
+        };
+        let listed: Vec<&Listed> = list.containers.iter().filter(|listed| wanted(&listed.name)).collect();
+        let rest = Mutex::new(listed.iter().copied().enumerate());
         let deadline = Instant::now() + PATIENCE;
-        let mut containers = Vec::new();
-        for listed in list.containers.iter().filter(|listed| wanted(&listed.name)) {
-            match self.inspect_one(list.at, listed, deadline).await {
-                Ok(container) => containers.extend(container),
-                Err(Error::Broken(_)) => containers.push(Container::listed(listed).into()),
+        let ask = || self.inspect_each(list.at, &rest, deadline);
+        // One that hangs holds up one of these.
+        let (one, two, three, four) = tokio::try_join!(ask(), ask(), ask(), ask())?;
+        let mut told: Vec<_> = [one, two, three, four].into_iter().flatten().collect();
+        told.sort_unstable_by_key(|(place, _)| *place);
+        Ok(told.into_iter().map(|(_, container)| container).collect())
+    }
+
+    /// Asks one container after the other, with their places, until there is none left.
+    async fn inspect_each<'l>(
+        &self,
+        list: Duration,
+        rest: &Mutex<impl Iterator<Item = (usize, &'l Listed)>>,
+        deadline: Instant,
+    ) -> Result<Vec<(usize, Arc<Container>)>, Error> {
+        let (mut told, mut line) = (Vec::new(), None);
+        loop {
+            let next = rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((place, listed)) = next else { return Ok(told) };
+            match self.inspect_one(&mut line, list, listed, deadline).await {
+                Ok(container) => told.extend(container.map(|container| (place, container))),
+                Err(why @ (Error::TimedOut(_) | Error::Broken(_) | Error::Unreadable(_))) => {
+                    let before = self.known().get(&listed.id).map(|known| known.container.clone());
+                    told.push((place, Container::unread(listed, before.as_deref(), why).into()));
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(containers)
     }
 
-    async fn ask_list(&self, now: Duration) -> Result<Listing, Error> {
-        let (status, body) = self.ask("/containers/json?all=true", Instant::now() + PATIENCE).await?;
-        let rows: Vec<Row> = good(status, &body)?;
-        let containers: Vec<Listed> = rows.into_iter().filter_map(Row::listed).collect();
-        self.known().retain(|id, _| containers.iter().any(|listed| listed.id == *id));
+    /// All containers, or those whose names fit a pattern, which are wanted then.
+    async fn ask_list(
+        &self,
+        now: Duration,
+        patterns: Vec<String>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Listing, Error> {
+        let mut options = ListContainersOptionsBuilder::new().all(true);
+        if !patterns.is_empty() {
+            options = options.filters(&HashMap::from([("name", patterns)]));
+        }
+        let question = async |engine: &bollard::Docker| engine.list_containers(Some(options.build())).await;
+        let rows = self.ask(&mut None, Instant::now() + PATIENCE, question).await?;
+        let containers: Vec<Listed> = rows.into_iter().map(Listed::of).collect::<Result<_, _>>()?;
+        self.known()
+            .retain(|id, known| !wanted(&known.container.name) || containers.iter().any(|listed| listed.id == *id));
         Ok(Listing { at: now, containers })
     }
 
     /// `None` if it has gone since it was listed.
     async fn inspect_one(
         &self,
+        line: &mut Option<Line>,
         list: Duration,
         listed: &Listed,
         deadline: Instant,
@@ -386,11 +462,13 @@ impl Docker {
         if let Some(known) = self.known().get(&listed.id).filter(|known| known.stands(list, listed)) {
             return Ok(Some(known.container.clone()));
         }
-        let (status, body) = self.ask(&format!("/containers/{}/json", listed.id), deadline).await?;
-        if is_gone(status, &body) {
-            return Ok(None);
-        }
-        let container = Arc::new(good::<Inspected>(status, &body)?.container(listed));
+        let question = async |engine: &bollard::Docker| match engine.inspect_container(&listed.id, None).await {
+            Err(fault) if is_gone(&fault) => Ok(None),
+            answer => answer.map(Some),
+        };
+        let deadline = deadline.min(Instant::now() + PATIENCE_FOR_ONE);
+        let Some(said) = self.ask(line, deadline, question).await? else { return Ok(None) };
+        let container = Arc::new(Container::of(said, listed)?);
         let known = Known { list, state: listed.state, status: listed.status.clone(), container: container.clone() };
         self.known().insert(listed.id.clone(), known);
         Ok(Some(container))
@@ -400,19 +478,34 @@ impl Docker {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one way out: a GET, with a connection of its own.
-    async fn ask(&self, path: &str, deadline: Instant) -> Result<(u16, Bytes), Error> {
+    /// Asks over a line that stands, or over a new one, and leaves it there if it can be asked again.
+    async fn ask<T>(
+        &self,
+        line: &mut Option<Line>,
+        deadline: Instant,
+        question: impl AsyncFnOnce(&bollard::Docker) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
         let socket = self.socket.as_ref().ok_or(Error::Elsewhere)?;
         let talking = async {
-            let stream = UnixStream::connect(socket).await.map_err(|error| not_connected(socket, &error))?;
-            let request = Request::get(path).header(HOST, "docker").header(CONNECTION, "close").body(Empty::new());
-            let request = request.map_err(|_| Error::Broken("a container's id is none".to_owned()))?;
-            let answer = http::exchange(stream, request, Some(BODY_LIMIT)).await;
-            answer.map_err(|error| Error::Broken(error.to_string()))
+            let mut open = match line.take() {
+                Some(line) => line,
+                None => Line::open(socket).await.map_err(|error| not_connected(socket, &error))?,
+            };
+            let answer = open.ask(question).await;
+            if answer.is_ok() && open.stands().await {
+                *line = Some(open);
+            }
+            answer.map_err(|fault| not_told(socket, &fault))
         };
-        let (head, body) = timeout_at(deadline, talking).await.map_err(|_| Error::TimedOut(socket.clone()))??;
-        Ok((head.status.as_u16(), body))
+        timeout_at(deadline, talking).await.unwrap_or_else(|_| Err(Error::TimedOut(socket.clone())))
     }
+}
+
+/// A name as a pattern of names.
+fn escaped(name: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter);
+    let escape = |letter: char| (!is_plain(letter)).then_some('\\').into_iter().chain([letter]);
+    name.chars().flat_map(escape).collect()
 }
 
 fn not_connected(socket: &Path, error: &std::io::Error) -> Error {
@@ -428,111 +521,95 @@ fn not_connected(socket: &Path, error: &std::io::Error) -> Error {
     }
 }
 
-/// What an answer of 200 says. An error of the engine is not quoted: it may name anything.
-fn good<T: DeserializeOwned>(status: u16, body: &[u8]) -> Result<T, Error> {
-    match status {
-        200 => serde_json::from_slice(body).map_err(|error| {
-            let fault = if error.is_data() { "JSON of another shape" } else { "something that is no JSON" };
-            Error::Broken(format!("it answered with {fault} (line {} column {})", error.line(), error.column()))
-        }),
-        401 | 403 => Err(Error::Denied(Denied(format!(
+/// Why there is no answer. What came is not quoted: it may name anything.
+fn not_told(socket: &Path, fault: &Fault) -> Error {
+    match fault {
+        Fault::DockerResponseServerError { status_code: status @ (401 | 403), .. } => Error::Denied(Denied(format!(
             "it answered with status {status}: a proxy before it must let GET /containers pass"
-        )))),
-        status => Err(Error::Broken(format!("it answered with status {status}"))),
+        ))),
+        Fault::DockerResponseServerError { status_code, .. } => {
+            Error::Broken(format!("it answered with status {status_code}"))
+        }
+        Fault::JsonDataError { message, column } => misread(message, *column),
+        Fault::JsonSerdeError { err } => misread("", err.column()),
+        Fault::HyperResponseError { err } if is_too_large(err) => Error::Broken(TooLarge.to_string()),
+        Fault::HyperResponseError { err } if err.is_parse() => Error::Broken("answers, but not with HTTP".to_owned()),
+        Fault::HyperResponseError { .. } => {
+            Error::Broken("the connection broke off before the answer was whole".to_owned())
+        }
+        Fault::RequestTimeoutError => Error::TimedOut(socket.to_owned()),
+        _ => Error::Broken("it could not be asked".to_owned()),
     }
+}
+
+/// By the first words of what the parser says; the rest of it quotes the answer.
+fn misread(message: &str, column: usize) -> Error {
+    let begins = |words: &[&str]| words.iter().any(|word| message.starts_with(word));
+    if begins(&["unknown variant", "Invalid enum"]) {
+        Error::Unreadable(format!("it answered with a word that we do not know (column {column})"))
+    } else if begins(&["invalid type", "invalid value", "invalid length", "missing field", "duplicate field"]) {
+        Error::Unreadable(format!("it answered with JSON of another shape (column {column})"))
+    } else {
+        Error::Broken(format!("it answered with something that is no JSON (column {column})"))
+    }
+}
+
+fn is_too_large(error: &hyper::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<TooLarge>())
 }
 
 /// Whether the engine itself says that there is no such container.
-fn is_gone(status: u16, body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Fault {
-        message: String,
-    }
-    let says = |fault: Fault| fault.message.to_ascii_lowercase().contains("no such container");
-    status == 404 && serde_json::from_slice(body).is_ok_and(says)
+fn is_gone(fault: &Fault) -> bool {
+    matches!(fault, Fault::DockerResponseServerError { status_code: 404, message }
+        if message.to_ascii_lowercase().contains("no such container"))
 }
 
-/// What we read of an entry of the list.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Row {
-    id: Arc<str>,
-    /// Null while it is removed.
-    names: Option<Vec<String>>,
-    #[serde(default)]
-    state: String,
-    #[serde(default)]
-    status: String,
-}
-
-impl Row {
-    /// `None` if its id is none, which would not be safe to ask for.
-    fn listed(self) -> Option<Listed> {
-        let is_id = !self.id.is_empty() && self.id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+impl Listed {
+    fn of(row: ContainerSummary) -> Result<Listed, Error> {
+        // It becomes part of a path.
+        let is_id = |id: &String| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let id = row.id.filter(is_id);
+        let id = id.ok_or_else(|| Error::Unreadable("it listed a container without an id".to_owned()))?;
         // `/other/alias` is what a linked container calls it.
-        let mut names = self.names.iter().flatten().map(|name| name.strip_prefix('/').unwrap_or(name));
+        let mut names = row.names.iter().flatten().map(|name| name.strip_prefix('/').unwrap_or(name));
         let name = names.find(|name| !name.contains('/')).unwrap_or_default().into();
-        is_id.then(|| Listed { id: self.id, name, state: State::of(&self.state), status: self.status })
+        let (state, status) = (State::of(row.state), row.status.unwrap_or_default());
+        Ok(Listed { id: id.into(), name, state, image: row.image, status })
     }
 }
 
-/// What we read of a container's own answer: not its environment, not its command.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    state: Stated,
-    restart_count: Option<u64>,
-    config: Option<Made>,
-    host_config: Option<Placed>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Stated {
-    status: String,
-    #[serde(rename = "OOMKilled")]
-    oom_killed: Option<bool>,
-    pid: Option<u32>,
-    exit_code: Option<i64>,
-    started_at: Option<String>,
-    finished_at: Option<String>,
-    health: Option<Checked>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Checked {
-    status: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Made {
-    image: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Placed {
-    cgroup_parent: Option<String>,
-}
-
-impl Inspected {
-    fn container(self, listed: &Listed) -> Container {
-        let state = State::of(&self.state.status);
-        Container {
+impl Container {
+    /// As it says of itself. Nothing else of what it says is kept: not its environment, not its command.
+    fn of(said: ContainerInspectResponse, listed: &Listed) -> Result<Container, Error> {
+        let Some(ContainerState {
+            status: Some(state),
+            health,
+            pid,
+            exit_code,
+            oom_killed,
+            started_at,
+            finished_at,
+            ..
+        }) = said.state
+        else {
+            return Err(Error::Unreadable("it told of a container without its state".to_owned()));
+        };
+        let state = State::of(Some(state));
+        let parent = said.host_config.and_then(|host| host.cgroup_parent);
+        Ok(Container {
             state,
-            image: self.config.and_then(|config| config.image),
-            exit_code: self.state.exit_code.filter(|&code| is_of_its_end(state, code)),
-            oom_killed: self.state.oom_killed,
-            restart_count: self.restart_count,
-            started_at: self.state.started_at.as_deref().and_then(moment),
-            finished_at: self.state.finished_at.as_deref().and_then(moment),
-            health: self.state.health.and_then(|health| health.status.parse().ok()),
-            pid: self.state.pid.filter(|&pid| pid > 0),
-            cgroup_parent: self.host_config.and_then(|host| host.cgroup_parent).filter(|parent| !parent.is_empty()),
+            image: said.config.and_then(|config| config.image),
+            exit_code: exit_code.filter(|&code| is_of_its_end(state, code)),
+            oom_killed,
+            restart_count: said.restart_count.and_then(|count| count.try_into().ok()),
+            started_at: started_at.as_deref().and_then(moment),
+            finished_at: finished_at.as_deref().and_then(moment),
+            health: health.and_then(|health| health.status?.as_ref().parse().ok()),
+            pid: pid.and_then(|pid| pid.try_into().ok()).filter(|&pid| pid > 0),
+            cgroup_parent: parent.filter(|parent| !parent.is_empty()),
             ..Container::listed(listed)
-        }
+        })
     }
 }
 

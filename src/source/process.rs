@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use jiff::{SignedDuration, Timestamp};
 use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
+pub mod ending;
 pub mod proc;
 
 /// The process table. Clones share it.

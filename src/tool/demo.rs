@@ -121,7 +121,8 @@ impl Demo {
              The database of the gateway to its models is there for {}, gone for {}, and so on; one model is never well.\n\
              The agent of the group `{}` hangs: its messages wait and its task is overdue.\n\
              One task fails, one is stuck, and the database grows every other second.\n{git}\n\
-             Its workers: one works, one idles, one is leaked, one an orphan, one a zombie; an MCP server runs twice.\n",
+             Its workers: one works, one idles, one is leaked, one an orphan, one a zombie, one forgotten by the host; an \
+             MCP server runs twice.\n",
             self.root.display(),
             self.url,
             channels::SLACK,

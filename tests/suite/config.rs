@@ -61,7 +61,7 @@ fn each_mistake_has_its_message() {
         (
             "[collect.workers]\npresets = [\"claud\"]\n",
             "config.toml:2: presets: unknown variant `claud`, expected one of `pi`, `claude`, `codex`, `opencode`, `openclaw`, \
-             `mcp`; did you mean `claude`?",
+             `mcp`, `nanoclaw`; did you mean `claude`?",
         ),
         (
             "[[collect.workers.rule]]\nname = \"x\"\ncmdline = \"x(\"\n",

@@ -1,8 +1,12 @@
-//! Containers of a real Docker engine, as they start, pause, die, loop and go; and the engine itself, as it stops, hangs
-//! and refuses. Each must be seen within two readings, and nothing may be called gone that is not.
+//! Containers of a real Docker engine, as they start, pause, die, loop and go; and the engine itself, as it stops, hangs,
+//! drags and refuses. Each must be seen within two readings, and nothing may be called gone that is not.
 
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agenthost_exporter::collect::{self, Collect};
@@ -12,7 +16,8 @@ use agenthost_exporter::source::docker::{Docker, Error, State};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::binary::Sidecar;
+use crate::api::{Api, Say};
+use crate::binary::{Sidecar, exporter};
 use crate::dockerd::{AGENT, Engine};
 use crate::fixture::Root;
 
@@ -251,6 +256,215 @@ fn an_engine_that_hangs_stops_or_refuses_has_lost_no_container() {
     watch.sees("pynchy-family", json!({"state": "exited", "exit_code": 137}));
 }
 
+/// Stands before an engine and holds its answers back.
+struct Between {
+    folder: tempfile::TempDir,
+    held: Arc<Mutex<BTreeMap<String, Duration>>>,
+}
+
+impl Between {
+    fn new(engine: &Engine) -> Between {
+        let between = Between { folder: tempfile::tempdir().unwrap(), held: Arc::default() };
+        let listener = UnixListener::bind(between.socket()).unwrap();
+        let (engine, held) = (engine.socket(), between.held.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (engine, held) = (engine.clone(), held.clone());
+                std::thread::spawn(move || pass(stream.unwrap(), &engine, &held));
+            }
+        });
+        between
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("docker.sock")
+    }
+
+    /// From now on only this is held back: paths that have these words in them, for so long.
+    fn holds(&self, held: &[(&str, u64)]) {
+        let held = held.iter().map(|(path, seconds)| ((*path).to_owned(), Duration::from_secs(*seconds)));
+        *self.held.lock().unwrap() = held.collect();
+    }
+}
+
+/// One question, and the answer as it came.
+fn pass(mut asker: UnixStream, engine: &Path, held: &Mutex<BTreeMap<String, Duration>>) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if asker.read_exact(&mut byte).is_err() {
+            return;
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let path = head.split(' ').nth(1).unwrap();
+    let wait = held.lock().unwrap().iter().find(|(part, _)| path.contains(part.as_str())).map(|(_, wait)| *wait);
+    let mut stream = UnixStream::connect(engine).unwrap();
+    stream.write_all(head.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1).as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    std::thread::sleep(wait.unwrap_or_default());
+    let _ = asker.write_all(&answer);
+}
+
+#[test]
+fn an_engine_that_drags_is_waited_for_and_one_that_drags_on_is_unknown() {
+    let Some(engine) = engine() else { return };
+    engine.sleeper("pynchy-family", AGENT);
+    engine.sleeper("pynchy-ops", AGENT);
+    let ops = engine.docker("inspect --format '{{.Id}}' pynchy-ops");
+    let between = Between::new(&engine);
+    let mut watch = Watch::new(&between.socket());
+    between.holds(&[("/containers/json", 2)]);
+    watch.sees("pynchy-family", json!({"state": "running", "restart_count": 0}));
+    between.holds(&[("/containers/json", 6)]);
+    let begun = Instant::now();
+    let failure = watch.try_look().unwrap_err();
+    assert!(failure.error.contains("no answer from") && failure.cause == Cause::Unanswered, "{failure:?}");
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(watch.inspect("pynchy-family").is_err(), "it is not known, and not gone");
+    // One container alone does not answer, as when the engine waits for it.
+    between.holds(&[(&ops, 60)]);
+    let mut watch = Watch::new(&between.socket());
+    let begun = Instant::now();
+    let section = watch.look();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let (family, ops) = (row_of(&section, "pynchy-family"), row_of(&section, "pynchy-ops"));
+    assert_eq!((&family["restart_count"], &family["error"]), (&json!(0), &json!(null)));
+    assert_eq!(
+        (&ops["state"], &ops["role"], &ops["restart_count"]),
+        (&json!("running"), &json!("agent"), &json!(null))
+    );
+    assert!(ops["error"].as_str().unwrap().contains("no answer from"), "{ops:#}");
+    assert!(ops["memory_bytes"].as_u64() > Some(0), "the kernel tells of it all the same");
+    assert_eq!(watch.inspect("pynchy-ops"), Ok(Some(State::Running)));
+    between.holds(&[]);
+    watch.sees("pynchy-ops", json!({"restart_count": 0, "error": null}));
+}
+
+#[test]
+fn a_container_that_works_for_nobody_fails_its_check_until_its_group_is_active() {
+    let Some(engine) = engine() else { return };
+    let (root, api) = (Root::with_history(Now::read().wall), Api::healthy());
+    let queue = |ops: Option<bool>| {
+        let slot = |active| json!({"active": active, "is_task": false, "pending_messages": false, "pending_tasks": 0});
+        api.json(
+            "/status",
+            json!({"service": {"status": "ok"}, "channels": {}, "queue": {"active_containers": 1, "max_concurrent": 5,
+                "groups_waiting": 0, "per_group": {"family": slot(Some(true)), "ops": slot(ops)}}}),
+        );
+    };
+    queue(Some(true));
+    engine.sleeper("pynchy-family", AGENT);
+    engine.sleeper("pynchy-ops", AGENT);
+    engine.sleeper("pynchy-lost", AGENT);
+    engine.sleeper("pynchy-mcp-web", "web:test");
+    let config = format!(
+        "[host]\nurl = \"{}\"\n[docker]\nsocket = \"{}\"\n[checks.container_leaked]\nfail_for = \"1s\"\n\
+         recover_for = \"1s\"\n[collect.containers]\ninterval = \"1s\"\nleaked_after = \"3s\"\n",
+        api.url,
+        engine.socket().display()
+    );
+    let sidecar = Sidecar::start(root.path(), &config);
+    let state = |status: &Value, group: &str| {
+        let checks = status["health"]["checks"].as_array().unwrap();
+        let check = checks.iter().find(|one| one["check"] == "container_leaked" && one["subject"] == group);
+        check.map(|check| check["state"].as_str().unwrap().to_owned())
+    };
+    let is = |group: &'static str, wanted: &'static str| {
+        move |status: &Value| state(status, group).as_deref() == Some(wanted)
+    };
+    let status = sidecar.until("lost is leaked", is("lost", "failed"));
+    assert_eq!((state(&status, "family").as_deref(), state(&status, "ops").as_deref()), (Some("ok"), Some("ok")));
+    assert_eq!((state(&status, "web"), &status["containers"]["leaked"]), (None, &json!(1)));
+    assert_eq!(status["health"]["overall"], "degraded");
+    queue(Some(false));
+    sidecar.until("ops is leaked", is("ops", "failed"));
+    assert!(sidecar.get("/metrics").1.contains("agenthost_container_leaked{group=\"ops\"} 1\n"));
+    // A host that does not say it, or is silent, has made nobody active and nobody leaked.
+    queue(None);
+    let unknown = |status: &Value| {
+        status["containers"]["leaked"].is_null() && row_of(&status["containers"], "pynchy-ops")["leaked"].is_null()
+    };
+    sidecar.until("not known", unknown);
+    queue(Some(true));
+    let status = sidecar.until("ops works", is("ops", "ok"));
+    assert_eq!(state(&status, "lost").as_deref(), Some("failed"));
+    engine.docker("rm -f pynchy-lost");
+    sidecar.until("lost is gone", |status| state(status, "lost").is_none());
+    api.say("/status", Say::Status(500));
+    assert_eq!(state(&sidecar.status(), "family").as_deref(), Some("ok"));
+}
+
+/// nanoclaw's agents: one that computes, and one that waits.
+#[test]
+fn containers_of_nanoclaw_are_workers() {
+    let Some(engine) = engine() else { return };
+    let (busy, idle) = ("nanoclaw-main-1795307730123", "nanoclaw-family-1795307730456");
+    let burn = "'echo sk-secret; while true; do :; done'";
+    engine
+        .docker(&format!("run -d --network none --stop-timeout 1 --cpus 0.3 --name {busy} {AGENT} /bin/sh -c {burn}"));
+    engine.sleeper(idle, AGENT);
+    engine.sleeper("somebody-elses", AGENT);
+    let (root, docker) = (Root::with_history(Now::read().wall), Docker::at(engine.socket()));
+    let sources = Sources { docker, ..Sources::default() };
+    let presets = toml::de::DeTable::parse("presets = [\"nanoclaw\"]").unwrap();
+    let workers = collect::ALL.iter().find(|one| one.name == "workers").unwrap();
+    let mut workers = (workers.plan)(Some(presets)).unwrap()(&root.host(), &sources).unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut look = |seconds| {
+        let now = Now { wall: Now::read().wall, ..Now::read().plus(Duration::from_secs(seconds)) };
+        json(&workers.run(now, Duration::from_secs(10), runtime.handle()).unwrap())
+    };
+    look(0);
+    std::thread::sleep(Duration::from_secs(2));
+    let section = look(15);
+    let rows = section["processes"].as_array().unwrap();
+    let of = |name: &str| rows.iter().find(|row| row["container"] == name).unwrap();
+    assert_eq!(rows.len(), 2, "{section:#}");
+    assert_eq!((&of(busy)["class"], &of(idle)["class"]), (&json!("busy"), &json!("idle")), "{section:#}");
+    for (name, pid) in
+        [busy, idle].map(|name| (name, engine.docker(&format!("inspect --format '{{{{.State.Pid}}}}' {name}"))))
+    {
+        let row = of(name);
+        assert_eq!((&row["kind"], row["pid"].to_string(), &row["children"]), (&json!("nanoclaw"), pid, &json!(0)));
+        assert!(row["rss_bytes"].as_u64().is_some_and(|bytes| (1..50_000_000).contains(&bytes)), "{row:#}");
+        assert!(
+            row["threads"] == 1 && row["fds"].as_u64() > Some(0) && row["uptime_seconds"].as_u64() < Some(60),
+            "{row:#}"
+        );
+    }
+    assert!(!section.to_string().contains("sk-secret"));
+    engine.docker(&format!("kill {busy}"));
+    until(&engine, busy, ".State.Status", |state| state == "exited");
+    let section = look(30);
+    let kind = &section["kinds"]["nanoclaw"];
+    assert_eq!((&section["totals"]["alive"], &kind["exits_total"]), (&json!(1), &json!(1)), "{section:#}");
+}
+
+#[test]
+fn what_stands_in_an_environment_or_a_command_reaches_no_output_and_no_log() {
+    let Some(engine) = engine() else { return };
+    let root = Root::with_history(Now::read().wall);
+    engine.docker(&format!(
+        "run -d --network none --name pynchy-family --env KEY=sk-secret --label key=sk-secret {AGENT} /bin/sh -c \
+         'sleep 100000; echo sk-secret'"
+    ));
+    let config = root.path().join("x.toml");
+    std::fs::write(&config, format!("[docker]\nsocket = \"{}\"\n", engine.socket().display())).unwrap();
+    let said = exporter()
+        .args(["--once", "--log.level=debug"])
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--host.root={}", root.path().display()))
+        .output()
+        .unwrap();
+    let (shown, log) = (String::from_utf8(said.stdout).unwrap(), String::from_utf8(said.stderr).unwrap());
+    let status: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(row_of(&status["containers"], "pynchy-family")["restart_count"], 0);
+    assert!(!shown.contains("sk-secret") && !log.contains("sk-secret"), "{shown}{log}");
+}
+
 /// On a thread without rights, which ends with it.
 fn as_nobody(act: impl FnOnce() + Send) {
     std::thread::scope(|threads| {
@@ -264,7 +478,7 @@ fn as_nobody(act: impl FnOnce() + Send) {
 
 #[test]
 fn the_program_sees_a_container_come_and_go_and_outlives_the_engine() {
-    let Some(engine) = engine() else { return };
+    let Some(mut engine) = engine() else { return };
     let root = Root::with_history(Now::read().wall);
     let paces = "[collect.containers]\ninterval = \"1s\"\n[collect.mcp]\ninterval = \"1s\"\n";
     let sidecar =
@@ -300,4 +514,15 @@ fn the_program_sees_a_container_come_and_go_and_outlives_the_engine() {
     sidecar.until("back", |status| row_of(&status["containers"], "pynchy-family")["state"] == "running");
     engine.docker("rm -f pynchy-family pynchy-mcp-web");
     sidecar.until("gone", |status| status["containers"]["total"] == 0 && status["mcp"] == json!({}));
+
+    engine.stop();
+    let _ = std::fs::remove_file(engine.socket());
+    let said = |status: &Value, words: &str| {
+        let said = |name: &str| status["collectors"][name]["error"].as_str().unwrap_or_default().contains(words);
+        said("containers") && said("mcp")
+    };
+    sidecar.until("no socket", |status| said(status, "no socket"));
+    drop(UnixListener::bind(engine.socket()).unwrap());
+    sidecar.until("refused", |status| said(status, "nobody listens at"));
+    assert!(!sidecar.get("/status").1.contains("not_found"));
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::api::{Api, Say};
 use crate::binary::{exporter, get};
 use crate::fixture::Root;
 
@@ -43,7 +44,13 @@ fn raw(pid: u32) -> Pid {
 }
 
 impl Stage {
+    /// This test is the host, as its pid file says.
     fn new(workers: &str) -> Stage {
+        Stage::beside("pid_file = \"pid\"\n", workers)
+    }
+
+    /// `ROOT` is its folder.
+    fn beside(host: &str, workers: &str) -> Stage {
         let root = Root::with_history(Timestamp::now());
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -51,12 +58,15 @@ impl Stage {
         let mut stage = Stage { root, children: Vec::new(), others: Vec::new(), address };
         let (config, log) = (stage.path("exporter.toml"), stage.path("exporter.log"));
         std::fs::write(stage.path("pid"), std::process::id().to_string()).unwrap();
-        let host = "[host]\npid_file = \"pid\"\n[collect.workers]\ninterval = \"1s\"\n";
-        std::fs::write(&config, format!("{host}{workers}")).unwrap();
+        let path = |name: &str| stage.path(name).display().to_string();
+        let state = format!("[state]\npath = \"{}\"\n", path("state.db"));
+        let text = format!("{state}[host]\n{host}[collect.workers]\ninterval = \"1s\"\n{workers}");
+        std::fs::write(&config, text.replace("ROOT", &path(""))).unwrap();
         let mut command = exporter();
         command.args(["--log.level=debug", &format!("--web.listen-address={address}")]);
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--host.root={}", stage.root.path().display()));
+        command.arg(format!("--state.record={}", path("record")));
         let started = command.stderr(File::create(log).unwrap()).spawn().unwrap();
         stage.children.push(started);
         stage
@@ -100,12 +110,24 @@ impl Stage {
     }
 
     fn says_no_secret(&self) {
-        let log = std::fs::read_to_string(self.path("exporter.log")).unwrap();
-        let pages = ["/status", "/metrics", "/", "/status?section=workers", "/readyz?verbose"];
+        // What is kept is kept soon after it was seen.
+        let begun = Instant::now();
+        let kept = |name: &str| std::fs::read(self.path(name)).unwrap_or_default();
+        let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+        let files = || ["state.db", "state.db-wal", "record"].map(kept);
+        let is_kept = || files().iter().filter(|bytes| has(bytes, "worker_")).count() >= 2;
+        while !is_kept() {
+            assert!(begun.elapsed() < PATIENCE, "nothing is kept of workers");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let pages =
+            ["/status", "/metrics", "/", "/status?section=workers", "/status?section=history", "/readyz?verbose"];
         let pages = pages.map(|page| get(self.address, page).unwrap().1);
-        assert!(log.contains("listening") && pages[1].contains("agenthost_workers{"), "{}", pages[1]);
-        for text in pages.iter().chain([&log]) {
-            assert!(!text.contains(SECRET), "{text}");
+        let log = kept("exporter.log");
+        assert!(has(&log, "listening") && pages[1].contains("agenthost_workers{"), "{}", pages[1]);
+        let files = files();
+        for text in pages.iter().map(String::as_bytes).chain([&*log]).chain(files.iter().map(Vec::as_slice)) {
+            assert!(!has(text, SECRET), "{}", String::from_utf8_lossy(text));
         }
     }
 }
@@ -123,9 +145,83 @@ fn command_lines_and_environments_reach_no_output_and_the_second_server_is_a_dup
     // Which is the older is told by start times in ticks of 10 ms.
     std::thread::sleep(Duration::from_millis(50));
     let (second, _also_held) = serve();
-    let workers = stage.until(&[(first, "idle"), (second, "duplicate")]);
+    // Neither is asked anything, so the newest counts as the one that is needed.
+    let workers = stage.until(&[(first, "duplicate"), (second, "idle")]);
     assert_eq!(workers["host"]["pid"], std::process::id());
     stage.says_no_secret();
+}
+
+/// pi-web, as far as it is asked: this test is its process, and the API says which workers it knows.
+#[test]
+fn a_worker_that_pi_web_does_not_know_is_unregistered() {
+    let api = Api::new();
+    let port = api.url.rsplit(':').next().unwrap();
+    let list = |pids: &[u32]| {
+        let one = |pid: &u32| {
+            json!({"session_id": "x.jsonl", "pid": pid, "state": "idle", "uptime_s": 1.5, "idle_for_s": 0.5,
+                "rss_bytes": 0, "cpu_time_s": 0, "cpu_percent": 0, "sampled": false, "zombie": false})
+        };
+        let workers: Vec<Value> = pids.iter().map(one).collect();
+        api.json("/api/metrics", json!({"process": {"pid": std::process::id(), "uptime_s": 9}, "workers": workers}));
+    };
+    list(&[]);
+    let mut stage = Stage::beside(
+        "profile = \"pi-web\"\nstate_file = \"ROOT/state.json\"\n",
+        "orphan_after = \"2s\"\n[[collect.workers.rule]]\nname = \"other\"\ncomm = \"pi-other\"\n",
+    );
+    let state =
+        json!({"pid": std::process::id(), "port": port, "host": "127.0.0.1", "startedAt": "2026-11-21T20:00:00Z"});
+    std::fs::write(stage.path("state.json"), state.to_string()).unwrap();
+    let mut start = |name: &str| {
+        let program = stage.path(name);
+        std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+        std::fs::copy("/bin/sh", &program).unwrap();
+        stage.spawn(Command::new(program).args(["-c", "read x"]))
+    };
+    let [(known, _known), (stray, _stray), (other, _other)] = ["pi", "x/pi", "pi-other"].map(&mut start);
+    list(&[known]);
+    let classes = [(known, "idle"), (stray, "unregistered"), (other, "idle")];
+    let workers = stage.until(&classes);
+    let row = |workers: &Value, pid: u32| {
+        let rows = workers["processes"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["pid"] == pid).unwrap();
+        [&row["registered"], &row["registered_state"], &row["idle_for_s"]].map(Value::clone)
+    };
+    assert_eq!(row(&workers, known), [json!(true), json!("idle"), json!(0.5)]);
+    assert_eq!(row(&workers, stray), [json!(false), Value::Null, Value::Null]);
+    assert_eq!(row(&workers, other), [Value::Null, Value::Null, Value::Null], "pi-web lists what is pi");
+    assert_eq!((&workers["registry"]["workers"], &workers["registry"]["error"]), (&json!(1), &Value::Null));
+    // Other tests start some too, below the same process.
+    let count = |series: &str| {
+        let text = get(stage.address, "/metrics").unwrap().1;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
+        line.map(|value| value.parse::<f64>().unwrap())
+    };
+    let [class, listed] =
+        ["agenthost_workers{class=\"unregistered\",kind=\"pi\"}", "agenthost_workers_unregistered{kind=\"pi\"}"];
+    // A text that is under way is of the snapshot before.
+    until("both count it", || count(class) >= Some(1.0) && count(listed) >= Some(1.0));
+    let health = get(stage.address, "/status?section=health").unwrap().1;
+    assert!(health.contains("worker_unregistered"), "{health}");
+
+    // It hangs: what it knows is unknown, and what is seen of processes stays as fresh as it was.
+    api.say("/api/metrics", Say::Hang);
+    let workers = stage.until(&[(known, "idle"), (stray, "idle"), (other, "idle")]);
+    assert_eq!(row(&workers, known), [Value::Null, Value::Null, Value::Null]);
+    assert!(workers["registry"]["error"].as_str().unwrap().ends_with("timed out"), "{workers}");
+    assert_eq!(workers["totals"]["unregistered"], Value::Null);
+    until("no series", || count(class).is_none() && count(listed).is_none());
+    list(&[known, stray]);
+    let taken = || row(&stage.until(&classes.map(|(pid, _)| (pid, "idle"))), stray)[0] == json!(true);
+    until("taken up again", taken);
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Where `tests/run` has installed it, and the node that runs it.
@@ -212,7 +308,7 @@ fn the_demo_has_workers_of_every_class_and_takes_them_along() {
     let mut seen = std::collections::BTreeSet::new();
     let mut pids = std::collections::BTreeSet::new();
     let of_ours = |pid: &u64| parents(*pid).contains(&u64::from(demo.0.id()));
-    let classes = ["busy", "duplicate", "idle", "leaked", "orphan", "zombie"];
+    let classes = ["busy", "duplicate", "idle", "leaked", "orphan", "unregistered", "zombie"];
     while !classes.iter().all(|class| seen.contains(*class)) {
         assert!(begun.elapsed() < PATIENCE, "only {seen:?}");
         std::thread::sleep(Duration::from_millis(500));

@@ -11,6 +11,8 @@ use crate::host::containers::Role;
 use crate::sample::Now;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+/// Of kin that have gone the latest are remembered: where names have no group in them, each container is kin of its own.
+const GONE: usize = 200;
 
 /// The containers of one role that work for one group: they come and go, and their names with them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +41,8 @@ struct Life {
 
 #[derive(Default)]
 struct Sums {
+    /// When one of them was listed last, on the monotonic clock.
+    seen: Duration,
     cpu_seconds: Option<f64>,
     restarts: Option<u64>,
     oom_kills: Option<u64>,
@@ -92,11 +96,23 @@ impl Ledger {
                 recent.0.retain(|(at, _)| now.mono.saturating_sub(*at) < HOUR);
             }
         }
+        self.forget(now.mono);
         self.begun = true;
+    }
+
+    /// Their counters leave; those of kin that are listed never do.
+    fn forget(&mut self, now: Duration) {
+        let mut gone: Vec<(Duration, Kin)> =
+            self.sums.iter().filter(|(_, sums)| sums.seen < now).map(|(kin, sums)| (sums.seen, kin.clone())).collect();
+        gone.sort_unstable();
+        for (_, kin) in gone.iter().rev().skip(GONE) {
+            self.sums.remove(kin);
+        }
     }
 
     fn follow(&mut self, row: &Row, now: Now) {
         let sums = self.sums.entry(row.kin()).or_default();
+        sums.seen = now.mono;
         let is_new = !self.lives.contains_key(&row.id);
         let life = self.lives.entry(row.id.clone()).or_default();
         if row.started_at.is_some() && life.started_at != row.started_at {
@@ -126,9 +142,11 @@ impl Ledger {
     }
 
     pub fn tallies(&self, rows: &[Row], now: Duration) -> BTreeMap<Kin, Tally> {
+        let mut listed: BTreeMap<Kin, Vec<&Row>> = BTreeMap::new();
+        rows.iter().for_each(|row| listed.entry(row.kin()).or_default().push(row));
         let tally = |(kin, sums): (&Kin, &Sums)| {
-            let listed: Vec<&Row> = rows.iter().filter(|row| row.kin() == *kin).collect();
-            (kin.clone(), sums.tally(&listed, now))
+            let rows = listed.get(kin).map_or(&[][..], Vec::as_slice);
+            (kin.clone(), sums.tally(rows, now))
         };
         self.sums.iter().map(tally).collect()
     }

@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::leaks::Active;
 use super::*;
 use crate::collect::fixture::api::{Api, Say};
 use crate::collect::fixture::{self, now, wait};
@@ -68,7 +69,7 @@ impl Stage {
 
     /// As `look`, with what the queue says.
     fn judge(&mut self, active: Option<&[&str]>) -> Section {
-        let seen = wait(self.collector.docker.inspect_all(self.now, |_| true)).unwrap();
+        let seen = wait(self.collector.docker.inspect_all(self.now, &[], |_| true)).unwrap();
         let mut rows: Vec<Row> = seen.iter().filter_map(|one| self.collector.row(one, self.now)).collect();
         let active = active.map(|folders| Active::of(folders.iter().copied()));
         self.collector.leaks.judge(&mut rows, active.as_ref(), self.now.mono);
@@ -121,7 +122,7 @@ fn every_container_is_told_with_what_is_known_of_it() {
     let row = |name, role, group, state| {
         json!({"name": name, "role": role, "group": group, "state": state, "exit_code": null, "oom_killed": false,
             "restart_count": 0, "health": null, "started_at": "2026-11-21T19:55:00.5Z", "finished_at": null,
-            "age_seconds": null, "memory_bytes": null, "cpu_seconds": null, "leaked": null})
+            "age_seconds": null, "memory_bytes": null, "cpu_seconds": null, "leaked": null, "error": null})
     };
     let with = |mut row: Value, more: Value| {
         row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -164,6 +165,33 @@ fn every_container_is_told_with_what_is_known_of_it() {
 }
 
 #[test]
+fn one_that_does_not_tell_of_itself_is_told_by_the_list_and_says_why() {
+    let family = container("pynchy-family", AGENT, json!({"RestartCount": 2}));
+    let mut stage = Stage::new(vec![family.clone(), container("pynchy-ops", AGENT, json!({}))]);
+    stage.look();
+    stage.pass(15);
+    let (rows, id) =
+        (vec![family, container("pynchy-ops", AGENT, json!({"Status": "Up 2 seconds"}))], "70796e6368792d6f7073");
+    stage.engine.answer_with(move |path| match path.contains(id) {
+        true => Some((500, "{\"message\": \"sk-secret\"}".to_owned())),
+        false => Some(crate::source::docker::fake::of(&rows, path)),
+    });
+    let section = stage.look();
+    let told = fixture::json::<Containers>(&section);
+    let (family, ops) = (&told["containers"][0], &told["containers"][1]);
+    assert_eq!((&family["restart_count"], &family["error"]), (&json!(2), &Value::Null));
+    assert_eq!(
+        (&ops["role"], &ops["state"], &ops["restart_count"]),
+        (&json!("agent"), &json!("running"), &Value::Null)
+    );
+    assert_eq!(ops["error"], "ask Docker: it answered with status 500");
+    assert_eq!((&told["total"], &told["oldest_running_seconds"]), (&json!(2), &Value::Null));
+    let points = fixture::points::<Containers>(&section);
+    let restarts = |group| fixture::value(&points, &RECENT_RESTARTS, group);
+    assert_eq!((restarts("agent/family"), restarts("agent/ops")), (Some(Some(0.0)), Some(None)));
+}
+
+#[test]
 fn no_container_is_zero_and_no_answer_is_not() {
     let mut stage = Stage::new(vec![container("somebody-elses", "postgres", json!({}))]);
     let json = fixture::json::<Containers>(&stage.look());
@@ -200,6 +228,25 @@ fn what_a_group_has_used_never_falls() {
     assert_eq!(fixture::value(&points, &RECENT_RESTARTS, "agent/family"), None);
     stage.uses("pynchy-family", 1, 4, 0);
     assert_eq!(cpu(&stage.then(vec![family()])), Some(57.0), "another container of the group");
+}
+
+#[test]
+fn of_containers_whose_names_have_no_group_the_latest_are_remembered() {
+    let mut stage = Stage::new(vec![]);
+    stage.collector.names = Names::default().with_agents(&["claw-*".parse().unwrap()]);
+    let claw = |number: u64| container(&format!("claw-{number}"), "claw", json!({"RestartCount": 1}));
+    stage.then(vec![claw(0)]);
+    let mut points = Points::default();
+    for number in 1..=300 {
+        points = stage.then(vec![claw(0), claw(number)]);
+    }
+    let kept = points.0.iter().filter(|point| point.fact.is(&RESTARTS)).count();
+    assert_eq!(kept, 202, "two that are there, and 200 that have gone");
+    let restarts = |number: u64| fixture::value(&points, &RESTARTS, &format!("agent/claw-{number}"));
+    assert_eq!(
+        [restarts(0), restarts(99), restarts(100), restarts(300)],
+        [Some(Some(1.0)), None, Some(Some(1.0)), Some(Some(1.0))]
+    );
 }
 
 #[test]
@@ -365,6 +412,46 @@ fn the_queue_is_overheard_and_never_asked_for() {
     assert_eq!(leaked(280), [None, None]);
     let host = Host { status_poll: None, ..host };
     let mut containers = Containers::new(Config::default(), &host, &sources).unwrap().unwrap();
+    assert_eq!(runtime.block_on(containers.collect(now())).unwrap().leaked, None);
+}
+
+#[test]
+fn the_queue_of_another_host_is_overheard_where_an_endpoint_says_who_is_active() {
+    let names = ["claw-family-1795307730123", "claw-a.b-1795307730123", "claw-ops-1795307730123", "bot-1"];
+    let (api, engine) = (Api::new(), Fake::with(names.map(|name| container(name, "claw", json!({}))).to_vec()));
+    let endpoint = |queue: &str| {
+        let text = format!("name = \"own\"\nurl = \"{}/state\"\nqueue = {{ {queue} }}", api.url);
+        toml::from_str::<crate::host::generic::Endpoint>(&text).unwrap()
+    };
+    let mut host = fixture::host(None);
+    host.profile = crate::host::Profile::Generic;
+    host.listed.http = vec![endpoint("active_groups = \"/groups\", groups_waiting = \"/waiting\"")];
+    let sources = Sources { docker: Docker::at(engine.socket()), ..Sources::default() };
+    let config = "names = [\"claw-{group}-{epoch}\", \"bot-*\"]\nleaked_after = \"30s\"";
+    let mut containers = Containers::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap();
+    let mut queue = Queue::new(queue::Config {}, &host, &sources).unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut seconds = 0;
+    let mut leaked = |groups: Value| {
+        api.json("/state", json!({"groups": groups, "waiting": 0}));
+        seconds += 60;
+        let now = now().plus(Duration::from_secs(seconds));
+        runtime.block_on(queue.collect(now)).unwrap();
+        let section = runtime.block_on(containers.collect(now)).unwrap();
+        assert_eq!(section.containers[3].leaked, None, "its name has no group");
+        section.containers[..3].iter().map(|row| row.leaked).collect::<Vec<_>>()
+    };
+    assert_eq!(leaked(json!(["family", "a.b"])), [Some(false), Some(false), Some(false)]);
+    assert_eq!(leaked(json!(["family", "a.b"])), [Some(false), Some(false), Some(true)]);
+    assert_eq!(leaked(json!({"family": false, "a.b": {"active": true}})), [Some(false), Some(false), Some(true)]);
+    assert_eq!(leaked(json!({"family": false, "a.b": {"active": true}})), [Some(true), Some(false), Some(true)]);
+    for other in
+        [json!({"family": null}), json!(["family", 1]), json!("family"), json!(null), json!({"family": {"busy": true}})]
+    {
+        assert_eq!(leaked(other.clone()), [None; 3], "{other}");
+    }
+    host.listed.http = vec![endpoint("groups_waiting = \"/waiting\"")];
+    let mut containers = Containers::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap();
     assert_eq!(runtime.block_on(containers.collect(now())).unwrap().leaked, None);
 }
 

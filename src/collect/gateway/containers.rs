@@ -50,6 +50,7 @@ impl Container {
                 health: found.health,
                 oom_killed: found.oom_killed,
                 exit_code: found.exit_code,
+                error: found.unread.as_ref().map(ToString::to_string),
                 ..Container::without(found.state.name())
             },
             Err(error) => {
@@ -67,11 +68,37 @@ impl Container {
 }
 
 pub async fn look(docker: Docker, names: Containers, now: Now) -> Told {
-    Told { gateway: one(&docker, names.gateway, now).await, postgres: one(&docker, names.postgres, now).await }
+    // At once: one that hangs takes no time from the other.
+    let (gateway, postgres) = tokio::join!(one(&docker, names.gateway, now), one(&docker, names.postgres, now));
+    Told { gateway, postgres }
 }
 
 async fn one(docker: &Docker, name: Option<String>, now: Now) -> Option<(Arc<str>, Container)> {
     let name = name?;
     let container = Container::of(docker.inspect(&name, now).await);
     Some((name.into(), container))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::fixture;
+    use crate::source::docker::fake::{Fake, container};
+    use serde_json::json;
+
+    #[test]
+    fn one_that_hangs_is_told_by_the_list_and_takes_no_time_from_the_other() {
+        let all = || ["litellm", "postgres"].map(|name| container(name, name, json!({})));
+        let fake = Fake::new(move |path| {
+            path.starts_with("/containers/json").then(|| crate::source::docker::fake::of(&all(), path))
+        });
+        let names = Containers { gateway: Some("litellm".into()), postgres: Some("postgres".into()) };
+        let begun = std::time::Instant::now();
+        let told = fixture::wait(look(Docker::at(fake.socket()), names, fixture::now()));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+        for (name, container) in told.all() {
+            assert_eq!((container.state, container.restarts, container.is_running()), ("running", None, Some(true)));
+            assert!(container.error.as_ref().unwrap().contains("no answer from"), "{name}: {container:?}");
+        }
+    }
 }

@@ -56,7 +56,7 @@ pub struct Evidence {
     pub is_zombie: bool,
     pub is_orphan: Option<bool>,
     pub is_duplicate: bool,
-    /// Whether the host has it on its own list; no host that is read so far keeps one.
+    /// Whether the host has it on its own list.
     pub is_registered: Option<bool>,
     pub is_busy: Option<bool>,
     pub idle: Option<Duration>,

@@ -10,7 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 use crate::collect::fixture::{self, look};
+use crate::host::ProcessRule;
 use crate::host::running::stage::unprivileged;
+use crate::source::process::proc::Stat;
 
 /// A folder with a shell and a `sleep` under names that no other process of the machine has.
 struct Stage {
@@ -197,6 +199,35 @@ fn a_worker_that_executes_another_image_is_one_no_more() {
     until("another image", || is_called(pid, "tool"));
     let section = look(&mut workers, Now::read()).unwrap();
     assert_eq!((section.processes.len(), section.kinds["own"].exits_total), (0, 1));
+}
+
+/// At looks that are 15 s apart.
+#[test]
+fn whoever_ends_within_seconds_is_known_to_though_nobody_looks() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut stage = Stage::new();
+    let mut workers = stage.collector(1, "");
+    let look = |workers: &mut Workers, now| {
+        let section = runtime.block_on(workers.collect(now)).unwrap();
+        (section.kinds["own"].spawns_total, section.kinds["own"].exits_total, section.kinds["own"].early_exits_recent)
+    };
+    assert_eq!(look(&mut workers, Now::read()), (0, 0, 0));
+    let [reaped, stays, corpse] = [(); 3].map(|()| stage.worker("read x"));
+    settle(&[reaped.0, stays.0, corpse.0], &stage.name);
+    let begun = Now::read();
+    assert_eq!((look(&mut workers, begun), workers.roll.awaits()), ((3, 0, 0), 3));
+    drop((reaped, corpse));
+    stage.children[0].wait().unwrap();
+    until("a corpse", || stat(stage.children[2].id()).is_some_and(|stat| stat.is_zombie()));
+    until("both ends are told", || workers.roll.awaits() == 1);
+    assert_eq!(look(&mut workers, begun.plus(Duration::from_secs(15))), (3, 2, 2));
+    drop(stays);
+    stage.children[1].wait().unwrap();
+    assert_eq!(
+        look(&mut workers, begun.plus(Duration::from_secs(30))),
+        (3, 3, 2),
+        "it lived for longer, as far as the looks go"
+    );
 }
 
 #[test]

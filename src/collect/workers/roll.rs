@@ -7,16 +7,21 @@ use std::time::Duration;
 
 use super::rule::{Look, Rule};
 use crate::source::process::Identity;
+use crate::source::process::ending::Ending;
 use crate::source::process::proc::{self, Comm, Hidden, Io, Proc, Scan, Stat};
 
 /// Over which work is measured.
-const WINDOW: Duration = Duration::from_secs(15);
+pub const WINDOW: Duration = Duration::from_secs(15);
+/// A look that comes a little early still ends a window: else the jitter of a pace of 15 s would double every other one.
+pub const SLACK: Duration = Duration::from_millis(500);
 /// So long a process may become what it will be: it executes its program, writes its title.
 const SETTLES: Duration = Duration::from_secs(30);
 /// A child that looks like its worker and is younger is one that is about to execute a tool.
 const FORKS: Duration = Duration::from_secs(1);
-/// One that was last seen younger than this ended within seconds of its start.
-const EARLY: Duration = Duration::from_secs(10);
+/// One that ended younger than this ended within seconds of its start.
+pub const EARLY: Duration = Duration::from_secs(10);
+/// The end of so many is awaited at a time, each with a file descriptor.
+const AWAITED: usize = 64;
 const RESTARTS_WITHIN: Duration = Duration::from_secs(3600);
 const EARLY_EXITS_WITHIN: Duration = Duration::from_secs(600);
 /// Events of one kind that are remembered: a loop of starts must not fill the memory.
@@ -32,6 +37,8 @@ pub struct Roll {
     workers: BTreeMap<Identity, Worker>,
     tallies: Vec<Tally>,
     last_look: Option<Duration>,
+    /// How many young ones this look has left to await.
+    awaited: usize,
     hasher: RandomState,
 }
 
@@ -55,7 +62,10 @@ struct Worker {
     io: Option<Io>,
     /// When work was last seen, or when it was first looked at.
     worked: Duration,
-    last_alive: Option<Duration>,
+    /// When it was last seen to have read or written anything.
+    moved: Option<Duration>,
+    /// Of a young one.
+    ending: Option<Ending>,
     has_ended: bool,
     session: Option<String>,
 }
@@ -85,7 +95,7 @@ impl Tally {
         self.early_exits.len()
     }
 
-    fn forget(&mut self, now: Duration) {
+    pub fn forget(&mut self, now: Duration) {
         for (events, within) in [(&mut self.restarts, RESTARTS_WITHIN), (&mut self.early_exits, EARLY_EXITS_WITHIN)] {
             while events.len() > EVENTS || events.front().is_some_and(|&at| now.saturating_sub(at) > within) {
                 events.pop_front();
@@ -93,7 +103,7 @@ impl Tally {
         }
     }
 
-    fn spawned(&mut self, now: Duration) {
+    pub fn spawned(&mut self, now: Duration) {
         self.spawns += 1;
         if self.vacant > 0 {
             self.vacant -= 1;
@@ -101,7 +111,7 @@ impl Tally {
         }
     }
 
-    fn exited(&mut self, now: Duration, was_early: bool) {
+    pub fn exited(&mut self, now: Duration, was_early: bool) {
         self.exits += 1;
         self.vacant += 1;
         if was_early {
@@ -123,6 +133,8 @@ pub struct Seen {
     pub cpu_percent: Option<f64>,
     /// What it reads, writes and is connected to is not ours to see.
     pub is_closed: bool,
+    /// When it was last seen to have read or written anything.
+    pub moved: Option<Duration>,
     pub session: Option<String>,
     /// Of a server: the process that needs it, and its command.
     pub server: Option<(u32, u64)>,
@@ -137,6 +149,7 @@ impl Roll {
             decided: BTreeMap::new(),
             workers: BTreeMap::new(),
             last_look: None,
+            awaited: 0,
             hasher: RandomState::new(),
         }
     }
@@ -155,12 +168,20 @@ impl Roll {
         self.decided.values().filter(|known| known.is_closed).count()
     }
 
+    /// How many ends are awaited that have not come.
+    #[cfg(test)]
+    pub fn awaits(&self) -> usize {
+        let endings = self.workers.values().filter_map(|worker| worker.ending.as_ref());
+        endings.filter(|ending| ending.lifetime().is_none()).count()
+    }
+
     /// Looks at all workers of a scan. `now` is on the clock that counts since boot.
     pub fn look(&mut self, proc: &Proc, scan: &Scan, now: Duration) -> Vec<Seen> {
         self.decide(proc, scan, now);
         let found = self.found(scan, now);
         let children = self.children(proc, scan, &found, now);
         self.bury(scan, &found, now);
+        self.awaited = 0;
         let mut networks = Networks::default();
         let mut seen = Vec::with_capacity(found.len());
         for (&pid, &rule) in &found {
@@ -255,7 +276,7 @@ impl Roll {
         let (used, cpu_percent) = worker.use_cpu(stat, now);
         self.tallies[rule].cpu_ticks += used;
         let io = proc.io(stat.pid());
-        let talked = worker.talk(io, &mut self.tallies[rule]);
+        let talked = worker.talk(io, &mut self.tallies[rule], now);
         let has_tool = children.iter().any(|&(_, works)| works);
         let mut is_busy = if has_tool { Some(true) } else { worker.works(self.rules[rule].work, now) };
         // Asked last, as it costs most.
@@ -269,9 +290,10 @@ impl Roll {
             worker.learn_session(proc, children);
         }
         if stat.is_zombie() {
-            self.end(&mut worker, stat, now);
+            let was_early = worker.ended_early(stat.started(), now);
+            self.end(&mut worker, now, was_early);
         } else {
-            worker.last_alive = Some(now);
+            self.attend(proc, &mut worker, stat, now);
         }
         let seen = Seen {
             stat: *stat,
@@ -281,6 +303,7 @@ impl Roll {
             idle: is_busy.filter(|_| !stat.is_zombie()).map(|_| now.saturating_sub(worker.worked)),
             cpu_percent,
             is_closed: io == Err(Hidden::Denied) && !stat.is_zombie(),
+            moved: worker.moved,
             session: worker.session.clone(),
             server: None,
         };
@@ -293,7 +316,7 @@ impl Roll {
         match self.workers.remove(&stat.identity) {
             Some(worker) if worker.rule == rule => return worker,
             // It became another kind by executing another program.
-            Some(mut worker) => self.end(&mut worker, stat, now),
+            Some(mut worker) => self.end(&mut worker, now, false),
             None => {}
         }
         if self.last_look.is_some() {
@@ -310,16 +333,28 @@ impl Roll {
             samples: VecDeque::new(),
             io: is_new.then_some(nothing),
             worked: now,
-            last_alive: None,
+            moved: None,
+            ending: None,
             has_ended: false,
             session: None,
         }
     }
 
-    fn end(&mut self, worker: &mut Worker, stat: &Stat, now: Duration) {
+    fn end(&mut self, worker: &mut Worker, now: Duration, was_early: bool) {
         if !std::mem::replace(&mut worker.has_ended, true) && self.last_look.is_some() {
-            self.tallies[worker.rule].exited(now, worker.ended_early(stat.started()));
+            self.tallies[worker.rule].exited(now, was_early);
         }
+    }
+
+    /// Waits for the end of a young one, so that it is known whether it was early.
+    fn attend(&mut self, proc: &Proc, worker: &mut Worker, stat: &Stat, now: Duration) {
+        let left = EARLY.saturating_sub(now.saturating_sub(stat.started()));
+        if left.is_zero() {
+            worker.ending = None;
+        } else if worker.ending.is_none() && self.awaited < AWAITED {
+            worker.ending = proc.await_end(stat.identity, left);
+        }
+        self.awaited += usize::from(worker.ending.is_some());
     }
 
     /// Counts those that are gone, and forgets them. One that lives on and is no worker any more has become something
@@ -331,7 +366,7 @@ impl Roll {
         let gone: Vec<Identity> = self.workers.keys().filter(|identity| !stays(identity)).copied().collect();
         for identity in gone {
             let Some(worker) = self.workers.remove(&identity) else { continue };
-            let was_early = worker.ended_early(identity.started());
+            let was_early = worker.ended_early(identity.started(), now) && !scan.lives(identity);
             let tally = &mut self.tallies[worker.rule];
             match self.decided.get(&identity) {
                 // It launched a server, which was counted as another start.
@@ -356,7 +391,9 @@ impl Worker {
     /// Ticks since the last look, and their share of one core.
     fn use_cpu(&mut self, stat: &Stat, now: Duration) -> (u64, Option<f64>) {
         let last = self.samples.back().copied();
-        while self.samples.get(1).is_some_and(|&(at, _)| now.saturating_sub(at) >= WINDOW) {
+        while let (Some(&(longer, _)), Some(&(shorter, _))) = (self.samples.front(), self.samples.get(1))
+            && is_nearer(now.saturating_sub(shorter), now.saturating_sub(longer))
+        {
             self.samples.pop_front();
         }
         self.samples.push_back((now, stat.cpu_ticks));
@@ -367,25 +404,30 @@ impl Worker {
         (used, percent)
     }
 
-    /// Whether it used at least so much CPU within the window, or as much for its length where looks are further apart.
+    /// Whether it used as much CPU as is work in the time between two readings. Until that is a window it needs all of
+    /// it: what a garbage collector burns at once would be work for a second.
     fn works(&self, work: f64, now: Duration) -> Option<bool> {
         let &(at, before) = self.samples.front()?;
         let &(_, ticks) = self.samples.back()?;
         let elapsed = now.saturating_sub(at);
-        let needed = work * (elapsed.as_secs_f64() / WINDOW.as_secs_f64()).max(1.0);
+        let share = if elapsed + SLACK < WINDOW { 1.0 } else { elapsed.as_secs_f64() / WINDOW.as_secs_f64() };
+        let needed = work * share;
         (elapsed > Duration::ZERO).then(|| proc::ticks(ticks.saturating_sub(before)).as_secs_f64() >= needed)
     }
 
     /// Whether it read or wrote more than a keep-alive since the last look. A garbage collector wakes its own threads
     /// by pipes: what it writes it reads.
-    fn talk(&mut self, io: Result<Io, Hidden>, tally: &mut Tally) -> bool {
-        let Ok(now) = io else { return false };
+    fn talk(&mut self, io: Result<Io, Hidden>, tally: &mut Tally, now: Duration) -> bool {
+        let Ok(io) = io else { return false };
         let disk = tally.disk.get_or_insert_default();
-        let Some(last) = self.io.replace(now) else { return false };
-        disk.0 += now.read_bytes.saturating_sub(last.read_bytes);
-        disk.1 += now.written_bytes.saturating_sub(last.written_bytes);
-        let read = now.read_chars.saturating_sub(last.read_chars);
-        let written = now.written_chars.saturating_sub(last.written_chars);
+        let Some(last) = self.io.replace(io) else { return false };
+        disk.0 += io.read_bytes.saturating_sub(last.read_bytes);
+        disk.1 += io.written_bytes.saturating_sub(last.written_bytes);
+        let read = io.read_chars.saturating_sub(last.read_chars);
+        let written = io.written_chars.saturating_sub(last.written_chars);
+        if read != written {
+            self.moved = Some(now);
+        }
         read != written && read.saturating_add(written) >= TALK
     }
 
@@ -399,9 +441,22 @@ impl Worker {
         }
     }
 
-    fn ended_early(&self, started: Duration) -> bool {
-        self.last_alive.is_none_or(|alive| alive.saturating_sub(started) < EARLY)
+    /// Whether it is known to have ended within seconds of its start: at the latest by now, or when the kernel said so.
+    ///
+    /// That it was young when it was last seen proves nothing: a job of 12 s is always young then, if looks are 15 s
+    /// apart, and where it is started at a steady pace it has the same age each time, however often it comes. Nor does it
+    /// that each look finds another one: so it is with jobs that follow each other. So a loop is told by those that a
+    /// look happens to catch, and of each of them the end is awaited to the moment. There are 40 looks in ten minutes at
+    /// the default interval: if one is alive for an eighth of the time, they catch the five that it takes.
+    fn ended_early(&self, started: Duration, now: Duration) -> bool {
+        let known = self.ending.as_ref().and_then(Ending::lifetime);
+        now.saturating_sub(started) < EARLY || known.is_some_and(|lifetime| lifetime < EARLY)
     }
+}
+
+/// Whether the shorter of two spans is a window, and closer to one.
+pub fn is_nearer(shorter: Duration, longer: Duration) -> bool {
+    shorter + SLACK >= WINDOW && shorter.abs_diff(WINDOW) < longer.abs_diff(WINDOW)
 }
 
 /// Established connections, read once a look for each network.

@@ -26,19 +26,21 @@ pub enum Preset {
     Openclaw,
     /// Servers of the Model Context Protocol that speak over standard input and output.
     Mcp,
+    /// Containers of nanoclaw. Docker tells of them: no process is one by its own marks.
+    Nanoclaw,
 }
 
 /// CPU seconds in 15 s that are work. Measured: pi idles at 0, but for one burst of up to 0.14 s by its garbage
 /// collector, and streams at 0.40; codex idles at 0.01.
 const WORK: f64 = 0.15;
 /// Claude Code idles at 0.09 CPU seconds in 15 s: twice that. Nobody measured opencode, which is taken for like it.
-const WORK_OF_CLAUDE: f64 = 0.18;
+pub const WORK_OF_CLAUDE: f64 = 0.18;
 /// The gateway of openclaw idles at 0.19.
 const WORK_OF_OPENCLAW: f64 = 0.38;
 
 impl Preset {
-    pub const ALL: [Preset; 6] =
-        [Preset::Pi, Preset::Claude, Preset::Codex, Preset::Opencode, Preset::Openclaw, Preset::Mcp];
+    pub const ALL: [Preset; 7] =
+        [Preset::Pi, Preset::Claude, Preset::Codex, Preset::Opencode, Preset::Openclaw, Preset::Mcp, Preset::Nanoclaw];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -48,20 +50,21 @@ impl Preset {
             Preset::Opencode => "opencode",
             Preset::Openclaw => "openclaw",
             Preset::Mcp => "mcp",
+            Preset::Nanoclaw => "nanoclaw",
         }
     }
 
     fn work(self) -> f64 {
         match self {
             Preset::Pi | Preset::Codex | Preset::Mcp => WORK,
-            Preset::Claude | Preset::Opencode => WORK_OF_CLAUDE,
+            Preset::Claude | Preset::Opencode | Preset::Nanoclaw => WORK_OF_CLAUDE,
             Preset::Openclaw => WORK_OF_OPENCLAW,
         }
     }
 
     /// Servers live as long as those whom they serve, however little there is to do.
     fn is_reaped(self) -> bool {
-        matches!(self, Preset::Pi | Preset::Claude | Preset::Codex)
+        matches!(self, Preset::Pi | Preset::Claude | Preset::Codex | Preset::Nanoclaw)
     }
 
     fn matches(self, look: &Look<'_>) -> bool {
@@ -72,6 +75,7 @@ impl Preset {
             Preset::Opencode => look.stat.comm.is("opencode") && look.has_word(b"serve"),
             Preset::Openclaw => look.stat.comm.is("openclaw-gateway"),
             Preset::Mcp => look.is_server(),
+            Preset::Nanoclaw => false,
         }
     }
 }

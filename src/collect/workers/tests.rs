@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::collect::fixture::api::{Api, Say};
 use crate::collect::fixture::{self, error, look};
+use crate::host::ProcessRule;
 use crate::host::running::stage::unprivileged;
 use crate::source::process::proc::Proc;
 
@@ -186,8 +188,8 @@ fn each_class_is_told_within_two_looks_and_all_add_up() {
         (204, Class::Busy),
         (205, Class::Leaked),
         (206, Class::Busy),
-        (401, Class::Idle),
-        (402, Class::Duplicate),
+        (401, Class::Duplicate),
+        (402, Class::Idle),
     ];
     assert_eq!(classes(&section), expected);
     let json = fixture::json::<Workers>(&section);
@@ -202,7 +204,7 @@ fn each_class_is_told_within_two_looks_and_all_add_up() {
         json["processes"][0],
         json!({"pid": 200, "kind": "pi", "class": "busy", "state": "S", "cpu_seconds": 1.0, "cpu_percent": 0.0,
             "rss_bytes": 1200 * page, "threads": 11, "fds": 1, "children": 1, "uptime_seconds": 415, "idle_seconds": 0,
-            "session": null, "cwd": "project", "registered": null})
+            "session": null, "cwd": "project", "registered": null, "registered_state": null, "idle_for_s": null, "container": null})
     );
     assert_eq!(json["processes"][1]["cwd"], Value::Null);
     assert_eq!((&json["processes"][3]["idle_seconds"], &json["limits"]), (&json!(15), &json!([])));
@@ -448,6 +450,39 @@ fn work_is_measured_over_fifteen_seconds_however_often_it_is_looked() {
     }
 }
 
+/// The classes at looks so many milliseconds apart, each with so many more ticks than the one before.
+fn worked(looks: &[(u64, u64)]) -> Vec<Class> {
+    let machine = Machine::new(&[PI]);
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    let (mut now, mut ticks) = (at(1000), 100);
+    look(&mut workers, now).unwrap();
+    let each = looks.iter().map(|&(millis, more)| {
+        (now, ticks) = (now.plus(Duration::from_millis(millis)), ticks + more);
+        machine.run(&[Fake { ticks, ..PI }]);
+        only(&look(&mut workers, now).unwrap()).class
+    });
+    each.collect()
+}
+
+#[test]
+fn work_is_held_against_the_time_between_two_readings() {
+    use Class::{Busy, Idle};
+    // A pace that trembles: work of one interval is seen in that one, and in no other.
+    let tremble = [(14_990, 0), (15_010, 16), (14_985, 0), (14_995, 15), (15_000, 0), (14_600, 16), (15_400, 0)];
+    assert_eq!(worked(&tremble), [Idle, Busy, Idle, Busy, Idle, Busy, Idle]);
+    assert_eq!(worked(&[(14_500, 14); 4]), [Idle; 4], "a garbage collector's burst");
+    // As much for its length as in 15 s, whatever the length.
+    for (millis, needed) in [(20_000, 20), (23_400, 24), (37_000, 37), (61_000, 61)] {
+        assert_eq!(worked(&[(millis, needed); 3]), [Busy; 3], "{millis}");
+        assert_eq!(worked(&[(millis, needed - 1); 3]), [Idle; 3], "{millis}");
+    }
+    // 7 s: three of them are the shortest window of at least 15 s, 21 s, which need 21 ticks.
+    assert_eq!(worked(&[(7_000, 7); 4]), [Idle, Idle, Busy, Busy]);
+    assert_eq!(worked(&[(7_000, 7), (7_000, 7), (7_000, 6), (7_000, 7)]), [Idle; 4]);
+    // One that came late is a long window once.
+    assert_eq!(worked(&[(15_000, 16), (44_000, 43), (15_000, 15), (15_000, 14)]), [Busy, Idle, Busy, Idle]);
+}
+
 #[test]
 fn a_child_is_work_but_a_server_or_a_corpse_is_none() {
     let with = |child: Fake<'_>| {
@@ -512,6 +547,52 @@ fn an_orphan_is_one_without_a_living_host_above_whoever_its_parent_is() {
 }
 
 #[test]
+fn whoever_has_a_hidden_ancestor_is_no_orphan_by_guess() {
+    let machine = Machine::new(&[
+        Fake { pid: 150, comm: "login", words: "login", parent: 1, ..PI },
+        Fake { pid: 201, parent: 150, ..PI },
+        Fake { pid: 202, parent: 1, ..PI },
+    ]);
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    let mut told = |second| {
+        let section = look(&mut workers, at(second)).unwrap();
+        let class = |pid| section.processes.iter().find(|one| one.pid == pid).map(|one| one.class);
+        let orphans = value(&section, &ORPHANS, "pi").unwrap();
+        assert_eq!(value(&section, &WORKERS, "pi/orphan"), orphans.map(Some));
+        (class(201), orphans, section.limits.concat())
+    };
+    assert_eq!(told(1000), (Some(Class::Orphan), Some(2.0), String::new()));
+    // As under `hidepid`: the kernel says who its parent is, and no more of that.
+    machine.end(150);
+    let (class, orphans, limits) = told(1015);
+    assert_eq!((class, orphans), (Some(Class::Idle), Some(1.0)), "202 is one all the same");
+    assert!(
+        limits.starts_with("nobody can say whether 1 workers are orphans, as a process above them is not to be seen"),
+        "{limits}"
+    );
+    machine.end(202);
+    assert_eq!(told(1030).1, None, "of none of them is it known");
+    machine.run(&[Fake { pid: 201, parent: 1, depth: "201 7", ..PI }]);
+    let (class, orphans, limits) = told(1045);
+    assert_eq!((class, orphans), (Some(Class::Idle), None));
+    assert!(limits.starts_with("nobody can say whether 1 workers are orphans, as they run in a container"), "{limits}");
+    std::fs::remove_file(machine.path("201/status")).unwrap();
+    assert_eq!(told(1060).1, None, "how deep it is cannot be read");
+    machine.run(&[Fake { pid: 201, parent: 1, started: 1070, ..PI }]);
+    assert_eq!(told(1075), (Some(Class::Unknown), Some(0.0), String::new()), "too young to be asked");
+}
+
+#[test]
+fn one_from_outside_is_an_orphan_only_where_the_host_is_known_to_be_inside() {
+    let machine = Machine::new(&[Fake { parent: 0, ..PI }]);
+    let file = machine.path("pid");
+    let mut workers = machine.collector_beside("presets = [\"pi\"]", ProcessRule::PidFile(file.clone()));
+    assert_eq!(only(&look(&mut workers, at(1000)).unwrap()).class, Class::Unknown, "there is no pid file");
+    std::fs::write(&file, "100").unwrap();
+    assert_eq!(only(&look(&mut workers, at(1015)).unwrap()).class, Class::Orphan);
+}
+
+#[test]
 fn a_pid_file_that_names_another_is_followed() {
     let machine = Machine::new(&[Fake { pid: 110, ..HOST }, PI, Fake { pid: 201, parent: 110, ..PI }]);
     let file = machine.path("pid");
@@ -570,8 +651,35 @@ fn a_server_is_a_duplicate_beyond_what_its_parent_needs() {
         let (duplicates, kept): (Vec<_>, Vec<_>) = servers.partition(|one| one.class == Class::Duplicate);
         (duplicates.iter().map(|one| one.pid).collect(), kept.iter().map(|one| one.pid).collect())
     };
-    assert_eq!(duplicates("presets = [\"pi\", \"mcp\"]"), (vec![410, 420], vec![402, 440, 450]));
-    assert_eq!(duplicates("presets = [\"pi\", \"mcp\"]\nmax_per_parent = 2"), (vec![420], vec![402, 410, 440, 450]));
+    assert_eq!(
+        duplicates("presets = [\"pi\", \"mcp\"]"),
+        (vec![402, 410], vec![420, 440, 450]),
+        "the newest is in use"
+    );
+    assert_eq!(duplicates("presets = [\"pi\", \"mcp\"]\nmax_per_parent = 2"), (vec![402], vec![410, 420, 440, 450]));
+}
+
+#[test]
+fn of_servers_that_are_the_same_the_one_that_talks_is_needed() {
+    let (old, new) = (Fake { pid: 410, ..SERVER }, Fake { pid: 420, started: 700, ..SERVER });
+    let machine =
+        Machine::new(&[PI, old, new].map(|fake| Fake { parent: if fake.pid == 200 { 100 } else { 200 }, ..fake }));
+    let mut workers = machine.collector("presets = [\"mcp\"]");
+    let mut duplicate = |second, fake: Fake<'_>| {
+        machine.run(&[Fake { parent: 200, ..fake }]);
+        let section = look(&mut workers, at(second)).unwrap();
+        let found: Vec<u32> =
+            section.processes.iter().filter(|one| one.class == Class::Duplicate).map(|one| one.pid).collect();
+        found
+    };
+    assert_eq!(duplicate(1000, old), [410], "neither was seen to talk");
+    assert_eq!(duplicate(1015, Fake { io: [40, 90, 0, 0], ..old }), [420], "the old one is asked");
+    assert_eq!(duplicate(1030, Fake { io: [0, 0, 0, 0], ..new }), [420], "silence of both changes nothing");
+    assert_eq!(duplicate(1045, Fake { io: [8, 8, 0, 0], ..new }), [420], "what it reads it wrote");
+    assert_eq!(duplicate(1060, Fake { io: [48, 98, 0, 0], ..new }), [410], "by now the new one is");
+    // One that comes speaks first: who it is, and what it can.
+    let newest = Fake { pid: 430, started: 1065, io: [300, 900, 0, 0], ..SERVER };
+    assert_eq!(duplicate(1075, newest), [410, 420]);
 }
 
 #[test]
@@ -592,6 +700,11 @@ fn a_launcher_that_hands_over_leaves_the_counts_even() {
     assert_eq!(counts(&look(&mut workers, at(1045)).unwrap()), [2.0, 2.0, 0.0]);
 }
 
+/// Spawns, exits, restarts and early exits of pi.
+fn turnover(section: &Section) -> [f64; 4] {
+    [&SPAWNS, &EXITS, &RESTARTS, &EARLY_EXITS].map(|fact| value(section, fact, "pi").unwrap().unwrap())
+}
+
 #[test]
 fn starts_that_fail_again_and_again_are_counted_until_they_are_long_ago() {
     let machine = Machine::new(&[]);
@@ -602,23 +715,53 @@ fn starts_that_fail_again_and_again_are_counted_until_they_are_long_ago() {
             Some(fake) => machine.run(&[fake]),
             None => machine.end(200),
         }
-        let section = look(&mut workers, at(second)).unwrap();
-        [&SPAWNS, &EXITS, &RESTARTS, &EARLY_EXITS].map(|fact| value(&section, fact, "pi").unwrap().unwrap())
+        turnover(&look(&mut workers, at(second)).unwrap())
     };
     for turn in 1..=7 {
-        let second = 1000 + 15 * turn;
+        let second = 1000 + 5 * turn;
         let expected = [turn, turn - 1, turn - 1, turn - 1].map(|count| count as f64);
-        // Its pid is used again each time.
+        // Its pid is used again each time, and it is 2 s old, so it was 7 s old when it had ended at the latest.
         assert_eq!(look(second, Some(Fake { started: second - 2, ..PI })), expected, "turn {turn}");
     }
-    assert!(CHECKS[5].bad.is_bad(6.0) && !CHECKS[5].bad.is_bad(5.0));
+    let check = CHECKS.iter().find(|check| check.name == "worker_spawn_loop").unwrap();
+    assert!(check.bad.is_bad(6.0) && !check.bad.is_bad(5.0));
     // One that ends and stays as a corpse ended once.
-    assert_eq!(look(1120, Some(Fake { started: 1103, state: 'Z', ..PI })), [7.0, 7.0, 6.0, 7.0]);
+    assert_eq!(look(1040, Some(Fake { started: 1033, state: 'Z', ..PI })), [7.0, 7.0, 6.0, 7.0]);
     assert_eq!(look(1135, None), [7.0, 7.0, 6.0, 7.0]);
     machine.run(&[PI]);
-    assert_eq!(look(1135 + 580, None), [7.0, 7.0, 6.0, 1.0], "a new one was not seen");
+    assert_eq!(look(1040 + 600, None), [7.0, 7.0, 6.0, 1.0], "a new one was not seen");
     machine.run(&[PI]);
-    assert_eq!(look(1135 + 3500, None), [7.0, 7.0, 5.0, 0.0]);
+    assert_eq!(look(1040 + 3500, None), [7.0, 7.0, 6.0, 0.0]);
+    machine.run(&[PI]);
+    assert_eq!(look(1040 + 3576, None), [7.0, 7.0, 4.0, 0.0], "an hour after");
+}
+
+#[test]
+fn whoever_may_have_lived_longer_did_not_end_early() {
+    let machine = Machine::new(&[]);
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    look(&mut workers, at(1000)).unwrap();
+    // Jobs of 12 s, each seen once, when it is 2 s old; they may be shorter, and nobody knows.
+    for turn in 1..=20 {
+        machine.run(&[Fake { started: 1000 + 15 * turn - 2, ..PI }]);
+        let section = look(&mut workers, at(1000 + 15 * turn)).unwrap();
+        assert_eq!(turnover(&section), [turn, turn - 1, turn - 1, 0].map(|count| count as f64));
+    }
+    machine.end(200);
+    assert_eq!(turnover(&look(&mut workers, at(1315)).unwrap())[3], 0.0);
+    // A corpse of 14 s that was alive when it was 5 s old ended at any age between; one of 9 s did not.
+    machine.run(&[Fake { started: 1320, ..PI }]);
+    look(&mut workers, at(1325)).unwrap();
+    machine.run(&[Fake { started: 1320, state: 'Z', ..PI }]);
+    assert_eq!(turnover(&look(&mut workers, at(1334)).unwrap())[3], 0.0);
+    machine.run(&[Fake { started: 1340, state: 'Z', ..PI }]);
+    assert_eq!(turnover(&look(&mut workers, at(1349)).unwrap())[3], 1.0);
+    // To become another program is no end.
+    machine.run(&[Fake { started: 1350, ..PI }]);
+    look(&mut workers, at(1351)).unwrap();
+    machine.run(&[Fake { started: 1350, comm: "vim", words: "vim", ..PI }]);
+    let [_, exits, _, early] = turnover(&look(&mut workers, at(1355)).unwrap());
+    assert_eq!((exits, early), (23.0, 1.0));
 }
 
 #[test]
@@ -700,4 +843,146 @@ fn command_lines_and_environments_stay_inside() {
     assert!(texts.iter().all(|text| !text.contains(secret)), "{texts:?}");
     let table = workers.proc.table(&workers.proc.scan().unwrap()).unwrap();
     assert!(!format!("{table:?}").contains(secret));
+}
+
+/// A pi-web whose process is the host of this machine, and its API.
+fn pi_web(machine: &Machine, config: &str) -> (Api, Workers) {
+    let api = Api::new();
+    let process = ProcessRule::Command("hostd".to_owned());
+    let url = Some(api.url.as_str().into());
+    let host = Host { profile: Profile::PiWeb, url, process, ..fixture::host(None) };
+    let sources = Sources { proc: Proc::at(machine.folder.path()), ..Sources::default() };
+    (api, Workers::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap())
+}
+
+const LIST: &str = "/api/metrics";
+
+/// What pi-web says: its own pid, and of each worker the pid and how long it has been up.
+fn list(api: &Api, host: u32, workers: &[(u32, f64)]) {
+    let one = |&(pid, uptime): &(u32, f64)| {
+        json!({"session_id": "2026_0197.jsonl", "pid": pid, "state": "running", "model": "secret", "uptime_s": uptime,
+            "idle_for_s": 7.5, "rss_bytes": 0, "cpu_time_s": 0, "cpu_percent": 0, "sampled": false, "zombie": false})
+    };
+    let workers: Vec<Value> = workers.iter().map(one).collect();
+    api.json(LIST, json!({"process": {"pid": host, "uptime_s": 300.1}, "workers": workers}));
+}
+
+#[test]
+fn whom_the_host_does_not_know_after_two_of_its_lists_is_unregistered() {
+    let machine = Machine::new(&[
+        PI,
+        Fake { pid: 201, ..PI },
+        // A tool of a worker is that worker's, and one that came a moment ago may be on the next list.
+        Fake { pid: 202, parent: 201, ..PI },
+        Fake { pid: 203, started: 980, ..PI },
+        Fake { pid: 204, parent: 1, ..PI },
+        Fake { pid: 205, state: 'Z', ..PI },
+        Fake { pid: 401, parent: 200, ..SERVER },
+    ]);
+    let (api, mut workers) = pi_web(&machine, "presets = [\"pi\", \"mcp\"]");
+    list(&api, 100, &[(200, 399.0), (0, 1.0), (999, 5.0)]);
+    let mut told = |second| {
+        let section = look(&mut workers, at(second)).unwrap();
+        let each: Vec<_> = section.processes.iter().map(|one| (one.pid, one.registered)).collect();
+        assert_eq!(value(&section, &UNREGISTERED, "pi"), Some(section.totals.unregistered.map(|count| count as f64)));
+        assert_eq!(value(&section, &UNREGISTERED, "mcp"), None, "it lists its workers, not their servers");
+        (each, section)
+    };
+    let (each, section) = told(1000);
+    let known =
+        |stray| vec![(200, Some(true)), (201, stray), (202, None), (203, None), (204, None), (205, None), (401, None)];
+    assert_eq!((each, section.totals.unregistered), (known(None), Some(0)), "one list proves nothing");
+    let json = fixture::json::<Workers>(&section);
+    assert_eq!(json["registry"], json!({"workers": 2, "error": null}));
+    let row = &json["processes"][0];
+    assert_eq!((&row["registered_state"], &row["idle_for_s"]), (&json!("running"), &json!(7.5)));
+    assert!(row["rss_bytes"].as_u64() > Some(0), "what it could not sample is not taken from it: {row}");
+    assert_eq!(
+        (&json["processes"][1]["registered_state"], &json["processes"][1]["idle_for_s"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(!json.to_string().contains("secret") && !json.to_string().contains("0197"), "{json}");
+
+    assert_eq!(told(1003).0, known(None), "the same list once more");
+    assert_eq!(api.asked(LIST), 1);
+    let (each, section) = told(1007);
+    assert_eq!((each, api.asked(LIST)), (known(Some(false)), 2));
+    assert_eq!(section.processes[1].class, Class::Unregistered);
+    assert_eq!((section.totals.unregistered, value(&section, &WORKERS, "pi/unregistered")), (Some(1), Some(Some(1.0))));
+    // 203 is as old as it may be at 1010. The list of 1007, which is told again at 1011, is from before.
+    told(1011);
+    assert_eq!((told(1012).0[3], api.asked(LIST)), ((203, None), 3));
+    let (each, _) = told(1020);
+    assert_eq!(each[3], (203, Some(false)));
+    // It may take one up late.
+    list(&api, 100, &[(200, 399.0), (201, 3.0)]);
+    assert_eq!(told(1035).0[1], (201, Some(true)));
+    list(&api, 100, &[(200, 399.0)]);
+    assert_eq!(told(1050).0[1], (201, None), "and forget it, which takes two again");
+    assert_eq!(told(1065).0[1], (201, Some(false)));
+}
+
+#[test]
+fn a_pid_on_the_list_may_be_anothers_by_now() {
+    let machine = Machine::new(&[PI]);
+    let (api, mut workers) = pi_web(&machine, "presets = [\"pi\"]");
+    let mut registered = |second, uptime| {
+        list(&api, 100, &[(200, uptime)]);
+        only(&look(&mut workers, at(second)).unwrap()).registered
+    };
+    assert_eq!([registered(1000, 404.9), registered(1015, 30.0)], [Some(true); 2]);
+    assert_eq!([registered(1030, 436.0), registered(1045, 451.0)], [None, Some(false)], "older than the process");
+}
+
+#[test]
+fn without_a_good_list_nobody_is_unregistered() {
+    let machine = Machine::new(&[PI]);
+    let (api, mut workers) = pi_web(&machine, "presets = [\"pi\"]");
+    let mut second = 1000;
+    let mut told = || {
+        second += 15;
+        let section = look(&mut workers, at(second)).unwrap();
+        assert_eq!(value(&section, &UNREGISTERED, "pi"), Some(section.totals.unregistered.map(|count| count as f64)));
+        let error = section.registry.as_ref().unwrap().error().unwrap_or_default().to_owned();
+        (only(&section).registered, section.totals.unregistered, only(&section).class, error)
+    };
+    list(&api, 100, &[]);
+    assert_eq!(told(), (None, Some(0), Class::Unknown, String::new()));
+    for (say, error) in [
+        (Say::Status(404), "answered with status 404"),
+        (Say::Status(401), "answered with status 401: it wants a token; name its file with `token_file` in [host]"),
+        (Say::Html("<html>".into()), "answered with status 200 and HTML instead of JSON"),
+        (Say::Json("{\"process\":{\"pid\":100},\"workers\":null}".into()), "JSON of another shape (line 1 column 37)"),
+        (Say::Json("{\"process\":{\"pid\":100}}".into()), "JSON of another shape (line 1 column 23)"),
+    ] {
+        api.say(LIST, say);
+        let (registered, count, class, said) = told();
+        assert_eq!((registered, count, class), (None, None, Class::Idle), "{error}");
+        assert!(said.starts_with(&format!("ask {}{LIST}: ", api.url)) && said.ends_with(error), "{said}");
+    }
+    list(&api, 7, &[]);
+    let said = "whoever answers calls itself process 7, and the host that we see is process 100: its pids are not ours";
+    assert_eq!(told(), (None, None, Class::Idle, said.to_owned()));
+    // What was missed before is missed still: silence is no list.
+    list(&api, 100, &[]);
+    assert_eq!(told(), (Some(false), Some(1), Class::Unregistered, String::new()));
+    machine.end(100);
+    machine.run(&[Fake { parent: 1, ..PI }]);
+    let (registered, count, class, said) = told();
+    assert_eq!((registered, count, class), (None, None, Class::Orphan));
+    assert_eq!(said, "the host's own process is not seen, so that its pids may be others than ours");
+}
+
+#[test]
+fn another_host_keeps_no_list_and_is_not_asked() {
+    let machine = Machine::new(&[PI]);
+    let api = Api::new();
+    list(&api, 100, &[]);
+    let host = Host { url: Some(api.url.as_str().into()), ..fixture::host(None) };
+    let sources = Sources { proc: Proc::at(machine.folder.path()), ..Sources::default() };
+    let mut workers = Workers::new(toml::from_str("presets = [\"pi\"]").unwrap(), &host, &sources).unwrap().unwrap();
+    let section = look(&mut workers, at(1000)).unwrap();
+    let json = fixture::json::<Workers>(&section);
+    assert_eq!((&json["registry"], &json["totals"]["unregistered"], api.asked(LIST)), (&Value::Null, &Value::Null, 0));
+    assert_eq!(value(&section, &UNREGISTERED, "pi"), None);
 }

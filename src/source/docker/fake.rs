@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What it answers to a path: a status and a body; `None` is silence.
@@ -15,6 +16,7 @@ type Answering = Mutex<Box<dyn Fn(&str) -> Answer + Send>>;
 pub struct Fake {
     folder: tempfile::TempDir,
     asked: Arc<Mutex<Vec<String>>>,
+    lines: Arc<AtomicUsize>,
     answer: Arc<Answering>,
 }
 
@@ -22,10 +24,12 @@ impl Fake {
     pub fn new(answer: impl Fn(&str) -> Answer + Send + 'static) -> Fake {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("docker.sock")).unwrap();
-        let fake = Fake { folder, asked: Arc::default(), answer: Arc::new(Mutex::new(Box::new(answer))) };
-        let (asked, answer) = (fake.asked.clone(), fake.answer.clone());
+        let answer: Arc<Answering> = Arc::new(Mutex::new(Box::new(answer)));
+        let fake = Fake { folder, asked: Arc::default(), lines: Arc::default(), answer };
+        let (asked, lines, answer) = (fake.asked.clone(), fake.lines.clone(), fake.answer.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
+                lines.fetch_add(1, Ordering::Relaxed);
                 let (asked, answer) = (asked.clone(), answer.clone());
                 std::thread::spawn(move || serve(stream.unwrap(), &asked, &answer));
             }
@@ -61,32 +65,39 @@ impl Fake {
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
+
+    /// The connections since the last call.
+    pub fn lines(&self) -> usize {
+        self.lines.swap(0, Ordering::Relaxed)
+    }
 }
 
+/// One question after the other, as long as the other side asks.
 fn serve(mut stream: UnixStream, asked: &Mutex<Vec<String>>, answer: &Answering) {
+    while let Some(line) = question(&mut stream) {
+        let path = line.split(' ').nth(1).unwrap_or("").to_owned();
+        asked.lock().unwrap().push(line);
+        let answered = (answer.lock().unwrap())(&path);
+        // Held open until the other side has enough.
+        let Some((status, body)) = answered else { return drop(stream.read(&mut [0])) };
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes());
+    }
+}
+
+/// The first line of a request.
+fn question(stream: &mut UnixStream) -> Option<String> {
     let mut head = Vec::new();
     let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).ok()?;
         head.push(byte[0]);
     }
-    let head = String::from_utf8(head).unwrap();
-    let line = head.lines().next().unwrap_or("").to_owned();
-    let path = line.split(' ').nth(1).unwrap_or("").to_owned();
-    asked.lock().unwrap().push(line);
-    let answered = (answer.lock().unwrap())(&path);
-    match answered {
-        Some((status, body)) => {
-            let head =
-                format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
-            let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes());
-        }
-        // Held open until the other side has enough.
-        None => drop(stream.read(&mut byte)),
-    }
+    String::from_utf8(head).unwrap().lines().next().map(str::to_owned)
 }
 
 /// Answers as the engine does. A container is given as its `inspect`, with the `Status` of the list beside.
-fn of(containers: &[serde_json::Value], path: &str) -> (u16, String) {
+pub fn of(containers: &[serde_json::Value], path: &str) -> (u16, String) {
     if path.starts_with("/containers/json") {
         let rows: Vec<_> = containers.iter().map(row).collect();
         return (200, serde_json::Value::from(rows).to_string());
@@ -102,7 +113,7 @@ fn row(container: &serde_json::Value) -> serde_json::Value {
     serde_json::json!({
         "Id": container["Id"], "Names": [container["Name"]], "Image": container["Config"]["Image"],
         "State": container["State"]["Status"], "Status": container["Status"], "Command": "sk-secret",
-        "Mounts": [{"Type": "of another age"}],
+        "Mounts": [{"Type": "bind"}],
     })
 }
 
@@ -112,7 +123,7 @@ pub fn container(name: &str, image: &str, more: serde_json::Value) -> serde_json
     let mut container = serde_json::json!({
         "Id": id, "Name": format!("/{name}"), "RestartCount": 0, "Status": "Up 5 minutes",
         "Args": ["sk-secret"], "Config": {"Image": image, "Env": ["KEY=sk-secret"]},
-        "HostConfig": {"CgroupParent": "", "CgroupnsMode": "of another age"},
+        "HostConfig": {"CgroupParent": "", "CgroupnsMode": "host"},
         "State": {"Status": "running", "Running": true, "OOMKilled": false, "Pid": 0, "ExitCode": 0,
             "StartedAt": "2026-11-21T19:55:00.5Z", "FinishedAt": "0001-01-01T00:00:00Z"},
     });

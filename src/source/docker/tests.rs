@@ -55,7 +55,7 @@ fn what_did_not_change_is_not_asked_again() {
     let fake = Fake::with(containers(json!({})));
     let docker = Docker::at(fake.socket());
     let look = |seconds| {
-        let seen = wait(docker.inspect_all(after(seconds), |_| true)).unwrap();
+        let seen = wait(docker.inspect_all(after(seconds), &[], |_| true)).unwrap();
         (seen.last().unwrap().restart_count, fake.asked().len())
     };
     assert_eq!(look(0), (Some(0), 4));
@@ -83,39 +83,191 @@ fn what_is_listed_and_then_gone_is_not_there() {
     assert_eq!(wait(Docker::at(fake.socket()).inspect("a", after(0))).unwrap(), None);
 }
 
+/// Two that have ended, as a list has them; the test says what each says of itself.
+fn two() -> String {
+    let row =
+        |id, name, state| json!({"Id": id, "Names": [name], "Image": "listed", "State": state, "Status": "2 hours"});
+    json!([row("61", "/a", "exited"), row("62", "/b", "running")]).to_string()
+}
+
+/// What the second of two says of itself, when the first says this.
+fn beside(answer: impl Fn() -> Option<(u16, String)> + Send + 'static) -> (Fake, Vec<Arc<Container>>) {
+    let whole = agent("b", json!({})).to_string();
+    let fake = Fake::new(move |path| match path {
+        "/containers/61/json" => answer(),
+        "/containers/62/json" => Some((200, whole.clone())),
+        _ => Some((200, two())),
+    });
+    let seen = wait(Docker::at(fake.socket()).inspect_all(after(0), &[], |_| true)).unwrap();
+    (fake, seen)
+}
+
 #[test]
 fn one_that_cannot_be_read_costs_the_others_nothing() {
-    let whole = agent("b", json!({}));
-    for broken in [(500, "{}"), (404, "<html>no such page</html>"), (200, "{\"State\": 7}"), (200, "nonsense")] {
-        let rows = json!([
-            {"Id": "61", "Names": ["/a"], "State": "exited", "Status": "Exited (1) 2 hours ago"},
-            {"Id": "62", "Names": ["/b"], "State": "running", "Status": "Up 2 hours"},
-        ]);
-        let (list, whole) = (rows.to_string(), whole.to_string());
-        let fake = Fake::new(move |path| match path {
-            "/containers/61/json" => Some((broken.0, broken.1.into())),
-            "/containers/62/json" => Some((200, whole.clone())),
-            _ => Some((200, list.clone())),
-        });
-        let seen = wait(Docker::at(fake.socket()).inspect_all(after(0), |_| true)).unwrap();
-        assert_eq!(
-            (seen[0].state, seen[0].exit_code, seen[0].restart_count),
-            (State::Exited, None, None),
-            "{broken:?}"
-        );
-        assert_eq!((seen[1].state, seen[1].restart_count), (State::Running, Some(0)));
+    let word = agent("a", json!({"State": {"Status": "sk-secret"}})).to_string();
+    for (status, body, says) in [
+        (500, "{}", "status 500"),
+        (404, "<html>no such page</html>", "status 404"),
+        (200, "{\"State\": 7}", "JSON of another shape (column 11)"),
+        (200, "nonsense", "no JSON (column 2)"),
+        (200, "{}", "without its state"),
+        (200, &word, "a word that we do not know (column"),
+    ] {
+        let body = body.to_owned();
+        let (_fake, seen) = beside(move || Some((status, body.clone())));
+        let told = (seen[0].state, seen[0].exit_code, seen[0].restart_count, seen[0].image.as_deref());
+        assert_eq!(told, (State::Exited, None, None, Some("listed")), "{says}");
+        let why = seen[0].unread.clone().unwrap().to_string();
+        assert!(why.contains(says) && !why.contains("secret"), "{why}");
+        assert_eq!((seen[1].state, seen[1].restart_count, &seen[1].unread), (State::Running, Some(0), &None));
     }
 }
 
 #[test]
-fn words_nobody_knows_are_unknown_and_blind_to_no_other() {
+fn one_that_hangs_is_told_by_the_list_and_the_others_are_read() {
+    let begun = std::time::Instant::now();
+    let (fake, seen) = beside(|| None);
+    assert!(begun.elapsed() < PATIENCE_FOR_ONE + Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!((seen[0].state, seen[0].restart_count), (State::Exited, None));
+    assert_eq!(seen[0].unread, Some(Error::TimedOut(fake.socket())));
+    assert_eq!((seen[1].state, seen[1].restart_count, &seen[1].unread), (State::Running, Some(0), &None));
+}
+
+#[test]
+fn seven_that_hang_leave_time_for_an_eighth() {
+    let all: Vec<_> = (0..8).map(|number| agent(&format!("a{number}"), json!({}))).collect();
+    let last = all[7].clone();
+    let rows = fake::of(&all, "/containers/json").1;
+    let fake = Fake::new(move |path| match path {
+        "/containers/6137/json" => Some((200, last.to_string())),
+        path => path.starts_with("/containers/json").then(|| (200, rows.clone())),
+    });
+    let begun = std::time::Instant::now();
+    let seen = wait(Docker::at(fake.socket()).inspect_all(after(0), &[], |_| true)).unwrap();
+    assert!(begun.elapsed() < PATIENCE + Duration::from_secs(1), "{:?}", begun.elapsed());
+    let read: Vec<&str> = seen.iter().filter(|one| one.unread.is_none()).map(|one| &*one.name).collect();
+    assert_eq!((seen.len(), read), (8, vec!["a7"]));
+}
+
+#[test]
+fn what_one_said_before_of_its_image_and_place_is_true_as_long_as_it_is_there() {
+    let said = agent("a", json!({"Status": "Up 2 seconds", "HostConfig": {"CgroupParent": "/x"}}));
+    let fake = Fake::with(vec![said.clone()]);
+    let docker = Docker::at(fake.socket());
+    let look = |seconds| wait(docker.inspect("a", after(seconds))).unwrap().unwrap();
+    assert_eq!((look(0).restart_count, &look(0).unread), (Some(0), &None));
+    let mut row = fake::of(&[said], "/containers/json").1;
+    row = row.replace("pynchy-agent:latest", "sha256:00");
+    fake.answer_with(move |path| {
+        if path.starts_with("/containers/json") { Some((200, row.clone())) } else { Some((500, "".into())) }
+    });
+    let later = look(15);
+    assert!(later.unread.is_some() && later.restart_count.is_none());
+    assert_eq!((later.image.as_deref(), later.cgroup_parent.as_deref()), (Some("pynchy-agent:latest"), Some("/x")));
+}
+
+#[test]
+fn several_questions_go_over_one_connection() {
+    let fake = Fake::with((0..50).map(|number| agent(&format!("a{number}"), json!({}))).collect());
+    let docker = Docker::at(fake.socket());
+    let seen = wait(docker.inspect_all(after(0), &[], |_| true)).unwrap();
+    assert!(seen.len() == 50 && seen.windows(2).all(|pair| pair[0].id != pair[1].id));
+    let listed: Vec<_> = wait(docker.list(after(0))).unwrap().containers.iter().map(|one| one.id.clone()).collect();
+    assert_eq!(seen.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), listed, "in the order of the list");
+    assert_eq!(fake.asked().len(), 51);
+    assert!(fake.lines() <= 5);
+    wait(docker.inspect_all(after(15), &[], |_| true)).unwrap();
+    assert_eq!((fake.asked().len(), fake.lines()), (1, 1));
+}
+
+/// As some proxies do.
+#[test]
+fn a_connection_for_each_answer_is_enough() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let all: Vec<_> = (0..9).map(|number| agent(&format!("a{number}"), json!({}))).collect();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut head) = (stream.unwrap(), [0; 2048]);
+            let length = stream.read(&mut head).unwrap();
+            let path = String::from_utf8_lossy(&head[..length]).split(' ').nth(1).unwrap_or_default().to_owned();
+            let (status, body) = fake::of(&all, &path);
+            let head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Type: application/json");
+            stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        }
+    });
+    let seen = wait(Docker::at(socket).inspect_all(after(0), &[], |_| true)).unwrap();
+    assert!(seen.len() == 9 && seen.iter().all(|one| one.unread.is_none()), "{seen:?}");
+}
+
+/// With this over the row of one of the containers `a`, `b`, `own-1` and `own-2`; a filter of names does what it says.
+fn with_a_new_word(name: &str, more: &serde_json::Value) -> Fake {
+    let all: Vec<_> = ["a", "b", "own-1", "own-2"].map(|name| agent(name, json!({}))).into();
+    let mut rows: Vec<serde_json::Value> = serde_json::from_str(&fake::of(&all, "/containers/json").1).unwrap();
+    let row = rows.iter_mut().find(|row| row["Names"][0] == format!("/{name}")).unwrap();
+    row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Fake::new(move |path| {
+        if !path.starts_with("/containers/json") {
+            return Some(fake::of(&all, path));
+        }
+        let filter = path.split_once("filters=").map(|(_, filter)| {
+            let filter = percent_encoding::percent_decode_str(filter).decode_utf8().unwrap();
+            let filter: serde_json::Value = serde_json::from_str(&filter).unwrap();
+            regex_lite::Regex::new(filter["name"][0].as_str().unwrap()).unwrap()
+        });
+        let fits = |row: &&serde_json::Value| {
+            filter.as_ref().is_none_or(|filter| filter.is_match(row["Names"][0].as_str().unwrap_or_default()))
+        };
+        let rows: Vec<_> = rows.iter().filter(fits).cloned().collect();
+        Some((200, serde_json::Value::from(rows).to_string()))
+    })
+}
+
+#[test]
+fn a_new_word_about_a_stranger_blinds_nobody_and_one_about_our_own_makes_it_unknown() {
+    for more in [
+        json!({"State": "hibernating"}),
+        json!({"State": "stopped"}),
+        json!({"Mounts": 7}),
+        json!({"Ports": [{"PrivatePort": 1, "Type": "quic"}]}),
+        json!({"Id": "../a"}),
+        json!({"Id": null}),
+    ] {
+        let fake = with_a_new_word("a", &more);
+        let docker = Docker::at(fake.socket());
+        let own = |seconds| wait(docker.inspect_all(after(seconds), &["own-"], |name| name.starts_with("own-")));
+        assert!(matches!(wait(docker.list(after(0))), Err(Error::Unreadable(_))), "{more}");
+        let seen = own(2).unwrap();
+        assert_eq!(seen.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["own-1", "own-2"], "{more}");
+        assert_eq!((fake.asked().len(), seen[0].restart_count), (5, Some(0)), "three lists and two containers");
+        own(17).unwrap();
+        assert_eq!(fake.asked().len(), 2, "what did not change is not asked again then either");
+        assert_eq!(wait(docker.inspect("b", after(40))).unwrap().unwrap().state, State::Running);
+        assert_eq!(wait(docker.inspect("own", after(60))), Ok(None), "a good list has none");
+        assert!(matches!(wait(docker.inspect("a", after(80))), Err(Error::Unreadable(_))), "{more}");
+
+        let fake = with_a_new_word("own-1", &more);
+        let docker = Docker::at(fake.socket());
+        let own = wait(docker.inspect_all(after(0), &["own-"], |name| name.starts_with("own-")));
+        assert!(matches!(own, Err(Error::Unreadable(_))), "{more}: {own:?}");
+        assert_eq!(wait(docker.inspect("own-2", after(20))).unwrap().unwrap().state, State::Running);
+    }
+}
+
+#[test]
+fn names_that_are_asked_for_are_no_patterns() {
+    assert_eq!(escaped("pynchy-a.b_c+"), "pynchy-a\\.b_c\\+");
+}
+
+#[test]
+fn what_a_list_may_leave_out_is_unknown() {
     let rows = json!([
-        {"Id": "1", "Names": ["/a"], "State": "hibernating", "Status": "", "Mounts": [{"Type": "new"}]},
+        {"Id": "1", "Names": ["/a"], "State": "", "Mounts": [{"Type": "of another age"}], "Ports": [{"PrivatePort": 1, "Type": ""}]},
         {"Id": "2", "Names": null, "State": "removing"},
-        {"Id": "../3", "Names": ["/evil"], "State": "running"},
         {"Id": "4", "Names": ["/other/alias", "/b"]},
-        {"Id": "5", "Names": ["/c"], "State": "stopped"},
-        {"Id": "6", "Names": ["/d"], "State": "initialized"},
+        {"Id": "5", "Names": ["/c"], "State": "stopping"},
     ]);
     let fake = Fake::new(move |_| Some((200, rows.to_string())));
     let list = wait(Docker::at(fake.socket()).list(after(0))).unwrap();
@@ -124,10 +276,15 @@ fn words_nobody_knows_are_unknown_and_blind_to_no_other() {
         ("1", "a", State::Unknown),
         ("2", "", State::Removing),
         ("4", "b", State::Unknown),
-        ("5", "c", State::Exited),
-        ("6", "d", State::Created),
+        ("5", "c", State::Running),
     ];
     assert_eq!(seen, expected);
+}
+
+/// Of the answers and with them of the environments in them, which bollard gives to `log`.
+#[test]
+fn nothing_can_be_logged_by_the_library() {
+    assert_eq!(log::STATIC_MAX_LEVEL, log::LevelFilter::Off);
 }
 
 #[test]
@@ -215,7 +372,7 @@ fn answers_that_are_none_are_broken_and_not_quoted() {
     for (status, body, says) in [
         (500, "sk-secret", "status 500"),
         (404, r#"{"message":"page not found"}"#, "status 404"),
-        (200, "<html>sk-secret", "something that is no JSON (line 1 column 1)"),
+        (200, "<html>sk-secret", "something that is no JSON (column 1)"),
         (200, r#"{"sk-secret": 1}"#, "JSON of another shape"),
         (200, r#"[{"Id": "1", "Names": "sk-secret"}]"#, "JSON of another shape"),
         (200, "[{\"Id\": \"1\"", "something that is no JSON"),
@@ -223,14 +380,17 @@ fn answers_that_are_none_are_broken_and_not_quoted() {
         let fake = Fake::new(move |_| Some((status, body.into())));
         let error = wait(Docker::at(fake.socket()).inspect("a", after(0))).unwrap_err();
         let said = text(error.clone());
-        assert!(matches!(error, Error::Broken(_)) && said.contains(says) && !said.contains("secret"), "{said}");
+        assert!(
+            matches!(error, Error::Broken(_) | Error::Unreadable(_)) && said.contains(says) && !said.contains("secret"),
+            "{said}"
+        );
     }
     for status in [401, 403] {
         let fake = Fake::new(move |_| Some((status, "sk-secret".into())));
         let failure = Failure::from(anyhow::Error::new(wait(Docker::at(fake.socket()).list(after(0))).unwrap_err()));
         assert!(failure.cause == Cause::Denied && failure.error.contains("a proxy before it"), "{failure:?}");
     }
-    let huge = Fake::new(|_| Some((200, " ".repeat(BODY_LIMIT + 1))));
+    let huge = Fake::new(|_| Some((200, " ".repeat(line::ANSWER_LIMIT + 1))));
     let error = wait(Docker::at(huge.socket()).list(after(0))).unwrap_err();
     assert_eq!(error, Error::Broken("the answer is too large".into()));
 }

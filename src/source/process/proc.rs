@@ -3,13 +3,14 @@
 //! A pass costs a third of what the process table of `sysinfo` does, and its root can be any folder. Command lines and
 //! environments are read to be matched against and dropped; neither leaves this program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,11 +23,34 @@ pub struct Proc {
     root: Arc<Path>,
     /// Whether the size of a folder `fd` is the number of files in it, as the kernel has it since 6.2.
     is_real: bool,
+    kept: Option<Arc<Kept>>,
 }
 
 impl Default for Proc {
     fn default() -> Proc {
-        Proc { root: Path::new("/proc").into(), is_real: true }
+        Proc { root: Path::new("/proc").into(), is_real: true, kept: None }
+    }
+}
+
+/// Files of processes that stay open from one pass to the next: to open and close one costs more than to read it. Such a
+/// file is of one process for ever; that of one that is gone cannot be read any more, whoever has its pid.
+#[derive(Debug)]
+struct Kept {
+    files: Mutex<BTreeMap<(u32, &'static str), File>>,
+    /// No more than these, however many processes there are.
+    limit: usize,
+}
+
+const KEPT: usize = 256;
+
+impl Kept {
+    fn new() -> Kept {
+        let may_open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        Kept { files: Mutex::default(), limit: KEPT.min(usize::try_from(may_open / 4).unwrap_or(KEPT)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u32, &'static str), File>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,6 +68,27 @@ impl From<io::Error> for Hidden {
         match error.kind() {
             ErrorKind::PermissionDenied => Hidden::Denied,
             _ => Hidden::Gone,
+        }
+    }
+}
+
+/// Why a process is not in a pass.
+#[derive(Debug)]
+pub(super) enum Unread {
+    Hidden(Hidden),
+    /// Nothing that tells of the process: we may have too many files open.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Unread {
+        match rustix::io::Errno::from_io_error(&error) {
+            // The first is another user's under `hidepid=1`.
+            Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => Unread::Hidden(Hidden::Denied),
+            Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH | rustix::io::Errno::NOTDIR) => {
+                Unread::Hidden(Hidden::Gone)
+            }
+            _ => Unread::Failed(error),
         }
     }
 }
@@ -244,7 +289,14 @@ impl Words {
 impl Proc {
     /// A folder that is laid out like `/proc`.
     pub fn at(root: &Path) -> Proc {
-        Proc { root: root.into(), is_real: root == Path::new("/proc") }
+        Proc { root: root.into(), is_real: root == Path::new("/proc"), kept: None }
+    }
+
+    /// The same for one who makes pass after pass: some files stay open until all clones of this are dropped.
+    #[must_use]
+    pub fn keeping(self) -> Proc {
+        let kept = self.is_real.then(|| Arc::new(Kept::new()));
+        Proc { kept, ..self }
     }
 
     /// Reads the `stat` of every process that can be seen, our own too; about 6 microseconds each.
@@ -260,21 +312,45 @@ impl Proc {
             let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             match self.stat(pid, &mut buffer) {
                 Ok(stat) => scan.stats.push(stat),
-                Err(Hidden::Denied) => scan.closed += 1,
-                Err(Hidden::Gone) => {}
+                Err(Unread::Hidden(Hidden::Denied)) => scan.closed += 1,
+                Err(Unread::Hidden(Hidden::Gone)) => {}
+                Err(Unread::Failed(error)) => {
+                    return Err(error).with_context(|| format!("read {}", self.path(pid, "stat").display()));
+                }
             }
         }
         scan.stats.sort_unstable_by_key(Stat::pid);
+        if let Some(kept) = &self.kept {
+            kept.lock().retain(|&(pid, _), _| scan.get(pid).is_some());
+        }
         Ok(scan)
     }
 
-    fn stat(&self, pid: u32, buffer: &mut [u8]) -> Result<Stat, Hidden> {
-        let read = match File::open(self.path(pid, "stat")).and_then(|mut file| file.read(buffer)) {
-            // Another user's under `hidepid=1`.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => Err(Hidden::Denied),
-            read => read.map_err(Hidden::from),
-        };
-        Stat::parse(&buffer[..read?]).filter(|stat| stat.pid() == pid).ok_or(Hidden::Gone)
+    /// Reads the begin of a file of a process.
+    fn read_begin(&self, pid: u32, name: &'static str, buffer: &mut [u8]) -> io::Result<usize> {
+        let open = || File::open(self.path(pid, name));
+        let Some(kept) = &self.kept else { return open()?.read(buffer) };
+        let mut files = kept.lock();
+        if let Some(Ok(length)) = files.get(&(pid, name)).map(|file| file.read_at(buffer, 0)) {
+            return Ok(length);
+        }
+        files.remove(&(pid, name));
+        let file = open()?;
+        let length = file.read_at(buffer, 0)?;
+        if files.len() < kept.limit {
+            files.insert((pid, name), file);
+        }
+        Ok(length)
+    }
+
+    /// Whether it is the machine's own: the pids in it can be asked for elsewhere too.
+    pub(super) fn is_real(&self) -> bool {
+        self.is_real
+    }
+
+    pub(super) fn stat(&self, pid: u32, buffer: &mut [u8]) -> Result<Stat, Unread> {
+        let length = self.read_begin(pid, "stat", buffer)?;
+        Stat::parse(&buffer[..length]).filter(|stat| stat.pid() == pid).ok_or(Unread::Hidden(Hidden::Gone))
     }
 
     fn path(&self, pid: u32, name: &str) -> PathBuf {
@@ -310,7 +386,7 @@ impl Proc {
 
     pub fn io(&self, pid: u32) -> Result<Io, Hidden> {
         let mut buffer = [0; 512];
-        let length = File::open(self.path(pid, "io"))?.read(&mut buffer)?;
+        let length = self.read_begin(pid, "io", &mut buffer)?;
         std::str::from_utf8(&buffer[..length]).ok().and_then(Io::parse).ok_or(Hidden::Gone)
     }
 
@@ -532,6 +608,42 @@ mod tests {
         assert!(own.intersection(&all).count() >= 2, "{ends:?}: {own:?} of {all:?}");
         assert_eq!(proc.variable(pid, "PATH").unwrap(), std::env::var("PATH").ok());
         assert_eq!(proc.variable(pid, "PAT").unwrap(), None);
+    }
+
+    #[test]
+    fn files_that_stay_open_tell_of_their_own_process_only_and_are_few() {
+        let proc = Proc::default().keeping();
+        let kept = |pid| proc.kept.as_ref().unwrap().lock().keys().filter(|&&(of, _)| of == pid).count();
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "read x; exec sleep 60"]).stdin(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let pid = child.id();
+        let look = || proc.scan().unwrap().get(pid).map(|stat| (stat.comm, stat.state));
+        while look().is_none_or(|(comm, _)| !comm.is("sh")) {}
+        assert_eq!(kept(pid), 1);
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"\n").unwrap();
+        while look().is_some_and(|(comm, _)| comm.is("sh")) {}
+        assert!(look().unwrap().0.is("sleep"), "another program, by the same file");
+        let before = proc.io(pid).unwrap();
+        assert_eq!((proc.io(pid), kept(pid)), (Ok(before), 2));
+        child.kill().unwrap();
+        while look().is_some_and(|(_, state)| state != 'Z') {}
+        assert!(look().is_some(), "a corpse can be read");
+        child.wait().unwrap();
+        assert_eq!((look(), proc.io(pid), kept(pid)), (None, Err(Hidden::Gone), 0));
+
+        let kept = Arc::new(Kept { limit: 2, ..Kept::new() });
+        let proc = Proc { kept: Some(kept.clone()), ..Proc::default() };
+        assert!(proc.scan().unwrap().all().len() > 2);
+        assert_eq!(kept.lock().len(), 2);
+    }
+
+    #[test]
+    fn what_tells_nothing_of_a_process_is_an_error_and_not_its_end() {
+        let unread = |error: rustix::io::Errno| Unread::from(io::Error::from(error));
+        assert!(matches!(unread(rustix::io::Errno::MFILE), Unread::Failed(_)));
+        assert!(matches!(unread(rustix::io::Errno::SRCH), Unread::Hidden(Hidden::Gone)));
+        assert!(matches!(unread(rustix::io::Errno::PERM), Unread::Hidden(Hidden::Denied)));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The HTTP API of a demo host: `/health` and `/status` as pynchy gives them, everything else is not found.
+//! The HTTP API of a demo host: `/health` and `/status` as pynchy gives them, `/api/metrics` as pi-web does, everything else is
+//! not found.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub struct Api {
     pub head: Option<String>,
     /// Kept up by the writer.
     pub queue: Arc<Mutex<Queue>>,
+    /// The pids of the workers that the host knows of.
+    pub workers: Vec<u32>,
 }
 
 /// Serves until `end` is there; then what is still open is dropped.
@@ -61,6 +64,7 @@ async fn converse(stream: TcpStream, api: Arc<Api>) {
 impl Api {
     fn respond(&self, method: &Method, path: &str, now: Now) -> Response<Full<Bytes>> {
         match (method, path) {
+            (&Method::GET, "/api/metrics") => json_response(&self.workers(now)),
             (&Method::GET, "/health") => json_response(&self.health(now)),
             (&Method::GET, "/status") => match self.status(now) {
                 Ok(status) => json_response(&status),
@@ -68,6 +72,13 @@ impl Api {
             },
             _ => text_response(StatusCode::NOT_FOUND, "404: Not Found"),
         }
+    }
+
+    /// As pi-web lists its own.
+    fn workers(&self, now: Now) -> Value {
+        let uptime = self.uptime(now);
+        let one = |pid: &u32| json!({"pid": pid, "state": "idle", "uptime_s": uptime, "idle_for_s": uptime});
+        json!({"process": {"pid": std::process::id()}, "workers": self.workers.iter().map(one).collect::<Vec<_>>()})
     }
 
     fn uptime(&self, now: Now) -> u64 {
@@ -176,7 +187,7 @@ mod tests {
     fn api(database: PathBuf) -> Api {
         let mut db = Connection::open(&database).unwrap();
         let life = Life::begin(&mut db, now().wall, "c0ffee").unwrap();
-        Api { database, started: now(), head: None, queue: Arc::new(Mutex::new(life.queue())) }
+        Api { database, started: now(), head: None, queue: Arc::new(Mutex::new(life.queue())), workers: vec![7] }
     }
 
     #[test]
@@ -198,6 +209,9 @@ mod tests {
         let health = api.health(later);
         assert_eq!((&health["channels_connected"], &health["head_sha"]), (&json!(true), &json!("unknown")));
         assert!(later.wall.duration_since(now().wall) == SignedDuration::from_secs(200));
+        let workers = api.workers(later);
+        assert_eq!(workers["process"]["pid"], std::process::id());
+        assert_eq!(workers["workers"][0], json!({"pid": 7, "state": "idle", "uptime_s": 200, "idle_for_s": 200}));
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub fn host(root: &Path, port: u16, gateway_port: u16) -> Result<()> {
     let mut db = Connection::open(&database).context("make the database")?;
     let life = Life::begin(&mut db, started.wall, head.as_deref().unwrap_or("unknown"))?;
     let queue = Arc::new(Mutex::new(life.queue()));
-    let api = Api { database, started, head, queue: queue.clone() };
+    let workers = Workers::start().inspect_err(|error| eprintln!("{error:#}"));
+    let listed = workers.as_ref().map(|workers| workers.listed().to_vec()).unwrap_or_default();
+    let api = Api { database, started, head, queue: queue.clone(), workers: listed };
     let (stop, stopped) = mpsc::channel();
     let (rest, rested) = mpsc::channel();
     let agents = repos::Agents::new(root);
@@ -56,7 +58,6 @@ pub fn host(root: &Path, port: u16, gateway_port: u16) -> Result<()> {
             keep_working(agents, &rested)
         }
     });
-    let workers = Workers::start().inspect_err(|error| eprintln!("{error:#}"));
     let end = serve(port, api);
     drop((stop, rest, workers));
     if writer.join().is_err() || worker.join().is_err() {

@@ -1,8 +1,9 @@
 //! Workers of the demo host, one of each class. They are this program once more, and end as their input does, which is
-//! when the host does.
+//! when the host does. Like pi-web the host keeps a list of them, and one is not on it.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -10,22 +11,25 @@ use anyhow::{Context, Result, bail};
 use toml::de::DeTable;
 
 use crate::collect::{Build, Subsystem};
+use crate::host::{Host, Profile};
 
 /// What the sidecar is told of them: to see one leaked, nobody waits for twelve minutes.
 const TABLE: &str = "presets = [\"pi\", \"mcp\"]\nleaked_after = \"45s\"\n";
 
-/// How the collector of workers is built beside a demo host.
+/// How the collector of workers is built beside a demo host: for it that one is a pi-web.
 ///
 /// # Errors
 /// The table is not as the collector wants it.
 pub fn watched_by(subsystem: &Subsystem) -> Result<Build> {
-    Ok((subsystem.plan)(Some(DeTable::parse(TABLE)?))?)
+    let build = (subsystem.plan)(Some(DeTable::parse(TABLE)?))?;
+    Ok(Arc::new(move |host, sources| build(&Host { profile: Profile::PiWeb, ..host.clone() }, sources)))
 }
 
 /// Those that the host has started. Nobody reaps them; their inputs close with this.
 #[derive(Debug, Default)]
 pub struct Workers {
     inputs: Vec<ChildStdin>,
+    listed: Vec<u32>,
 }
 
 impl Workers {
@@ -36,13 +40,25 @@ impl Workers {
     pub fn start() -> Result<Workers> {
         let mut workers = Workers::default();
         for part in ["talks", "works", "sits", "ends"] {
-            let mut child = spawn("pi", part, Stdio::piped())?;
-            workers.inputs.extend(child.stdin.take());
+            let pid = workers.keep(spawn("pi", part, Stdio::piped())?);
+            workers.listed.push(pid);
         }
+        // One that the host forgets.
+        workers.keep(spawn("pi", "sits", Stdio::piped())?);
         let mut parent = spawn("sh", "leaves", Stdio::piped())?;
         workers.inputs.extend(parent.stdin.take());
         parent.wait().context("wait for the parent of an orphan")?;
         Ok(workers)
+    }
+
+    fn keep(&mut self, mut child: Child) -> u32 {
+        self.inputs.extend(child.stdin.take());
+        child.id()
+    }
+
+    /// The pids of those that the host knows of.
+    pub fn listed(&self) -> &[u32] {
+        &self.listed
     }
 }
 

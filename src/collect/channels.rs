@@ -1,7 +1,14 @@
 //! Channels: which of them the host calls connected, and whether its own database contradicts it.
 //!
-//! Only the running host knows its channels, so a host that does not answer makes them unknown. Its `/status` may cost it
-//! a lot (see `Host::status_poll`); where it is not to be polled, `/health` says whether any channel is connected.
+//! Only the running host knows its channels, so a host that does not answer makes them unknown; one that is starting is
+//! given its time. pynchy's `/status` may cost it a lot (see `Host::status_poll`); where it is not to be polled, `/health`
+//! says whether any channel is connected.
+//!
+//! That page breaks by itself, too: one broken worktree or a locked database makes an error of all of it. While `/health`
+//! is well this is the page's fault and not the channels', and nobody's readiness may hang on it, as that would pass on
+//! the very fault for which we stand outside. What `/health` says is taken then: that any is connected. If none is, each is
+//! known to be lost; if there is but one, it is known too; of several nobody can tell which, so each keeps its verdict
+//! (`Excused`) and the host is `degraded` until the page is back. An outage of one among several is not seen meanwhile.
 //!
 //! The interval `I` of the checks is that of the polls. After one that failed the loop asks again sooner (`RETRY`), which
 //! adds observations between: never a bad one more than the host said, and an unknown one weighs as any other.
@@ -10,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,12 +29,16 @@ use crate::collect::http::ask_all;
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
-use crate::sample::{Now, Points};
+use crate::sample::{Denied, Excused, Now, Points};
 use crate::source::Sources;
 use crate::source::sqlite::{Database, Followed, Reader};
 
 /// Costs pynchy a hundred git processes, and with LiteLLM in front a billed call to every model.
 const STATUS: &str = "/status";
+/// What `/health` said longer ago does not vouch for a host whose `/status` fails now.
+const JUST_NOW: Duration = Duration::from_secs(10);
+/// Where it is not told which: whether any channel is connected.
+const ANY: &str = "any";
 
 /// Nothing to set but what the loop takes.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,6 +65,9 @@ struct Channel {
     source: Arc<str>,
     #[serde(skip)]
     evidence: Evidence,
+    /// That it is not known is no fault of it: the host is starting.
+    #[serde(skip)]
+    excused: bool,
 }
 
 /// What the host's deliveries say of a channel's word.
@@ -175,14 +189,16 @@ impl Collector for Channels {
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let said = self.ask(now).await?;
+        let starting = self.sources.boot.is_under_way(now);
+        let said = self.ask(now).await.map_err(|error| if starting { while_starting(error) } else { error })?;
         let ledger = self.ledger.as_mut().map(|ledger| ledger.look(now));
         let seen = std::mem::take(&mut self.seen);
         self.seen = said.into_iter().map(|(name, state)| remember(&seen, name, state, now.wall)).collect();
         let channel = |(name, (state, since)): (&Arc<str>, &(State, Timestamp))| {
             let evidence = ledger.as_ref().map_or(Evidence::Unmeasured, |ledger| ledger.judge(name, state, now.wall));
             let State { connected, status, source } = state.clone();
-            (name.clone(), Channel { connected, status, since: *since, source, evidence })
+            let excused = starting && connected.is_none();
+            (name.clone(), Channel { connected, status, since: *since, source, evidence, excused })
         };
         Ok(Section { channels: self.seen.iter().map(channel).collect() })
     }
@@ -190,7 +206,10 @@ impl Collector for Channels {
     fn points(section: &Section, points: &mut Points) {
         let number = |yes: bool| f64::from(u8::from(yes));
         for (name, channel) in &section.channels {
-            points.put(&CONNECTED, [name], channel.connected.map(number));
+            match channel.excused {
+                true => points.excuse(&CONNECTED, [name], None),
+                false => points.put(&CONNECTED, [name], channel.connected.map(number)),
+            }
             points.put(&SINCE, [name], channel.since.as_millisecond() as f64 / 1000.0);
             match channel.evidence {
                 Evidence::Unmeasured => {}
@@ -201,14 +220,20 @@ impl Collector for Channels {
     }
 }
 
-/// With the moment at which it was first seen so.
+/// What a host cannot say yet is no failure of what it would say.
+fn while_starting(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<Denied>() { error } else { anyhow!(Excused(format!("{error:#} (the host is starting)"))) }
+}
+
+/// With the moment at which it was first seen so, whoever says it.
 fn remember(
     seen: &BTreeMap<Arc<str>, (State, Timestamp)>,
     name: Arc<str>,
     state: State,
     now: Timestamp,
 ) -> (Arc<str>, (State, Timestamp)) {
-    let since = seen.get(&name).filter(|(known, _)| *known == state).map_or(now, |(_, since)| *since);
+    let is_same = |known: &State| (known.connected, &known.status) == (state.connected, &state.status);
+    let since = seen.get(&name).filter(|(known, _)| is_same(known)).map_or(now, |(_, since)| *since);
     (name, (state, since))
 }
 
@@ -262,10 +287,7 @@ impl Channels {
     /// # Errors
     /// Nobody told of any channel: why the first did not.
     async fn ask(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
-        let mut said = match &mut self.api {
-            Some(api) => self.word.ask(api, now).await?,
-            None => BTreeMap::new(),
-        };
+        let mut said = self.ask_host(now).await?;
         let answers = ask_all(&self.listed, &self.sources, self.run, now).await;
         let heard = self.api.is_some() || answers.iter().any(Result::is_ok);
         for (endpoint, answer) in self.listed.iter().zip(answers) {
@@ -275,6 +297,47 @@ impl Channels {
             }
         }
         Ok(said)
+    }
+}
+
+impl Channels {
+    async fn ask_host(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
+        let Some(api) = &mut self.api else { return Ok(BTreeMap::new()) };
+        match self.word.ask(api, now).await {
+            Ok(mut said) => {
+                // Once listed it stays: what is critical cannot leave without a trace.
+                if self.seen.contains_key(ANY) {
+                    let any = State::any(&said);
+                    said.insert(ANY.into(), any);
+                }
+                Ok(said)
+            }
+            Err(error) if self.word != Word::Status || error.is::<Denied>() => Err(error),
+            Err(error) => match api.briefly::<HealthAnswer>(HEALTH, now, JUST_NOW).await {
+                Ok(health) => self.by_health(health.channels_connected, &error),
+                Err(_) => Err(error),
+            },
+        }
+    }
+
+    /// What is known by `/health` while `/status` is an error.
+    ///
+    /// # Errors
+    /// `Excused`: of several channels nobody can tell which are connected.
+    fn by_health(&self, any: bool, error: &anyhow::Error) -> Result<BTreeMap<Arc<str>, State>> {
+        let own = |state: &State| matches!(&*state.source, STATUS | HEALTH);
+        let known = self.seen.iter().filter(|(name, (state, _))| &***name != ANY && own(state));
+        let mut known: Vec<Arc<str>> = known.map(|(name, _)| name.clone()).collect();
+        if known.is_empty() || self.seen.contains_key(ANY) {
+            known.push(ANY.into());
+        }
+        let several = known.iter().filter(|name| &***name != ANY).count() > 1;
+        if any && several {
+            return Err(anyhow!(Excused(format!(
+                "{error:#}; {HEALTH} is well and says that a channel is connected, not which"
+            ))));
+        }
+        Ok(known.into_iter().map(|name| (name, State::plain(Some(any), HEALTH))).collect())
     }
 }
 
@@ -288,7 +351,7 @@ impl Word {
             }
             Word::Health => {
                 let said: HealthAnswer = api.json(path, now, HEALTH_AGE).await?;
-                Ok([("any".into(), State::plain(Some(said.channels_connected), path))].into())
+                Ok([(ANY.into(), State::plain(Some(said.channels_connected), path))].into())
             }
             Word::Connectors => {
                 let said: ConnectorsAnswer = api.status(path, now).await?;
@@ -348,6 +411,13 @@ impl State {
             }
         };
         endpoint.channels.iter().map(|(name, pointer)| (name.0.clone(), state(pointer))).collect()
+    }
+
+    /// Of all channels together.
+    fn any(said: &BTreeMap<Arc<str>, State>) -> State {
+        let has = |connected| said.values().any(|state| state.connected == connected);
+        let any = if has(Some(true)) || has(None) { has(Some(true)).then_some(true) } else { Some(false) };
+        State::plain(any, STATUS)
     }
 
     fn plain(connected: Option<bool>, source: &str) -> State {

@@ -124,10 +124,28 @@ impl HostApi {
     /// Names the URL and what was wrong: refused, silent, a status, a redirect, no JSON, or JSON of another shape.
     /// `Denied`, with what mends it, where it wants another token.
     pub async fn json<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<T> {
+        self.json_within(path, now, max_age, self.patience).await
+    }
+
+    /// The same, after another question has used up most of the run: what answers at all answers this in milliseconds.
+    ///
+    /// # Errors
+    /// See `json`.
+    pub async fn briefly<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<T> {
+        self.json_within(path, now, max_age, self.patience / 8).await
+    }
+
+    async fn json_within<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        now: Now,
+        max_age: Duration,
+        time: Duration,
+    ) -> Result<T> {
         let base = self.address.base()?;
         let key = self.token.as_ref().map(KeyFile::read).transpose()?;
         let ask = Ask { url: format!("{base}{path}"), key };
-        let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
+        let told = self.http.share(&ask, Limits { time, body: BODY }, now, max_age).await;
         self.learn(&base, &told);
         let read = || told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>();
         read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| {

@@ -16,6 +16,7 @@ use crate::host::running::{Chain, Seen, look};
 use crate::host::{Host, ProcessRule, Profile};
 use crate::sample::{Cause, Now, Points};
 use crate::source::Sources;
+use crate::source::boot::Boot;
 use crate::source::http::{self, Ask, Http, Limits};
 use crate::source::process::{Identity, Processes};
 
@@ -413,6 +414,7 @@ pub struct Service {
     http: Http,
     patience: Patience,
     starts: Starts,
+    boot: Boot,
     cpu: Cpu,
 }
 
@@ -454,6 +456,7 @@ impl Collector for Service {
             http: sources.http.clone(),
             patience: Patience::within(Service::TIMEOUT),
             starts: Starts::default(),
+            boot: sources.boot.clone(),
             cpu: Cpu::default(),
         }))
     }
@@ -600,6 +603,13 @@ impl Service {
         })
     }
 
+    /// How long others must bear with a host that starts; `None` after `boot_grace`. It counts from the first start that
+    /// came to nothing, so that one that crashes and starts for ever is not excused for ever.
+    fn boot_left(&self, now: Now) -> Option<Duration> {
+        let age = now.wall.duration_since(self.starts.waiting_since()?).max(SignedDuration::ZERO).unsigned_abs();
+        self.boot_grace.checked_sub(age)
+    }
+
     /// What the process uses, if it is seen; `base` says which connections are to it.
     fn resources(&mut self, chain: &Chain, base: Option<&str>) -> Resources {
         let usage = self.processes.usage(chain.pid, base.and_then(http::port));
@@ -632,8 +642,10 @@ impl Service {
         let run = self.starts.latest_mut().filter(|_| sight == Sight::Found);
         let life = run.map(|run| run.live(reply.unwrap_or(Reply::NotAsked), now));
         let sure = sight.is_sure();
+        let status = reply.map_or_else(|| decide_unasked(sight), |reply| decide(sight, reply, life, self.boot_grace));
+        self.boot.tell(now, self.boot_left(now).filter(|_| status == Status::Starting));
         Section {
-            status: reply.map_or_else(|| decide_unasked(sight), |reply| decide(sight, reply, life, self.boot_grace)),
+            status,
             started_at: life.map(|life| life.started),
             uptime_seconds: life.map(|life| life.age.as_secs()),
             starts_last_hour: sure.then(|| self.starts.recent(now.wall)),
@@ -776,6 +788,12 @@ impl Starts {
         };
         run.members.clone_from(&chain.members);
         self.runs.push(run);
+    }
+
+    /// When the first of those began that were not followed by an answer.
+    fn waiting_since(&self) -> Option<Timestamp> {
+        let silent = self.runs.iter().rev().take_while(|run| run.answered.is_none());
+        silent.last().map(|run| run.started)
     }
 
     fn recent(&self, now: Timestamp) -> u64 {

@@ -1252,6 +1252,27 @@ mod tests {
     }
 
     #[test]
+    fn others_bear_with_a_start_for_its_grace_and_with_no_more_starts_than_one() {
+        let root = Root::new();
+        let mut host = root.host();
+        let mut service = collector(&root, &refusing());
+        let begin = Now::read();
+        let mut starting = |second: u64| {
+            let at = begin.plus(seconds(second));
+            (collect(&mut service, at).status, service.boot.is_under_way(at), service.boot.is_under_way(at.plus(GRACE)))
+        };
+        assert_eq!(starting(0), (Status::Starting, true, false), "it ends though nobody says so");
+        assert_eq!(starting(200), (Status::Starting, true, false));
+        // It came to nothing, and another start does not begin anew.
+        host.kill();
+        let again = root.host();
+        assert_eq!(starting(290), (Status::Starting, true, false));
+        assert_eq!(starting(310), (Status::Stalled, false, false));
+        drop(again);
+        assert_eq!(starting(320), (Status::Down, false, false));
+    }
+
+    #[test]
     fn a_host_that_answers_is_not_absent() {
         let (root, stub) = (Root::new(), Stub::new());
         let mut service = collector(&root, &stub.url);

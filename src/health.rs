@@ -696,7 +696,10 @@ mod tests {
         for at in 2..240 {
             assert_eq!(lab.take(at * 15, "channels", Ok(excused(&["slack", "mail"])), &[]), Overall::Degraded);
         }
-        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Unknown), ("slack".into(), State::Unknown)]);
+        assert_eq!(
+            lab.states("channel_connected"),
+            [("mail".into(), State::Unknown), ("slack".into(), State::Unknown)]
+        );
         assert_eq!(lab.all_failed(7200, Cause::Excused), Overall::Degraded);
         assert_eq!(lab.verdict("channel_connected", "slack").trips_at, None);
         // A streak goes on behind it, and a failure stands.

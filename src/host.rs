@@ -59,7 +59,7 @@ pub struct Config {
     pub url: Option<String>,
     /// The file that holds its pid, relative to the root if it has one.
     pub pid_file: Option<PathBuf>,
-    /// A word of its command line, or the end of one behind a `/`.
+    /// What it runs: the name of its program or of the script or module of an interpreter, or the end of its path.
     #[serde(deserialize_with = "word")]
     pub process: Option<String>,
     /// The file with the token that its API wants.
@@ -223,7 +223,7 @@ pub enum ProcessRule {
     InRoot { program: String, root: PathBuf },
     /// Its pid stands in this file: alone, or as `pid` of a JSON object.
     PidFile(PathBuf),
-    /// A word of its command line is this, or ends in `/` and this.
+    /// It runs this program, itself or through an interpreter; a part of its path may be given.
     Command(String),
     /// Nobody said.
     Unknown,

@@ -731,7 +731,8 @@ mod tests {
             socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let listener = socket.listen(0).unwrap();
             let address = listener.local_addr().unwrap();
-            let connect = move || drop(Socket::connect_timeout(&address, Duration::from_secs(20)).map(std::mem::forget));
+            let connect =
+                move || drop(Socket::connect_timeout(&address, Duration::from_secs(20)).map(std::mem::forget));
             let queued = (0..4).map(|_| std::thread::spawn(connect)).collect();
             while Socket::connect_timeout(&address, Duration::from_millis(100)).is_ok() {}
             Hole { address, _listener: listener, _queued: queued }
@@ -753,7 +754,8 @@ mod tests {
             assert_eq!(first_of(vec![refusing, refusing]).await.unwrap_err(), Error::Refused);
             assert!(timeout(Duration::from_millis(700), first_of(vec![hole.address, refusing])).await.is_err());
             assert!(matches!(first_of(Vec::new()).await, Err(Error::Unresolved(_))));
-            let (v4, v6) = (|port| SocketAddr::from(([127, 0, 0, 1], port)), |port| SocketAddr::from(([0u16; 8], port)));
+            let (v4, v6) =
+                (|port| SocketAddr::from(([127, 0, 0, 1], port)), |port| SocketAddr::from(([0u16; 8], port)));
             let turns = by_turns(vec![v6(1), v6(2), v6(3), v4(4), v4(5)]);
             assert_eq!(turns.iter().map(SocketAddr::port).collect::<Vec<_>>(), [1, 4, 2, 5, 3]);
             let unreachable = || Error::Unreachable("connect: no route".into());

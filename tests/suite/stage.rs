@@ -51,7 +51,8 @@ pub fn sample(told: &[Told<'_>]) -> Sample {
         fact: fact(name),
         labels: labels.iter().map(|&label| label.into()).collect(),
         value,
-        excused: false, exported: true,
+        excused: false,
+        exported: true,
     };
     Sample {
         section: RawValue::from_string("{}".into()).unwrap().into(),

@@ -257,7 +257,8 @@ fn a_host_that_is_starting_is_given_its_time() {
     let mut channels = Channels::new(Config {}, &host, &starting).unwrap().unwrap();
     let excused = |channels: &mut Channels, time: &str| {
         let points = fixture::points::<Channels>(&look(channels, time).unwrap());
-        let of = |name: &str| points.0.iter().find(|point| point.fact.is(&CONNECTED) && *point.subject() == *name).unwrap();
+        let of =
+            |name: &str| points.0.iter().find(|point| point.fact.is(&CONNECTED) && *point.subject() == *name).unwrap();
         [of("well").excused, of("silent").excused]
     };
     starting.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));

@@ -54,7 +54,8 @@ fn points(fact: &'static Fact, seen: &[(&str, f64)]) -> Points {
         fact,
         labels: vec![subject.into()],
         value: Some(value),
-        excused: false, exported: true,
+        excused: false,
+        exported: true,
     };
     Points(seen.iter().map(point).collect())
 }

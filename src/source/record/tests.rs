@@ -57,7 +57,10 @@ fn what_is_excused_is_told_from_what_is_silent() {
     told.outcome.as_mut().unwrap().points.excuse(&LEVEL, [&"b".into()], 0.5);
     let looked = Looked::new(at(1), &told);
     let text = serde_json::to_string(&looked).unwrap();
-    assert!(text.contains(r#"[["a"],null],[["b"],0.5]"#) && text.ends_with(r#""excused":{"test_level":[1]}}"#), "{text}");
+    assert!(
+        text.contains(r#"[["a"],null],[["b"],0.5]"#) && text.ends_with(r#""excused":{"test_level":[1]}}"#),
+        "{text}"
+    );
     assert_eq!(serde_json::from_str::<Looked>(&text).unwrap(), looked);
     assert_eq!([0, 1].map(|place| looked.is_excused("test_level", place)), [false, true]);
     assert_eq!(Looked::new(at(2), &failed(2, Cause::Excused)).failed, Some(Cause::Excused));

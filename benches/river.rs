@@ -147,7 +147,7 @@ fn watched() -> (Watched, &'static Check) {
         name: subsystem.name,
         interval: Duration::from_secs(15),
         timeout: Duration::from_secs(10),
-        checks: vec![check],
+        checks: vec![*check],
     };
     (watched, check)
 }

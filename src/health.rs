@@ -36,7 +36,7 @@ pub struct Watched {
     pub name: &'static str,
     pub interval: Duration,
     pub timeout: Duration,
-    pub checks: Vec<&'static Check>,
+    pub checks: Vec<Check>,
 }
 
 /// What all verdicts together say of the host.
@@ -455,7 +455,8 @@ mod tests {
     }
 
     fn watched(name: &'static str, checks: &[&'static Check]) -> Watched {
-        Watched { name, interval: seconds(15), timeout: seconds(10), checks: checks.to_vec() }
+        let checks = checks.iter().map(|check| **check).collect();
+        Watched { name, interval: seconds(15), timeout: seconds(10), checks }
     }
 
     /// `channels` only.

@@ -154,6 +154,8 @@ pub struct Host {
     pub token: Option<KeyFile>,
     /// How often its own status is asked for; `None`: never.
     pub status_poll: Option<Duration>,
+    /// That it is asked for rests on nothing but the host's own configuration, by which it costs no money.
+    pub is_free_by_its_own_word: bool,
     /// What is not looked at here, why, and how to get it.
     pub notes: Vec<String>,
     /// Its SQLite database; `None` where the profile has none.
@@ -280,6 +282,7 @@ impl Host {
             url: None,
             token: None,
             status_poll: None,
+            is_free_by_its_own_word: false,
             notes: Vec::new(),
             database: None,
             process,
@@ -337,6 +340,8 @@ impl Host {
             (StatusPoll::Auto, None, None) => (Some(STATUS_POLL), None),
             (StatusPoll::Auto, None, Some(why)) => (None, Some(why)),
         };
+        let by_itself = (config.status_poll, config.status_interval) == (StatusPoll::Auto, None);
+        self.is_free_by_its_own_word = by_itself && poll.is_some() && self.profile == Profile::Pynchy;
         self.status_poll = poll;
         let not_polled =
             if self.profile == Profile::Pynchy { NOT_POLLED } else { "the host's status is not asked for" };

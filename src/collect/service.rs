@@ -562,6 +562,9 @@ impl Service {
         let limits = Limits::within(self.patience.liveness);
         let answer = self.http.get(&format!("{base}{path}"), &[("Accept", "application/json")], limits).await?;
         match answer.json::<serde_json::Value>() {
+            Ok(said) if said.get("ok") == Some(&false.into()) => {
+                Err(http::Error::Broken(format!("answered with status {} that it is not ok", answer.status)))
+            }
             Ok(_) => Ok(http::Head { status: answer.status, took: answer.took }),
             Err(error) => Err(http::Error::Broken(error.to_string())),
         }
@@ -829,8 +832,8 @@ struct PynchyAnswer {
 #[derive(Deserialize)]
 struct OpenclawAnswer {
     ready: bool,
-    #[serde(default)]
-    failing: Vec<String>,
+    /// Words, as far as we know; whatever else it is says nothing of `ready`.
+    failing: Option<serde_json::Value>,
 }
 
 /// The part of pi-web's `/api/metrics` that is of its own process.
@@ -895,10 +898,18 @@ impl Health {
         let answer = if answer.status == 503 { answer } else { answer.good()? };
         let said: OpenclawAnswer = answer.json()?;
         let status = if said.ready { "ready" } else { "not_ready" };
-        let failing = said.failing.into_iter().take(FAILING).map(word).collect::<Result<_>>()?;
-        let (status, ready, failing) = (Some(status.to_owned()), Some(said.ready), Some(failing));
+        let failing = match said.failing {
+            None => Some(Vec::new()),
+            Some(said) => said.as_array().map(|said| said.iter().take(FAILING).map(failing_word).collect()),
+        };
+        let (status, ready) = (Some(status.to_owned()), Some(said.ready));
         Ok(Health { status, ready, failing, ..Health::nothing(at) })
     }
+}
+
+/// What is no word has failed all the same, and is not quoted.
+fn failing_word(said: &serde_json::Value) -> String {
+    said.as_str().and_then(|said| word(said.to_owned()).ok()).unwrap_or_else(|| "other".to_owned())
 }
 
 /// It is shown, so it must be a word and not a text.
@@ -1410,9 +1421,35 @@ mod tests {
         let health = section.health.clone().unwrap();
         assert_eq!((health.status.as_deref(), health.failing), (Some("not_ready"), Some(vec!["telegram".to_owned()])));
         assert_eq!((section.status, values(&section)["agenthost_service_ready"]), (Status::Ok, 0.0));
+        // What is no word there takes nothing away from the rest.
+        let odd = r#"{"ready":false,"failing":["telegram","a secret text",{"name":"secret"},7]}"#;
+        for (second, body, failing) in [
+            (30, odd, Some(vec!["telegram", "other", "other", "other"])),
+            (45, r#"{"ready":false}"#, Some(vec![])),
+            (60, r#"{"ready":false,"failing":null}"#, Some(vec![])),
+            (75, r#"{"ready":false,"failing":"a secret text"}"#, None),
+        ] {
+            api.say("/readyz", Say::Answer(503, "application/json", body.into()));
+            let section = collect_live(&mut service, begin.plus(seconds(second)));
+            let health = section.health.clone().unwrap();
+            let told = health.failing.as_ref().map(|words| words.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!((health.ready, told, health.error), (Some(false), failing, None), "{body}");
+            assert_eq!(values(&section)["agenthost_service_ready"], 0.0);
+        }
+        // It says itself that it is not well.
+        for status in [200, 503] {
+            api.say("/healthz", Say::Answer(status, "application/json", r#"{"ok":false,"status":"live"}"#.into()));
+            let section = collect_live(&mut service, begin.plus(seconds(3000)));
+            let said = section.api.as_ref().unwrap().error.clone().unwrap();
+            assert_eq!(
+                (section.status, said),
+                (Status::Stalled, format!("answered with status {status} that it is not ok"))
+            );
+            assert_eq!(values(&section)["agenthost_service_responding"], 0.0);
+        }
         // A page that answers everything, itself or a proxy before it.
         api.say("/healthz", Say::Html("<html>".into()));
-        let section = collect_live(&mut service, begin.plus(seconds(400)));
+        let section = collect_live(&mut service, begin.plus(seconds(4000)));
         assert_eq!((section.status, section.health.is_none()), (Status::Stalled, true));
         assert_eq!(
             section.api.as_ref().unwrap().error.as_deref(),

@@ -141,6 +141,11 @@ impl Answer {
         }
     }
 
+    /// Whether it calls itself HTML.
+    pub fn is_page(&self) -> bool {
+        self.kind == Kind::Html
+    }
+
     /// The body, if it is text.
     pub fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.body).ok()

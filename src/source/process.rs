@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,14 @@ mod program;
 /// The process table. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Processes {}
+
+/// A number that other sidecars do not have, on this machine or another.
+pub fn instance() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let machine = rustix::system::uname();
+    (machine.nodename().to_bytes(), std::process::id()).hash(&mut hasher);
+    hasher.finish()
+}
 
 /// What tells a process from a later one that got its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -151,7 +151,7 @@ impl<'a> Replay<'a> {
                     name: known.name,
                     interval: paced.interval.0,
                     timeout: paced.timeout.0,
-                    checks: known.checks.iter().collect(),
+                    checks: known.checks.to_vec(),
                 }),
             }
         }

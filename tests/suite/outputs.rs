@@ -87,7 +87,7 @@ fn river(at: Now) -> River {
         name: subsystem.name,
         interval: subsystem.every,
         timeout: subsystem.timeout,
-        checks: subsystem.checks.iter().collect(),
+        checks: subsystem.checks.to_vec(),
     });
     let health = Health::new(at, watched.collect(), pulse::CHECKS, &Settings::default());
     River::new(at, sidecar(), collect::ALL.iter().map(seen).collect(), health)

@@ -120,7 +120,7 @@ impl Poller {
     }
 
     fn watched(&self) -> Watched {
-        Watched { name: self.name, interval: self.interval, timeout: self.timeout(), checks: vec![self.check] }
+        Watched { name: self.name, interval: self.interval, timeout: self.timeout(), checks: vec![*self.check] }
     }
 }
 

@@ -266,6 +266,39 @@ fn a_host_that_is_starting_is_given_its_time() {
     assert_eq!(excused(&mut channels, "20:02:00"), [false, false]);
 }
 
+#[test]
+fn a_status_that_is_no_longer_free_is_not_asked_for_before_the_change_is_taken_in() {
+    let (api, root) = (Api::new(), tempfile::tempdir().unwrap());
+    api.json("/status", status(json!({"slack": true})));
+    let write = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
+    write("config.toml", "[gateway]\nlitellm_config = \"litellm.yaml\"\n");
+    write("litellm.yaml", "general_settings: {background_health_checks: true}");
+    let free = Host { root: Some(root.path().into()), is_free_by_its_own_word: true, ..host(&api) };
+    let told = Host { is_free_by_its_own_word: false, ..free.clone() };
+    let mut channels = [free, told].map(|host| collector(&host));
+    let asked =
+        |channels: &mut [Channels], minute| channels.iter_mut().map(|one| looked(one, minute).map(drop)).collect();
+    let both: Vec<_> = asked(&mut channels, 0);
+    assert_eq!((both, api.asked("/status")), (vec![Ok(()), Ok(())], 2));
+    for (minute, file, text) in [
+        (1, "litellm.yaml", "general_settings: {background_health_checks: false}"),
+        (2, "litellm.yaml", "general_settings: {"),
+        (3, "config.toml", "[gateway]\nlitellm_config = \"other.yaml\"\n"),
+    ] {
+        write(file, text);
+        let both: Vec<_> = asked(&mut channels, minute);
+        let (cause, error) = both[0].clone().unwrap_err();
+        assert_eq!((cause, &both[1]), (Cause::Unanswered, &Ok(())), "the operator's word stands");
+        assert!(
+            error.starts_with("the host's configuration has changed, and its /status is not asked for any more: "),
+            "{error}"
+        );
+        assert_eq!(api.asked("/status"), 2 + minute as usize);
+    }
+    write("config.toml", "");
+    assert_eq!(asked(&mut channels[..1], 4), [Ok(())]);
+}
+
 const DELIVERIES: &str = "
     INSERT INTO outbound_ledger (id, chat_jid, content, timestamp, source) VALUES
         (1, 'a', 'x', '2026-11-21T19:00:00+00:00', 'agent'), (2, 'a', 'x', '2026-11-21T19:55:00+00:00', 'agent'),

@@ -14,15 +14,17 @@ use super::probe::{Auth, Read, Request, Seen, State, Wanted};
 use super::provider::{self, Movement, Traffic};
 use super::question::{Question, Told};
 use super::settings::{ActiveHealth, Address, Watched, Written};
-use super::{Active, Load, Paid, Probe, Word, can_serve};
+use super::{Active, Load, Paid, Probe, Word, can_serve, takes_connections};
 use crate::fact::Span;
 use crate::host::gateway::{Containers, Kind};
 use crate::sample::{Denied, Now};
 use crate::source::Sources;
+use crate::source::boot::Boot;
 use crate::source::budget::Ledger;
 use crate::source::docker::Docker;
 use crate::source::http::{self, Answer, Error, Http, Limits, Trust};
 use crate::source::key::{Key, KeyFile};
+use crate::source::process::instance;
 
 /// A list of models may be long.
 const BODY_LIMIT: usize = 4 * 1024 * 1024;
@@ -45,8 +47,6 @@ const MOST_PATIENCE: Duration = Duration::from_secs(15 * 60);
 const CACHED: Duration = Duration::from_secs(5);
 /// How long it is not asked again then.
 const NOT_CACHED: Duration = Duration::from_secs(60 * 60);
-/// Requests that run without a token for so long: the engine hangs.
-const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Asks one gateway.
 pub struct Asker {
@@ -66,7 +66,7 @@ pub struct Asker {
     /// `live` was asked with the key.
     live_was_keyed: bool,
     movement: Movement,
-    standstill: Duration,
+    boot: Boot,
 }
 
 /// Whether and how the health of models is asked for.
@@ -145,9 +145,9 @@ impl Asker {
             "[collect.gateway] `active_health = \"paid\"` needs `path` in [state]: what was spent is kept beside it"
         );
         let credential = |file: Option<PathBuf>| file.map(|file| Credential::new(KeyFile::new(file)));
-        let live_every = provider::pace(watched.kind, &watched.url);
+        let (live_every, lag) = (provider::pace(watched.kind, &watched.url), lag(&watched));
         Ok(Asker {
-            questions: Questions::new(live_every, mode),
+            questions: Questions::new(Question::new(live_every).late_by(lag), mode),
             watched,
             http: sources.http.clone(),
             ca_file: config.ca_file,
@@ -168,7 +168,7 @@ impl Asker {
             },
             live_was_keyed: false,
             movement: Movement::default(),
-            standstill: Duration::ZERO,
+            boot: sources.boot.clone(),
         })
     }
 
@@ -231,8 +231,11 @@ impl Asker {
         self.live_was_keyed = keyed;
         let http = http.clone();
         self.questions.live.ask(now, async move {
-            let read = |answer: &Answer| provider::listed(kind, &url, answer);
-            let told = Read::of(&fetch(&http, &request).await, request.wanted, read);
+            let asked = fetch(&http, &request).await;
+            if kind == Kind::Litellm {
+                return Read { seen: litellm::alive(&asked), value: None };
+            }
+            let told = Read::of(&asked, request.wanted, |answer| provider::listed(kind, &url, answer));
             match provider::wants_key(kind) && !keyed {
                 true => Read { seen: told.seen.without_key(), value: told.value },
                 false => told,
@@ -377,7 +380,12 @@ impl Asker {
                 Request { wanted: Wanted::Text, ..self.request("/metrics", None, READINESS.min(self.prompt)) };
             ask(&mut self.questions.traffic, now, http, request, provider::traffic);
         }
-        self.prove_keys(now, http);
+        if self.key.is_some() || self.admin.is_some() {
+            self.prove_keys(now, http);
+        } else if self.questions.models.is_due(now) {
+            let request = self.request("/v1/models", None, READINESS);
+            ask(&mut self.questions.models, now, http, request, litellm::models);
+        }
     }
 
     fn request(&self, path: &str, key: Option<&Key>, time: Duration) -> Request {
@@ -395,9 +403,9 @@ impl Asker {
         self.learn_health(now);
         if let Some(told) = self.questions.traffic.news() {
             match &told.said.value {
-                Some(traffic) => self.standstill = self.movement.follow(traffic, told.at.mono),
+                Some(traffic) => self.movement.follow(traffic, told.at.mono),
                 // Nobody says any more how many run: a standstill that was seen before proves nothing now.
-                None => (self.movement, self.standstill) = (Movement::default(), Duration::ZERO),
+                None => self.movement = Movement::default(),
             }
         }
     }
@@ -441,13 +449,13 @@ impl Asker {
 
     /// Whether it could serve, and why not.
     pub fn ready(&self) -> (Word, Option<String>) {
-        match self.watched.kind {
-            Kind::Litellm => self.litellm_is_ready(),
-            Kind::Vllm if self.standstill >= STANDSTILL => {
-                let reason = format!("no token has come for {} though requests run", Span(self.standstill));
+        match (self.watched.kind, self.movement.hangs_for()) {
+            (Kind::Litellm, _) => self.litellm_is_ready(),
+            (_, Some(standstill)) => {
+                let reason = format!("no token has come for {} though requests run", Span(standstill));
                 (Word::No, Some(reason))
             }
-            kind => {
+            (kind, None) => {
                 let live = self.questions.live.latest().map(|told| &told.said.seen);
                 let word = live.map_or(Word::Unseen, can_serve);
                 // That it wants a key is all that it tells without one.
@@ -476,10 +484,15 @@ impl Asker {
         }
     }
 
-    pub fn configured_models(&self) -> Option<usize> {
+    pub fn configured_models(&self, now: Now) -> Option<usize> {
         let listed = self.questions.live.latest().and_then(|told| told.said.value.flatten());
         let asked = [&self.questions.models, &self.questions.admin_models];
-        listed.or_else(|| asked.into_iter().find_map(|question| question.latest()?.said.value))
+        listed.or_else(|| asked.into_iter().find_map(|question| question.standing(now)?.said.value))
+    }
+
+    /// Whether the host is, and this gateway with it.
+    pub fn is_starting(&self, now: Now) -> bool {
+        self.watched.own.is_some() && self.boot.is_under_way(now)
     }
 
     pub fn names(&self) -> Option<&Names> {
@@ -488,7 +501,8 @@ impl Asker {
 
     pub fn load(&self) -> Option<Load> {
         let Traffic { running, waiting, .. } = self.questions.traffic.latest()?.said.value?;
-        Some(Load { running, waiting, standstill_seconds: self.standstill.as_secs_f64() })
+        let standstill = self.movement.standstill.map(|standstill| standstill.as_secs_f64());
+        Some(Load { running, waiting, standstill_seconds: standstill })
     }
 
     pub fn credentials(&self) -> impl Iterator<Item = (&'static str, &Credential)> {
@@ -595,16 +609,25 @@ pub fn litellm_is_ready(
     postgres: Option<&Result<(), Error>>,
 ) -> (Word, Option<String>) {
     let no = |why: &str| (Word::No, Some(why.to_owned()));
-    match (can_serve(seen), database.unwrap_or(Database::Unknown)) {
-        (Word::Yes, _) if postgres.is_some_and(Result::is_err) => no("the port of its database takes no connection"),
-        (Word::Yes, Database::Disconnected) => no("its database is gone"),
-        (Word::Yes, Database::Stalled) => no("its database hangs"),
-        (Word::Yes, Database::NotConnected) if expected == Some(true) => no("it has not connected to its database"),
-        (Word::Yes, Database::Unknown) if expected != Some(false) => {
-            (Word::Unseen, Some("it does not say how its database is".to_owned()))
+    let is_shut = postgres.is_some_and(|tried| takes_connections(tried) == Some(false));
+    match (can_serve(seen), database) {
+        (Word::Yes, _) if is_shut => no("the port of its database takes no connection"),
+        (Word::Yes, Some(Database::Disconnected)) => no("its database is gone"),
+        (Word::Yes, Some(Database::Stalled)) => no("its database hangs"),
+        (Word::Yes, Some(Database::NotConnected)) if expected == Some(true) => {
+            no("it has not connected to its database")
         }
+        // Some versions never say it, and are ready all the same.
+        (Word::Yes, Some(Database::Unknown)) if expected == Some(true) => {
+            (Word::Withheld, Some("it does not say how its database is".to_owned()))
+        }
+        (Word::Yes, None) => (Word::Unseen, Some("it does not answer as LiteLLM does".to_owned())),
         (word, _) => (word, seen.reason.clone()),
     }
+}
+
+fn lag(watched: &Watched) -> Duration {
+    provider::lag(watched.kind, &watched.url, instance())
 }
 
 fn learn<T: Send + 'static>(credential: &mut Option<Credential>, question: &mut Question<Read<T>>, now: Now) {
@@ -630,9 +653,9 @@ async fn fetch(http: &Http, request: &Request) -> Result<Answer, Error> {
 }
 
 impl Questions {
-    fn new(live: Duration, mode: ActiveHealth) -> Questions {
+    fn new(live: Question<Read<Option<usize>>>, mode: ActiveHealth) -> Questions {
         Questions {
-            live: Question::new(live),
+            live,
             readiness: Question::new(NEAR),
             postgres: Question::new(NEAR),
             containers: Question::new(NEAR),

@@ -77,7 +77,7 @@ impl Lab {
             name,
             interval: seconds(self.interval),
             timeout: seconds(10),
-            checks: if *name == "channels" { vec![&CHANNEL] } else { vec![] },
+            checks: if *name == "channels" { vec![CHANNEL] } else { vec![] },
         };
         self.collectors.iter().map(watched).collect()
     }

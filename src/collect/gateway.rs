@@ -19,13 +19,16 @@ use crate::sample::{Now, Points};
 use crate::source::Sources;
 use crate::source::http::Error;
 
+mod answers;
 mod asker;
 mod containers;
 mod credential;
 mod litellm;
+mod models;
 mod probe;
 mod provider;
 mod question;
+mod questions;
 mod settings;
 
 use asker::Asker;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::asker::litellm_is_ready;
+use super::answers::litellm_is_ready;
 use super::probe::Wanted;
 use super::*;
 use crate::collect::fixture;

@@ -36,6 +36,7 @@ pub mod heartbeat;
 pub mod exporter;
 
 mod amount;
+mod connectors;
 mod deliveries;
 mod host_api;
 mod registered;

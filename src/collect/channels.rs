@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::collect::Collector;
+use crate::collect::connectors::{self, Connector};
 use crate::collect::deliveries::{self, Waiting};
 use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi};
 use crate::collect::http::ask_all;
@@ -252,7 +253,7 @@ impl Word {
         match self {
             Word::Status => STATUS,
             Word::Health => HEALTH,
-            Word::Connectors => "/api/health/status",
+            Word::Connectors => connectors::PATH,
             Word::Listed => "",
         }
     }
@@ -262,19 +263,6 @@ impl Word {
 #[derive(Deserialize)]
 struct StatusAnswer {
     channels: BTreeMap<String, Value>,
-}
-
-/// The part of netclaw's status that we read. Its `overall` counts MCP servers too, so it is not.
-#[derive(Deserialize)]
-struct ConnectorsAnswer {
-    connectors: Vec<Connector>,
-}
-
-#[derive(Deserialize)]
-struct Connector {
-    key: String,
-    enabled: Option<bool>,
-    status: Option<String>,
 }
 
 /// The part of `/health` that we read.
@@ -354,22 +342,18 @@ impl Word {
                 Ok([(ANY.into(), State::plain(Some(said.channels_connected), path))].into())
             }
             Word::Connectors => {
-                let said: ConnectorsAnswer = api.status(path, now).await?;
-                let channels = said.connectors.into_iter().filter(Connector::is_channel);
-                let state = |one: &Connector| State::of_connector(one.status.as_deref(), path);
-                channels.map(|one| Ok((named(one.key.clone())?, state(&one)))).collect()
+                let said: connectors::Answer = api.status(path, now).await?;
+                let channels = said.connectors.into_iter().filter(is_channel);
+                channels.map(|one| Ok((named(one.key.clone())?, State::of_connector(&one, path)))).collect()
             }
             Word::Listed => Ok(BTreeMap::new()),
         }
     }
 }
 
-impl Connector {
-    /// MCP servers are no channels, and the local terminal is none that can be lost. One that is switched off is not there.
-    fn is_channel(&self) -> bool {
-        let is_on = self.enabled != Some(false) && self.status.as_deref() != Some("disabled");
-        is_on && self.key != "tui" && !self.key.starts_with("mcp:")
-    }
+/// MCP servers are no channels, and the local terminal is none that can be lost.
+fn is_channel(connector: &Connector) -> bool {
+    connector.is_on() && connector.key != "tui" && !connector.key.starts_with("mcp:")
 }
 
 /// It becomes a label, so it is a name and not a text.
@@ -389,15 +373,10 @@ impl State {
         }
     }
 
-    /// netclaw's word. One that we do not know says nothing.
-    fn of_connector(status: Option<&str>, source: &str) -> State {
-        let status = status.filter(|status| is_word(status)).unwrap_or("unknown");
-        let connected = match status {
-            "healthy" => Some(true),
-            "disconnected" | "degraded" | "auth-required" | "auth-failed" => Some(false),
-            _ => None,
-        };
-        State { connected, status: status.into(), source: source.into() }
+    /// netclaw's word, shown also where we do not know it.
+    fn of_connector(connector: &Connector, source: &str) -> State {
+        let status = connector.status.as_deref().filter(|status| is_word(status)).unwrap_or("unknown");
+        State { connected: connector.state().1, status: status.into(), source: source.into() }
     }
 
     /// The channels that are mapped to an endpoint, as it says, or unknown if it says nothing.

@@ -331,10 +331,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// The first connection to come of several addresses (RFC 8305): IPv6 that leads nowhere must not use up the time of IPv4
 /// that answers. `hyper-util` has it too, in a client that keeps connections, which we do not.
 async fn first_of(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
-    let mut waiting = by_turns(addresses).into_iter();
     let (mut trying, mut failed) = (JoinSet::new(), None);
-    loop {
-        let Some(address) = waiting.next() else { break };
+    for address in by_turns(addresses) {
         trying.spawn(TcpStream::connect(address));
         match timeout(HEAD_START, trying.join_next()).await {
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),

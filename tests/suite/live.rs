@@ -187,6 +187,20 @@ fn with_litellm_in_front_the_status_is_asked_for_only_if_somebody_said_so() {
     assert!(note.ends_with("`status_poll = \"never\"` in [host] says so"), "{note}");
 }
 
+#[test]
+fn no_model_fails_by_one_cycle_of_the_checks_that_litellm_makes_and_a_new_pace_is_taken_in() {
+    let root = Root::with_history(Timestamp::now());
+    let write = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
+    write("config.toml", "[server]\nport = 1\n[gateway]\nlitellm_config = \"litellm.yaml\"\n");
+    let pace = |seconds: u32| write("litellm.yaml", &format!("general_settings: {{health_check_interval: {seconds}}}"));
+    pace(1800);
+    let sidecar = Sidecar::start(root.path(), "");
+    let fail_for = |seconds: u32| format!("agenthost_check_fail_for_seconds{{check=\"gateway_models\"}} {seconds}\n");
+    assert!(sidecar.get("/metrics").1.contains(&fail_for(3660)));
+    pace(300);
+    sidecar.until_patiently("11 minutes", |_| sidecar.get("/metrics").1.contains(&fail_for(660)));
+}
+
 /// The probes of a host that hangs are as quick as those of one that does not.
 #[test]
 fn probes_do_not_wait_for_a_host_that_hangs() {

@@ -36,6 +36,7 @@ pub mod heartbeat;
 pub mod exporter;
 
 mod amount;
+mod connectors;
 mod deliveries;
 mod host_api;
 mod registered;
@@ -92,6 +93,11 @@ pub trait Collector: Sized + Send + 'static {
     /// Also called after a panic, to begin anew.
     fn new(config: Self::Config, host: &Host, sources: &Sources) -> Result<Option<Self>>;
 
+    /// How long a check must be bad here to fail, where that hangs on how this host is set up.
+    fn fail_for(check: &Check, _host: &Host) -> Duration {
+        check.fail_for
+    }
+
     /// How long a run may take: told before each, to collectors whose questions must be answered in less.
     fn within(&mut self, _timeout: Duration) {}
 
@@ -123,6 +129,7 @@ pub struct Subsystem {
     pub listed: bool,
     pub facts: &'static [&'static Fact],
     pub checks: &'static [Check],
+    fail_for: fn(&Check, &Host) -> Duration,
     /// Reads the collector's table (absent: its defaults) and says how to build it.
     pub plan: fn(Option<Table<'_>>) -> Result<Build, toml::de::Error>,
 }
@@ -138,8 +145,14 @@ impl Subsystem {
             listed: C::LISTED,
             facts: C::FACTS,
             checks: C::CHECKS,
+            fail_for: C::fail_for,
             plan: plan::<C>,
         }
+    }
+
+    /// Its checks as they are for this host.
+    pub fn checks_of(&self, host: &Host) -> Vec<Check> {
+        self.checks.iter().map(|check| Check { fail_for: (self.fail_for)(check, host), ..*check }).collect()
     }
 
     /// How often it looks at this host where the configuration does not say.

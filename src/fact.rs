@@ -66,7 +66,7 @@ impl Fact {
 }
 
 /// One fact held against one bound, with a policy. Data, not code: whatever health needs is a fact.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Check {
     pub name: &'static str,
     pub fact: &'static Fact,

@@ -36,7 +36,7 @@ pub struct Watched {
     pub name: &'static str,
     pub interval: Duration,
     pub timeout: Duration,
-    pub checks: Vec<&'static Check>,
+    pub checks: Vec<Check>,
 }
 
 /// What all verdicts together say of the host.
@@ -455,7 +455,8 @@ mod tests {
     }
 
     fn watched(name: &'static str, checks: &[&'static Check]) -> Watched {
-        Watched { name, interval: seconds(15), timeout: seconds(10), checks: checks.to_vec() }
+        let checks = checks.iter().map(|check| **check).collect();
+        Watched { name, interval: seconds(15), timeout: seconds(10), checks }
     }
 
     /// `channels` only.
@@ -477,7 +478,7 @@ mod tests {
     fn points(seen: Seen<'_>) -> Points {
         let point = |&(fact, subject, value): &(&'static Fact, &str, Option<f64>)| {
             let labels = if fact.labels.is_empty() { vec![] } else { vec![subject.into()] };
-            Point { fact, labels, value, exported: true }
+            Point { fact, labels, value, excused: false, exported: true }
         };
         Points(seen.iter().map(point).collect())
     }
@@ -682,6 +683,36 @@ mod tests {
         let mut lab = queues("");
         assert_eq!(lab.failed(15, "queues", Cause::Denied), Overall::Degraded, "whatever its severity");
         assert_eq!(lab.failed(30, "queues", Cause::Unanswered), Overall::Healthy);
+    }
+
+    #[test]
+    fn what_is_excused_fails_nothing_breaks_nothing_and_mends_nothing() {
+        let mut lab = lab("[channel_connected]\nexpect = [\"mail\"]\n");
+        let excused = |names: &[&str]| {
+            let mut points = Points::default();
+            names.iter().for_each(|&name| points.excuse(&CONNECTED, [&name.into()], BAD));
+            points
+        };
+        lab.channels(15, &[("slack", OK), ("mail", OK)]);
+        for at in 2..240 {
+            assert_eq!(lab.take(at * 15, "channels", Ok(excused(&["slack", "mail"])), &[]), Overall::Degraded);
+        }
+        assert_eq!(
+            lab.states("channel_connected"),
+            [("mail".into(), State::Unknown), ("slack".into(), State::Unknown)]
+        );
+        assert_eq!(lab.all_failed(7200, Cause::Excused), Overall::Degraded);
+        assert_eq!(lab.verdict("channel_connected", "slack").trips_at, None);
+        // A streak goes on behind it, and a failure stands.
+        lab.channels(7275, &[("slack", BAD), ("mail", OK)]);
+        lab.all_failed(7500, Cause::Excused);
+        assert_eq!(lab.channels(7515, &[("slack", BAD), ("mail", OK)]), Overall::Unhealthy);
+        assert_eq!(lab.all_failed(15_000, Cause::Excused), Overall::Unhealthy);
+        // Silence that is not excused fails as ever.
+        assert_eq!(lab.channels(15_180, &[("slack", OK), ("mail", OK)]), Overall::Healthy);
+        lab.all_failed(15_300, Cause::Excused);
+        assert_eq!(lab.all_failed(15_600, Cause::Unanswered), Overall::Degraded);
+        assert_eq!(lab.all_failed(15_630, Cause::Unanswered), Overall::Unhealthy);
     }
 
     #[test]

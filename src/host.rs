@@ -59,7 +59,7 @@ pub struct Config {
     pub url: Option<String>,
     /// The file that holds its pid, relative to the root if it has one.
     pub pid_file: Option<PathBuf>,
-    /// A word of its command line, or the end of one behind a `/`.
+    /// What it runs: the name of its program or of the script or module of an interpreter, or the end of its path.
     #[serde(deserialize_with = "word")]
     pub process: Option<String>,
     /// The file with the token that its API wants.
@@ -154,6 +154,8 @@ pub struct Host {
     pub token: Option<KeyFile>,
     /// How often its own status is asked for; `None`: never.
     pub status_poll: Option<Duration>,
+    /// That it is asked for rests on nothing but the host's own configuration, by which it costs no money.
+    pub is_free_by_its_own_word: bool,
     /// What is not looked at here, why, and how to get it.
     pub notes: Vec<String>,
     /// Its SQLite database; `None` where the profile has none.
@@ -223,7 +225,7 @@ pub enum ProcessRule {
     InRoot { program: String, root: PathBuf },
     /// Its pid stands in this file: alone, or as `pid` of a JSON object.
     PidFile(PathBuf),
-    /// A word of its command line is this, or ends in `/` and this.
+    /// It runs this program, itself or through an interpreter; a part of its path may be given.
     Command(String),
     /// Nobody said.
     Unknown,
@@ -280,6 +282,7 @@ impl Host {
             url: None,
             token: None,
             status_poll: None,
+            is_free_by_its_own_word: false,
             notes: Vec::new(),
             database: None,
             process,
@@ -337,6 +340,8 @@ impl Host {
             (StatusPoll::Auto, None, None) => (Some(STATUS_POLL), None),
             (StatusPoll::Auto, None, Some(why)) => (None, Some(why)),
         };
+        let by_itself = (config.status_poll, config.status_interval) == (StatusPoll::Auto, None);
+        self.is_free_by_its_own_word = by_itself && poll.is_some() && self.profile == Profile::Pynchy;
         self.status_poll = poll;
         let not_polled =
             if self.profile == Profile::Pynchy { NOT_POLLED } else { "the host's status is not asked for" };

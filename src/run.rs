@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agenthost_exporter::collect::Subsystem;
 use agenthost_exporter::config::{Config, Planned};
+use agenthost_exporter::fact::Check;
 use agenthost_exporter::health::{Health, Watched};
 use agenthost_exporter::host::{self, Host};
 use agenthost_exporter::pulse::{self, Pulse};
@@ -63,6 +64,7 @@ struct Paced {
 /// What a configuration makes of one collector.
 struct Prepared {
     subsystem: &'static Subsystem,
+    checks: Vec<Check>,
     plan: Paced,
     /// `None`: it goes on as it runs.
     pulse: Option<Pulse>,
@@ -203,7 +205,7 @@ impl Running {
     }
 
     fn run_all(&mut self, prepared: Vec<Prepared>) {
-        for Prepared { subsystem, plan, pulse } in prepared {
+        for Prepared { subsystem, plan, pulse, .. } in prepared {
             if let Some(pulse) = pulse {
                 let task = tokio::spawn(pulse.run(self.readings.clone()));
                 self.loops.insert(subsystem.name, Loop { plan, task });
@@ -278,14 +280,14 @@ fn prepare(
     let mut prepared = Vec::new();
     for Planned { subsystem, interval, timeout, settings, build } in planned {
         let interval = interval.unwrap_or_else(|| subsystem.interval(host));
-        let plan = Paced { interval, timeout, settings };
+        let (plan, checks) = (Paced { interval, timeout, settings }, subsystem.checks_of(host));
         if running.get(subsystem.name) == Some(&plan) {
-            prepared.push(Prepared { subsystem, plan, pulse: None });
+            prepared.push(Prepared { subsystem, checks, plan, pulse: None });
             continue;
         }
         let pulse = Pulse::new(subsystem.name, interval, timeout, build, host, sources).map_err(crate::refused)?;
         let pulse = pulse.map(|pulse| pulse.retrying(subsystem.retry));
-        prepared.extend(pulse.map(|pulse| Prepared { subsystem, plan, pulse: Some(pulse) }));
+        prepared.extend(pulse.map(|pulse| Prepared { subsystem, checks, plan, pulse: Some(pulse) }));
     }
     Ok(prepared)
 }
@@ -302,9 +304,8 @@ fn header(now: Now, prepared: &[Prepared]) -> record::Header {
 }
 
 fn watched(one: &Prepared) -> Watched {
-    let Prepared { subsystem, plan, .. } = one;
-    let checks = subsystem.checks.iter().collect();
-    Watched { name: subsystem.name, interval: plan.interval, timeout: plan.timeout, checks }
+    let Prepared { subsystem, checks, plan, .. } = one;
+    Watched { name: subsystem.name, interval: plan.interval, timeout: plan.timeout, checks: checks.clone() }
 }
 
 fn sidecar(now: Now, host: &Host) -> Sidecar {

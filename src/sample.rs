@@ -220,6 +220,8 @@ pub struct Point {
     pub labels: Vec<Arc<str>>,
     /// `None`: listed, but not seen. It makes no series, and is unknown to checks.
     pub value: Option<f64>,
+    /// No check judges by it: see `Cause::Excused`.
+    pub excused: bool,
     /// False past the collector's cap: checks see it, metrics do not.
     pub exported: bool,
 }
@@ -244,7 +246,18 @@ impl Points {
     pub fn put<const N: usize>(&mut self, fact: &'static Fact, labels: [&Arc<str>; N], value: impl Into<Option<f64>>) {
         debug_assert_eq!(fact.labels.len(), N, "{} has other labels", fact.prometheus);
         let labels = labels.into_iter().cloned().collect();
-        self.0.push(Point { fact, labels, value: value.into(), exported: true });
+        self.0.push(Point { fact, labels, value: value.into(), excused: false, exported: true });
+    }
+
+    /// Adds a value, or that there is none, by which no check may judge: see `Cause::Excused`.
+    pub fn excuse<const N: usize>(
+        &mut self,
+        fact: &'static Fact,
+        labels: [&Arc<str>; N],
+        value: impl Into<Option<f64>>,
+    ) {
+        self.put(fact, labels, value);
+        self.0.last_mut().expect("it was just put").excused = true;
     }
 
     /// Keeps at most `cap` exported series of each fact and returns how many were left out.
@@ -269,6 +282,9 @@ pub enum Cause {
     Unanswered,
     /// 401, 403, EACCES, wrong owner: we may not look.
     Denied,
+    /// Nobody can tell now, and that says nothing of what is asked about: the host is starting, or its status page alone is
+    /// broken. Nothing fails by it, however long it lasts, and no verdict changes.
+    Excused,
 }
 
 /// A collector that saw nothing: the cause for checks, the text for people.
@@ -290,10 +306,26 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
+/// Marks an error as excused, and says why; `Failure::from` finds it anywhere in the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excused(pub String);
+
+impl fmt::Display for Excused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Excused {}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
-        let denied = error.chain().any(|cause| cause.is::<Denied>() || is_permission(cause));
-        let cause = if denied { Cause::Denied } else { Cause::Unanswered };
+        let mut cause = Cause::Unanswered;
+        if error.chain().any(|cause| cause.is::<Denied>() || is_permission(cause)) {
+            cause = Cause::Denied;
+        } else if error.chain().any(|cause| cause.is::<Excused>()) {
+            cause = Cause::Excused;
+        }
         Failure { cause, error: format!("{error:#}") }
     }
 }

@@ -1,6 +1,7 @@
 //! The outside world, read only but for files of our own. Nothing else in the program touches it, and no type of a
 //! source's crate leaves here.
 
+pub mod boot;
 pub mod cgroup;
 pub mod budget;
 pub mod docker;
@@ -16,6 +17,7 @@ pub mod state;
 /// The ways out that collectors share. The seam for tests is a path or a URL in the host, never a trait.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
+    pub boot: boot::Boot,
     pub cgroups: cgroup::Cgroups,
     pub docker: docker::Docker,
     pub http: http::Http,

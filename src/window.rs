@@ -305,7 +305,8 @@ impl Window {
         }
     }
 
-    /// A good reading does not list it: somebody answered, so this is no silence, but nothing was seen of it.
+    /// Nothing was seen of it, and yet this is no silence of it: a good reading does not list it, or nobody can tell for a
+    /// reason that is none of it (`Cause::Excused`). The verdict stands.
     pub fn missing(&mut self, rules: Rules<'_>, clock: &Clock) {
         let at = clock.at();
         self.break_silence(rules, at);

@@ -1,7 +1,14 @@
 //! Channels: which of them the host calls connected, and whether its own database contradicts it.
 //!
-//! Only the running host knows its channels, so a host that does not answer makes them unknown. Its `/status` may cost it
-//! a lot (see `Host::status_poll`); where it is not to be polled, `/health` says whether any channel is connected.
+//! Only the running host knows its channels, so a host that does not answer makes them unknown; one that is starting is
+//! given its time. pynchy's `/status` may cost it a lot (see `Host::status_poll`); where it is not to be polled, `/health`
+//! says whether any channel is connected.
+//!
+//! That page breaks by itself, too: one broken worktree or a locked database makes an error of all of it. While `/health`
+//! is well this is the page's fault and not the channels', and nobody's readiness may hang on it, as that would pass on
+//! the very fault for which we stand outside. What `/health` says is taken then: that any is connected. If none is, each is
+//! known to be lost; if there is but one, it is known too; of several nobody can tell which, so each keeps its verdict
+//! (`Excused`) and the host is `degraded` until the page is back. An outage of one among several is not seen meanwhile.
 //!
 //! The interval `I` of the checks is that of the polls. After one that failed the loop asks again sooner (`RETRY`), which
 //! adds observations between: never a bad one more than the host said, and an unknown one weighs as any other.
@@ -10,24 +17,29 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::collect::Collector;
+use crate::collect::connectors::{self, Connector};
 use crate::collect::deliveries::{self, Waiting};
 use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi};
 use crate::collect::http::ask_all;
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
-use crate::sample::{Now, Points};
+use crate::sample::{Denied, Excused, Now, Points};
 use crate::source::Sources;
 use crate::source::sqlite::{Database, Followed, Reader};
 
 /// Costs pynchy a hundred git processes, and with LiteLLM in front a billed call to every model.
 const STATUS: &str = "/status";
+/// What `/health` said longer ago does not vouch for a host whose `/status` fails now.
+const JUST_NOW: Duration = Duration::from_secs(10);
+/// Where it is not told which: whether any channel is connected.
+const ANY: &str = "any";
 
 /// Nothing to set but what the loop takes.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,6 +66,9 @@ struct Channel {
     source: Arc<str>,
     #[serde(skip)]
     evidence: Evidence,
+    /// That it is not known is no fault of it: the host is starting.
+    #[serde(skip)]
+    excused: bool,
 }
 
 /// What the host's deliveries say of a channel's word.
@@ -175,14 +190,16 @@ impl Collector for Channels {
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let said = self.ask(now).await?;
+        let starting = self.sources.boot.is_under_way(now);
+        let said = self.ask(now).await.map_err(|error| if starting { while_starting(error) } else { error })?;
         let ledger = self.ledger.as_mut().map(|ledger| ledger.look(now));
         let seen = std::mem::take(&mut self.seen);
         self.seen = said.into_iter().map(|(name, state)| remember(&seen, name, state, now.wall)).collect();
         let channel = |(name, (state, since)): (&Arc<str>, &(State, Timestamp))| {
             let evidence = ledger.as_ref().map_or(Evidence::Unmeasured, |ledger| ledger.judge(name, state, now.wall));
             let State { connected, status, source } = state.clone();
-            (name.clone(), Channel { connected, status, since: *since, source, evidence })
+            let excused = starting && connected.is_none();
+            (name.clone(), Channel { connected, status, since: *since, source, evidence, excused })
         };
         Ok(Section { channels: self.seen.iter().map(channel).collect() })
     }
@@ -190,7 +207,10 @@ impl Collector for Channels {
     fn points(section: &Section, points: &mut Points) {
         let number = |yes: bool| f64::from(u8::from(yes));
         for (name, channel) in &section.channels {
-            points.put(&CONNECTED, [name], channel.connected.map(number));
+            match channel.excused {
+                true => points.excuse(&CONNECTED, [name], None),
+                false => points.put(&CONNECTED, [name], channel.connected.map(number)),
+            }
             points.put(&SINCE, [name], channel.since.as_millisecond() as f64 / 1000.0);
             match channel.evidence {
                 Evidence::Unmeasured => {}
@@ -201,14 +221,20 @@ impl Collector for Channels {
     }
 }
 
-/// With the moment at which it was first seen so.
+/// What a host cannot say yet is no failure of what it would say.
+fn while_starting(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<Denied>() { error } else { anyhow!(Excused(format!("{error:#} (the host is starting)"))) }
+}
+
+/// With the moment at which it was first seen so, whoever says it.
 fn remember(
     seen: &BTreeMap<Arc<str>, (State, Timestamp)>,
     name: Arc<str>,
     state: State,
     now: Timestamp,
 ) -> (Arc<str>, (State, Timestamp)) {
-    let since = seen.get(&name).filter(|(known, _)| *known == state).map_or(now, |(_, since)| *since);
+    let is_same = |known: &State| (known.connected, &known.status) == (state.connected, &state.status);
+    let since = seen.get(&name).filter(|(known, _)| is_same(known)).map_or(now, |(_, since)| *since);
     (name, (state, since))
 }
 
@@ -227,7 +253,7 @@ impl Word {
         match self {
             Word::Status => STATUS,
             Word::Health => HEALTH,
-            Word::Connectors => "/api/health/status",
+            Word::Connectors => connectors::PATH,
             Word::Listed => "",
         }
     }
@@ -237,19 +263,6 @@ impl Word {
 #[derive(Deserialize)]
 struct StatusAnswer {
     channels: BTreeMap<String, Value>,
-}
-
-/// The part of netclaw's status that we read. Its `overall` counts MCP servers too, so it is not.
-#[derive(Deserialize)]
-struct ConnectorsAnswer {
-    connectors: Vec<Connector>,
-}
-
-#[derive(Deserialize)]
-struct Connector {
-    key: String,
-    enabled: Option<bool>,
-    status: Option<String>,
 }
 
 /// The part of `/health` that we read.
@@ -262,10 +275,7 @@ impl Channels {
     /// # Errors
     /// Nobody told of any channel: why the first did not.
     async fn ask(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
-        let mut said = match &mut self.api {
-            Some(api) => self.word.ask(api, now).await?,
-            None => BTreeMap::new(),
-        };
+        let mut said = self.ask_host(now).await?;
         let answers = ask_all(&self.listed, &self.sources, self.run, now).await;
         let heard = self.api.is_some() || answers.iter().any(Result::is_ok);
         for (endpoint, answer) in self.listed.iter().zip(answers) {
@@ -275,6 +285,47 @@ impl Channels {
             }
         }
         Ok(said)
+    }
+}
+
+impl Channels {
+    async fn ask_host(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
+        let Some(api) = &mut self.api else { return Ok(BTreeMap::new()) };
+        match self.word.ask(api, now).await {
+            Ok(mut said) => {
+                // Once listed it stays: what is critical cannot leave without a trace.
+                if self.seen.contains_key(ANY) {
+                    let any = State::any(&said);
+                    said.insert(ANY.into(), any);
+                }
+                Ok(said)
+            }
+            Err(error) if self.word != Word::Status || error.is::<Denied>() => Err(error),
+            Err(error) => match api.briefly::<HealthAnswer>(HEALTH, now, JUST_NOW).await {
+                Ok(health) => self.by_health(health.channels_connected, &error),
+                Err(_) => Err(error),
+            },
+        }
+    }
+
+    /// What is known by `/health` while `/status` is an error.
+    ///
+    /// # Errors
+    /// `Excused`: of several channels nobody can tell which are connected.
+    fn by_health(&self, any: bool, error: &anyhow::Error) -> Result<BTreeMap<Arc<str>, State>> {
+        let own = |state: &State| matches!(&*state.source, STATUS | HEALTH);
+        let known = self.seen.iter().filter(|(name, (state, _))| &***name != ANY && own(state));
+        let mut known: Vec<Arc<str>> = known.map(|(name, _)| name.clone()).collect();
+        if known.is_empty() || self.seen.contains_key(ANY) {
+            known.push(ANY.into());
+        }
+        let several = known.iter().filter(|name| &***name != ANY).count() > 1;
+        if any && several {
+            return Err(anyhow!(Excused(format!(
+                "{error:#}; {HEALTH} is well and says that a channel is connected, not which"
+            ))));
+        }
+        Ok(known.into_iter().map(|name| (name, State::plain(Some(any), HEALTH))).collect())
     }
 }
 
@@ -288,25 +339,21 @@ impl Word {
             }
             Word::Health => {
                 let said: HealthAnswer = api.json(path, now, HEALTH_AGE).await?;
-                Ok([("any".into(), State::plain(Some(said.channels_connected), path))].into())
+                Ok([(ANY.into(), State::plain(Some(said.channels_connected), path))].into())
             }
             Word::Connectors => {
-                let said: ConnectorsAnswer = api.status(path, now).await?;
-                let channels = said.connectors.into_iter().filter(Connector::is_channel);
-                let state = |one: &Connector| State::of_connector(one.status.as_deref(), path);
-                channels.map(|one| Ok((named(one.key.clone())?, state(&one)))).collect()
+                let said: connectors::Answer = api.status(path, now).await?;
+                let channels = said.connectors.into_iter().filter(is_channel);
+                channels.map(|one| Ok((named(one.key.clone())?, State::of_connector(&one, path)))).collect()
             }
             Word::Listed => Ok(BTreeMap::new()),
         }
     }
 }
 
-impl Connector {
-    /// MCP servers are no channels, and the local terminal is none that can be lost. One that is switched off is not there.
-    fn is_channel(&self) -> bool {
-        let is_on = self.enabled != Some(false) && self.status.as_deref() != Some("disabled");
-        is_on && self.key != "tui" && !self.key.starts_with("mcp:")
-    }
+/// MCP servers are no channels, and the local terminal is none that can be lost.
+fn is_channel(connector: &Connector) -> bool {
+    connector.is_on() && connector.key != "tui" && !connector.key.starts_with("mcp:")
 }
 
 /// It becomes a label, so it is a name and not a text.
@@ -326,15 +373,10 @@ impl State {
         }
     }
 
-    /// netclaw's word. One that we do not know says nothing.
-    fn of_connector(status: Option<&str>, source: &str) -> State {
-        let status = status.filter(|status| is_word(status)).unwrap_or("unknown");
-        let connected = match status {
-            "healthy" => Some(true),
-            "disconnected" | "degraded" | "auth-required" | "auth-failed" => Some(false),
-            _ => None,
-        };
-        State { connected, status: status.into(), source: source.into() }
+    /// netclaw's word, shown also where we do not know it.
+    fn of_connector(connector: &Connector, source: &str) -> State {
+        let status = connector.status.as_deref().filter(|status| is_word(status)).unwrap_or("unknown");
+        State { connected: connector.state().1, status: status.into(), source: source.into() }
     }
 
     /// The channels that are mapped to an endpoint, as it says, or unknown if it says nothing.
@@ -348,6 +390,13 @@ impl State {
             }
         };
         endpoint.channels.iter().map(|(name, pointer)| (name.0.clone(), state(pointer))).collect()
+    }
+
+    /// Of all channels together.
+    fn any(said: &BTreeMap<Arc<str>, State>) -> State {
+        let has = |connected| said.values().any(|state| state.connected == connected);
+        let any = if has(Some(true)) || has(None) { has(Some(true)).then_some(true) } else { Some(false) };
+        State::plain(any, STATUS)
     }
 
     fn plain(connected: Option<bool>, source: &str) -> State {

@@ -125,6 +125,7 @@ pub fn host(database: Option<PathBuf>) -> Host {
         url: Some("http://127.0.0.1:1".into()),
         token: None,
         status_poll: Some(Duration::from_secs(60)),
+        is_free_by_its_own_word: false,
         notes: Vec::new(),
         database,
         process: ProcessRule::PidFile("/nowhere/pid".into()),

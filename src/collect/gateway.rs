@@ -19,19 +19,22 @@ use crate::sample::{Now, Points};
 use crate::source::Sources;
 use crate::source::http::Error;
 
+mod answers;
 mod asker;
 mod containers;
 mod credential;
 mod litellm;
+mod models;
 mod probe;
 mod provider;
 mod question;
+mod questions;
 mod settings;
 
 use asker::Asker;
 use containers::Container;
 use litellm::{Database, Model};
-use probe::{Auth, Read, Seen, State};
+use probe::{Auth, Seen, State};
 use question::Told;
 use settings::{ActiveHealth, Choice};
 
@@ -77,6 +80,9 @@ pub struct Section {
     active_health: Active,
     /// Every question, with its own moment.
     probes: BTreeMap<&'static str, Probe>,
+    /// The host is starting, and this gateway with it.
+    #[serde(skip)]
+    starting: bool,
     #[serde(skip)]
     database_connected: Word,
     #[serde(skip)]
@@ -92,17 +98,22 @@ pub enum Word {
     No,
     /// Asked, and not told.
     Unseen,
+    /// Asked, and not told by one that never tells: nothing fails by it.
+    Withheld,
     /// Not asked, or we may not know.
     #[default]
     Unmeasured,
 }
 
 impl Word {
-    fn put(self, fact: &'static Fact, points: &mut Points) {
+    /// What a host that is starting has not started yet is no failure.
+    fn put(self, fact: &'static Fact, starting: bool, points: &mut Points) {
         match self {
             Word::Yes => points.put(fact, [], 1.0),
+            Word::No if starting => points.excuse(fact, [], 0.0),
             Word::No => points.put(fact, [], 0.0),
-            Word::Unseen => points.put(fact, [], None),
+            Word::Unseen if !starting => points.put(fact, [], None),
+            Word::Unseen | Word::Withheld => points.excuse(fact, [], None),
             Word::Unmeasured => {}
         }
     }
@@ -114,7 +125,7 @@ impl Serialize for Word {
         let known = match self {
             Word::Yes => Some(true),
             Word::No => Some(false),
-            Word::Unseen | Word::Unmeasured => None,
+            Word::Unseen | Word::Withheld | Word::Unmeasured => None,
         };
         known.serialize(serializer)
     }
@@ -123,7 +134,8 @@ impl Serialize for Word {
 /// A TCP port.
 #[derive(Debug, Clone, Serialize)]
 pub struct Port {
-    reachable: bool,
+    /// Null if nobody could try: its name leads nowhere from here, or no route does.
+    reachable: Option<bool>,
     reason: Option<String>,
     at: Timestamp,
 }
@@ -140,8 +152,8 @@ pub struct Probe {
 pub struct Load {
     running: f64,
     waiting: f64,
-    /// How long no token has come though requests run.
-    standstill_seconds: f64,
+    /// How long no token has come though requests run; null if it does not count those that it makes.
+    standstill_seconds: Option<f64>,
 }
 
 /// Whether the health of models is asked for, and at whose cost.
@@ -204,7 +216,7 @@ static DATABASE: Fact = Fact::gauge(
 static POSTGRES: Fact = Fact::gauge(
     "agenthost.gateway.postgres_reachable",
     "agenthost_gateway_postgres_reachable",
-    "Whether the port of the gateway's database takes a connection.",
+    "Whether the port of the gateway's database takes a connection; absent if its name or the way there is not known here.",
 );
 static KEY_ACCEPTED: Fact = Fact::gauge(
     "agenthost.gateway.key_accepted",
@@ -269,7 +281,8 @@ static WAITING: Fact = Fact::gauge(
 static STANDS: Fact = Fact::gauge(
     "agenthost.gateway.standstill",
     "agenthost_gateway_standstill_seconds",
-    "How long no token of vLLM has come though requests run; 0 when tokens come or nothing runs.",
+    "How long no token of vLLM has come though requests run; 0 when tokens come or nothing runs; absent if vLLM does not count \
+     them.",
 )
 .unit("s");
 
@@ -303,7 +316,7 @@ static CHECKS: [Check; 6] = [
         fact: &HEALTHY,
         bad: Bound::Below(1.0),
         severity: Severity::Critical,
-        fail_for: Duration::from_secs(5 * 60),
+        fail_for: Duration::from_secs(11 * 60),
         means: "LiteLLM has checked its models and none of them is healthy.",
     },
     Check {
@@ -323,6 +336,9 @@ static CHECKS: [Check; 6] = [
         means: "The gateway refuses the sidecar's key, so what needs one is not measured: give another in its file.",
     },
 ];
+
+/// LiteLLM gives each model so long, and rests only then.
+const LONGEST_CHECK: Duration = Duration::from_secs(60);
 
 /// Looks after one gateway.
 pub enum Gateway {
@@ -367,6 +383,13 @@ impl Collector for Gateway {
         }
     }
 
+    /// An answer stands for a whole cycle of LiteLLM's own checks: one bad cycle is a blip, so that two must be bad.
+    fn fail_for(check: &Check, host: &Host) -> Duration {
+        let of_a_cycle = ["gateway_models", "gateway_model_unhealthy"].contains(&check.name);
+        let cycle = host.gateway.as_ref().filter(|_| of_a_cycle).map(|gateway| gateway.health_check_interval());
+        cycle.map_or(check.fail_for, |cycle| check.fail_for.max(cycle * 2 + LONGEST_CHECK))
+    }
+
     fn within(&mut self, timeout: Duration) {
         if let Gateway::Watched(asker) = self {
             asker.within(timeout);
@@ -387,23 +410,25 @@ impl Collector for Gateway {
     }
 
     fn points(section: &Section, points: &mut Points) {
-        section.up.put(&UP, points);
-        section.ready.put(&READY, points);
+        section.up.put(&UP, section.starting, points);
+        section.ready.put(&READY, section.starting, points);
         section.put_containers(points);
-        section.database_connected.put(&DATABASE, points);
+        section.database_connected.put(&DATABASE, section.starting, points);
         section.put_models(points);
         for (name, accepted) in &section.accepted {
             points.put(&KEY_ACCEPTED, [name], accepted.map(number));
         }
         let mut put = |fact, value: Option<f64>| value.into_iter().for_each(|value| points.put(fact, [], value));
         put(&RESPONSE, section.response_seconds);
-        put(&POSTGRES, section.postgres.as_ref().map(|port| number(port.reachable)));
         put(&SPEND, section.spend_usd);
         put(&PAID, section.active_health.paid.as_ref().and_then(|paid| Some(paid.spent? as f64)));
         if let Some(traffic) = &section.traffic {
             put(&RUNNING, Some(traffic.running));
             put(&WAITING, Some(traffic.waiting));
-            put(&STANDS, Some(traffic.standstill_seconds));
+            put(&STANDS, traffic.standstill_seconds);
+        }
+        if let Some(port) = &section.postgres {
+            points.put(&POSTGRES, [], port.reachable.map(number));
         }
     }
 }
@@ -420,7 +445,6 @@ impl Section {
         let measured = asker.model_health(now);
         let containers = questions.containers.latest().map(|told| &told.said);
         let state_of = |one: Option<&(Arc<str>, Container)>| one.map(|(_, container)| container.state);
-        let value = |told: Option<&Told<Read<usize>>>| told.and_then(|told| told.said.value);
         Section {
             mode: watched.kind,
             url: watched.url.clone(),
@@ -435,14 +459,15 @@ impl Section {
             database: questions.readiness.latest().and_then(|told| told.said.value),
             database_connected: asker.database(),
             postgres: questions.postgres.latest().map(Port::of),
-            configured_models: asker.configured_models(),
-            loaded_models: value(questions.loaded.latest()),
+            configured_models: asker.configured_models(now),
+            loaded_models: questions.loaded.standing(now).and_then(|told| told.said.value),
             healthy_models: measured.health().map(|health| health.healthy),
             unhealthy_models: measured.health().map(|health| health.unhealthy),
             models: measured.health().map(|health| health.by_model(asker.names())).unwrap_or_default(),
             models_at: measured.at(),
             models_word: measured.word(),
-            spend_usd: questions.spend.latest().and_then(|told| told.said.value),
+            spend_usd: questions.spend.standing(now).and_then(|told| told.said.value),
+            starting: asker.is_starting(now),
             traffic: asker.load(),
             keys: asker.credentials().map(|(name, credential)| (name, credential.shown())).collect(),
             accepted: asker.credentials().map(|(name, one)| (name.into(), one.is_accepted())).collect(),
@@ -453,7 +478,10 @@ impl Section {
 
     fn put_containers(&self, points: &mut Points) {
         for (name, container) in self.containers.iter().filter(|(_, container)| !container.denied) {
-            points.put(&CONTAINER_RUNNING, [name], container.is_running().map(number));
+            match container.is_running() {
+                Some(false) if self.starting => points.excuse(&CONTAINER_RUNNING, [name], 0.0),
+                runs => points.put(&CONTAINER_RUNNING, [name], runs.map(number)),
+            }
             if let Some(restarts) = container.restarts {
                 points.put(&CONTAINER_RESTARTS, [name], restarts as f64);
             }
@@ -468,10 +496,11 @@ impl Section {
         put(&CONFIGURED, self.configured_models.map(|count| count as f64));
         put(&LOADED, self.loaded_models.map(|count| count as f64));
         put(&UNHEALTHY, self.unhealthy_models.map(|count| count as f64));
+        let healthy = self.healthy_models.map(|count| count as f64);
         match self.models_word {
             Word::Unmeasured => {}
-            Word::Unseen => points.put(&HEALTHY, [], None),
-            Word::Yes | Word::No => points.put(&HEALTHY, [], self.healthy_models.map(|count| count as f64)),
+            _ if self.starting && healthy.is_none_or(|count| count == 0.0) => points.excuse(&HEALTHY, [], healthy),
+            _ => points.put(&HEALTHY, [], healthy),
         }
         for (name, model) in &self.models {
             points.put(&MODEL_HEALTHY, [name], number(model.unhealthy == 0));
@@ -482,7 +511,7 @@ impl Section {
 /// Whether it answers as it must, or somebody else does.
 fn is_up(seen: &Seen) -> Word {
     match seen.state {
-        State::Down | State::Hung => Word::No,
+        State::Down | State::Hung | State::Stranger => Word::No,
         State::Misconfigured if seen.auth != Auth::Rejected => Word::Unseen,
         _ => Word::Yes,
     }
@@ -492,16 +521,25 @@ fn is_up(seen: &Seen) -> Word {
 fn can_serve(seen: &Seen) -> Word {
     match seen.state {
         State::Up => Word::Yes,
-        State::OutOfCredit | State::Fault | State::Down | State::Hung => Word::No,
+        State::OutOfCredit | State::Fault | State::Down | State::Hung | State::Stranger => Word::No,
         State::Misconfigured if seen.auth != Auth::Rejected => Word::Unseen,
         State::Misconfigured | State::Unsupported | State::Limited => Word::Unmeasured,
+    }
+}
+
+/// `None`: nobody could try. A name of Docker's own network, say, leads nowhere outside of it, and that says nothing.
+fn takes_connections(tried: &Result<(), Error>) -> Option<bool> {
+    match tried {
+        Ok(()) => Some(true),
+        Err(Error::Refused | Error::TimedOut { .. }) => Some(false),
+        Err(_) => None,
     }
 }
 
 impl Port {
     fn of(told: &Told<Result<(), Error>>) -> Port {
         let reason = told.said.as_ref().err().map(ToString::to_string);
-        Port { reachable: told.said.is_ok(), reason, at: told.at.wall }
+        Port { reachable: takes_connections(&told.said), reason, at: told.at.wall }
     }
 }
 

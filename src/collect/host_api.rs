@@ -1,12 +1,13 @@
 //! The host's own API, for all collectors that ask it: where it is, with which token, and what a bad answer is called.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 
 use crate::host::generic::Endpoint;
-use crate::host::{Host, Url};
+use crate::host::{Host, Url, pynchy};
 use crate::sample::{Denied, Now};
 use crate::source::Sources;
 use crate::source::http::{Ask, Error, Http, Limits, Told};
@@ -65,6 +66,8 @@ pub struct HostApi {
     token: Option<KeyFile>,
     patience: Duration,
     status_age: Duration,
+    /// Asking for the status was decided to be free by the host's own configuration in this folder.
+    free_by: Option<PathBuf>,
     /// Where a token would be named.
     place: &'static str,
 }
@@ -82,6 +85,7 @@ impl HostApi {
             patience: Duration::from_secs(8),
             place: "[host]",
             status_age: host.status_poll.map_or(STATUS_AGE, |every| (every / 2).min(STATUS_AGE)),
+            free_by: host.root.clone().filter(|_| host.is_free_by_its_own_word),
         })
     }
 
@@ -94,6 +98,7 @@ impl HostApi {
             patience: Duration::from_secs(8),
             place: "its [[collect.http]]",
             status_age: ENDPOINT_AGE,
+            free_by: None,
         }
     }
 
@@ -113,8 +118,11 @@ impl HostApi {
     /// Reads the status that the host has here, which may cost it a lot: once for all who poll it at the same pace.
     ///
     /// # Errors
-    /// See `json`.
+    /// See `json`; or it is no longer known to be free, by a change that has not been taken in yet.
     pub async fn status<T: DeserializeOwned>(&mut self, path: &str, now: Now) -> Result<T> {
+        if let Some(why) = self.free_by.as_deref().and_then(pynchy::why_status_costs_now) {
+            bail!("the host's configuration has changed, and its {path} is not asked for any more: {why}");
+        }
         self.json(path, now, self.status_age).await
     }
 
@@ -132,10 +140,28 @@ impl HostApi {
     /// # Errors
     /// See `json`.
     pub async fn json_at<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<(Now, T)> {
+        self.json_within(path, now, max_age, self.patience).await
+    }
+
+    /// The same, after another question has used up most of the run: what answers at all answers this in milliseconds.
+    ///
+    /// # Errors
+    /// See `json`.
+    pub async fn briefly<T: DeserializeOwned>(&mut self, path: &str, now: Now, max_age: Duration) -> Result<T> {
+        Ok(self.json_within(path, now, max_age, self.patience / 8).await?.1)
+    }
+
+    async fn json_within<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        now: Now,
+        max_age: Duration,
+        time: Duration,
+    ) -> Result<(Now, T)> {
         let base = self.address.base()?;
         let key = self.token.as_ref().map(KeyFile::read).transpose()?;
         let ask = Ask { url: format!("{base}{path}"), key };
-        let told = self.http.share(&ask, Limits { time: self.patience, body: BODY }, now, max_age).await;
+        let told = self.http.share(&ask, Limits { time, body: BODY }, now, max_age).await;
         self.learn(&base, &told);
         let read = || Ok((told.at, told.answer.as_ref().map_err(Clone::clone)?.good()?.json::<T>()?));
         read().map_err(|error: anyhow::Error| self.explain(error)).with_context(|| {

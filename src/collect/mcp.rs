@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
+use crate::collect::connectors::{self, Connector};
 use crate::collect::host_api::HostApi;
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::containers::{Names, Role};
@@ -69,9 +70,6 @@ pub enum Mcp {
     Connectors { api: HostApi, every: Duration },
 }
 
-/// Where netclaw tells of what it is connected to.
-const CONNECTORS: &str = "/api/health/status";
-
 impl Collector for Mcp {
     const NAME: &'static str = "mcp";
     const EVERY: Duration = Duration::from_secs(15);
@@ -101,7 +99,9 @@ impl Collector for Mcp {
                 let seen = docker.inspect_all(now, &names.beginnings(), |name| names.might_be(name)).await?;
                 Ok(Section::of_containers(names, &seen))
             }
-            Mcp::Connectors { api, every } => Ok(Section::of_connectors(api.json(CONNECTORS, now, *every).await?)),
+            Mcp::Connectors { api, every } => {
+                Ok(Section::of_connectors(&api.json(connectors::PATH, now, *every).await?))
+            }
         }
     }
 
@@ -112,43 +112,18 @@ impl Collector for Mcp {
     }
 }
 
-/// The part of netclaw's status that we read.
-#[derive(Deserialize)]
-struct ConnectorsAnswer {
-    connectors: Vec<Connector>,
-}
-
-#[derive(Deserialize)]
-struct Connector {
-    key: String,
-    enabled: Option<bool>,
-    status: Option<String>,
-}
-
-impl Connector {
-    /// `None` if it is no MCP server, or switched off. Its name becomes a label, so it must be a name and not a text.
-    fn server(self) -> Option<(Arc<str>, Server)> {
-        let name = self.key.strip_prefix("mcp:").filter(|name| (1..=200).contains(&name.len()))?;
-        let (connected, status) = match self.status.as_deref() {
-            _ if self.enabled == Some(false) => return None,
-            Some("disabled") => return None,
-            Some("healthy") => (Some(true), "healthy"),
-            // Connected, and it offers no tool.
-            Some("degraded") => (Some(false), "degraded"),
-            Some("disconnected") => (Some(false), "disconnected"),
-            Some("auth-required") => (Some(false), "auth-required"),
-            Some("auth-failed") => (Some(false), "auth-failed"),
-            _ => (None, "unknown"),
-        };
-        let server =
-            Server { connected, status, since: None, restart_count: None, containers: None, source: CONNECTORS };
-        Some((name.into(), server))
-    }
+/// `None` if it is no MCP server, or switched off. Its name becomes a label, so it must be a name and not a text.
+fn server(connector: &Connector) -> Option<(Arc<str>, Server)> {
+    let name =
+        connector.key.strip_prefix("mcp:").filter(|name| (1..=200).contains(&name.len()) && connector.is_on())?;
+    let (status, connected) = connector.state();
+    let source = connectors::PATH;
+    Some((name.into(), Server { connected, status, since: None, restart_count: None, containers: None, source }))
 }
 
 impl Section {
-    fn of_connectors(answer: ConnectorsAnswer) -> Section {
-        Section { servers: answer.connectors.into_iter().filter_map(Connector::server).collect() }
+    fn of_connectors(answer: &connectors::Answer) -> Section {
+        Section { servers: answer.connectors.iter().filter_map(server).collect() }
     }
 
     fn of_containers(names: &Names, seen: &[Arc<Container>]) -> Section {
@@ -277,7 +252,7 @@ mod tests {
         let connectors = json!([one("slack", "disconnected"), one("mcp:github", "auth-required"), one("mcp:", "healthy"),
             one("mcp:files", "healthy"), one("mcp:mail", "degraded"), one("mcp:web", "sk-secret"), one("mcp:old", "off"),
             one("mcp:gone", "disabled"), {"key": "mcp:mute"}]);
-        api.json(CONNECTORS, json!({"overall": "degraded", "connectors": connectors}));
+        api.json(connectors::PATH, json!({"overall": "degraded", "connectors": connectors}));
         let url = Some(api.url.as_str().into());
         let host =
             Host { profile: Profile::Netclaw, url, status_poll: Some(Duration::from_secs(60)), ..fixture::host(None) };
@@ -301,11 +276,11 @@ mod tests {
         }
         let shown = fixture::json::<Mcp>(&section);
         let github = json!({"connected": false, "status": "auth-required", "since": null, "restart_count": null,
-            "containers": null, "source": CONNECTORS});
+            "containers": null, "source": connectors::PATH});
         assert_eq!((&shown["github"], shown.to_string().contains("secret")), (&github, false));
         look(45).unwrap();
-        assert_eq!(api.asked(CONNECTORS), 1, "no more often than it is polled");
-        api.say(CONNECTORS, Say::Status(500));
+        assert_eq!(api.asked(connectors::PATH), 1, "no more often than it is polled");
+        api.say(connectors::PATH, Say::Status(500));
         assert!(format!("{:#}", look(60).unwrap_err()).ends_with("answered with status 500"));
         let silent = Host { status_poll: None, ..host };
         assert!(Mcp::new(Config {}, &silent, &Sources::default()).unwrap().is_none());

@@ -193,10 +193,10 @@ impl Board {
     /// A good reading of a collector: sees the subjects that are listed, and misses those that are not.
     pub fn observe(&mut self, feed: &Feed, clock: &Clock, points: &Points) {
         let listed = self.listed(points);
-        for (name, &seen) in &listed {
+        for (name, &look) in &listed {
             if let Some(subject) = self.open(name, feed, clock, Role::Listed) {
                 subject.is_listed(feed);
-                subject.observe(clock, seen);
+                subject.look(clock, look);
             }
         }
         let gone = self
@@ -227,13 +227,13 @@ impl Board {
         }
     }
 
-    /// The subjects of a reading. Of two points of one subject the worse counts.
-    fn listed(&self, points: &Points) -> BTreeMap<Arc<str>, Seen> {
+    /// The subjects of a reading, `None` for one that is excused. Of two points of one subject the worse counts.
+    fn listed(&self, points: &Points) -> BTreeMap<Arc<str>, Option<Seen>> {
         let mut listed = BTreeMap::new();
         for point in points.0.iter().filter(|point| self.question.is_of(point)) {
-            let seen = self.look(point.value);
-            let entry = listed.entry(point.subject()).or_insert(seen);
-            *entry = worse(*entry, seen);
+            let look = (!point.excused).then(|| self.look(point.value));
+            let entry = listed.entry(point.subject()).or_insert(look);
+            *entry = worse(*entry, look);
         }
         listed
     }
@@ -252,7 +252,7 @@ impl Board {
     pub fn fail(&mut self, feed: &Feed, clock: &Clock, cause: Cause) {
         self.hold_place(feed, clock);
         for subject in self.subjects.values_mut() {
-            subject.observe(clock, cause.into());
+            subject.look(clock, Seen::unknown(cause));
         }
     }
 
@@ -288,12 +288,8 @@ impl Board {
     }
 }
 
-fn worse(a: Seen, b: Seen) -> Seen {
-    match (a, b) {
-        (Seen::Bad, _) | (_, Seen::Bad) => Seen::Bad,
-        (Seen::Unanswered, _) | (_, Seen::Unanswered) => Seen::Unanswered,
-        _ => a,
-    }
+fn worse(a: Option<Seen>, b: Option<Seen>) -> Option<Seen> {
+    [Some(Seen::Bad), Some(Seen::Unanswered), None].into_iter().find(|&bad| a == bad || b == bad).unwrap_or(a)
 }
 
 impl Subject {
@@ -305,9 +301,13 @@ impl Subject {
         self.policy.severity == Severity::Critical
     }
 
-    fn observe(&mut self, clock: &Clock, seen: Seen) {
+    /// `None`: it is excused.
+    fn look(&mut self, clock: &Clock, look: Option<Seen>) {
         let rules = Rules { policy: &self.policy, pace: self.pace };
-        self.window.observe(rules, clock, seen);
+        match look {
+            Some(seen) => self.window.observe(rules, clock, seen),
+            None => self.window.missing(rules, clock),
+        }
     }
 
     pub fn wake(&mut self, clock: &Clock, gap: Option<Duration>) -> bool {
@@ -339,7 +339,7 @@ impl Subject {
             Role::Placeholder => false,
             _ if self.feed != feed.index => true,
             Role::Expected => {
-                self.observe(clock, Seen::Bad);
+                self.look(clock, Some(Seen::Bad));
                 true
             }
             Role::Listed => self.is_critical() && self.stands(clock),
@@ -354,8 +354,8 @@ impl Subject {
             return false;
         }
         match self.window.latest() {
-            Some(Seen::Bad) => self.observe(clock, Seen::Bad),
-            _ => self.window.missing(Rules { policy: &self.policy, pace: self.pace }, clock),
+            Some(Seen::Bad) => self.look(clock, Some(Seen::Bad)),
+            _ => self.look(clock, None),
         }
         true
     }

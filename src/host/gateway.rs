@@ -5,11 +5,15 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// A LiteLLM configuration is smaller.
 const LONGEST: u64 = 4 * 1024 * 1024;
+
+/// As LiteLLM has it.
+const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 /// A kind of gateway, or of provider where the host has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +67,14 @@ impl Gateway {
         background_health_checks(&self.text()?)
     }
 
+    /// How long a LiteLLM that checks its models by itself rests between two checks, by the same file; what LiteLLM takes
+    /// where nothing is said, or nobody can tell.
+    pub fn health_check_interval(&self) -> Duration {
+        let said = self.text().and_then(|yaml| general(&yaml)?.health_check_interval);
+        let said = said.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        said.filter(|said| !said.is_zero()).unwrap_or(HEALTH_CHECK_INTERVAL)
+    }
+
     /// Whether the host, asked for its status, makes the gateway call every model; `None` if nobody can tell.
     pub fn bills_for_health(&self) -> Option<bool> {
         match self.kind? {
@@ -92,6 +104,21 @@ struct Litellm {
 #[derive(Deserialize)]
 struct General {
     background_health_checks: Option<bool>,
+}
+
+/// Apart, so that what is not understood of the one says nothing of the other.
+#[derive(Deserialize)]
+struct Paced {
+    general_settings: Option<Pace>,
+}
+
+#[derive(Deserialize)]
+struct Pace {
+    health_check_interval: Option<f64>,
+}
+
+fn general(yaml: &str) -> Option<Pace> {
+    serde_saphyr::from_str::<Option<Paced>>(yaml).ok()??.general_settings
 }
 
 /// Off if not said, as LiteLLM has it. What is not understood is not known; nothing of it is quoted.
@@ -144,6 +171,25 @@ mod tests {
         ] {
             assert_eq!(background_health_checks(yaml), expected, "{yaml:?}");
         }
+    }
+
+    #[test]
+    fn the_pace_of_its_own_checks_is_what_the_file_says_or_what_litellm_takes() {
+        for (yaml, seconds) in [
+            ("general_settings: {background_health_checks: true, health_check_interval: 900}", 900),
+            ("general_settings: {background_health_checks: odd, health_check_interval: 60.0}", 60),
+            (ON, 300),
+            ("general_settings: {health_check_interval: 0}", 300),
+            ("general_settings: {health_check_interval: -5}", 300),
+            ("general_settings: {health_check_interval: often}", 300),
+            ("general_settings:\n", 300),
+            ("", 300),
+            ("- a", 300),
+        ] {
+            let (_folder, gateway) = litellm(&[("running.yaml", yaml)]);
+            assert_eq!(gateway.health_check_interval(), Duration::from_secs(seconds), "{yaml}");
+        }
+        assert_eq!(litellm(&[]).1.health_check_interval(), Duration::from_secs(300));
     }
 
     #[test]

@@ -71,6 +71,11 @@ pub fn why_status_costs(gateway: &Gateway) -> Option<String> {
     ))
 }
 
+/// The same, by what stands in its folder now.
+pub fn why_status_costs_now(root: &Path) -> Option<String> {
+    why_status_costs(&gateway(root, load(root).as_ref().ok()))
+}
+
 /// Base of its HTTP API if it started now.
 ///
 /// # Errors

@@ -62,10 +62,7 @@ impl Chain {
 pub fn look(table: &Table, rule: &ProcessRule, known: Option<&BTreeSet<Identity>>) -> Seen {
     let seen = match rule {
         ProcessRule::PidFile(path) => by_pid_file(table, path),
-        ProcessRule::Command(word) => {
-            let matched = chains(table, |process| process.mentions(word) && !process.runs(env!("CARGO_PKG_NAME")));
-            choose(matched, known).map(Seen::Running)
-        }
+        ProcessRule::Command(word) => choose(chains(table, |process| process.runs(word)), known).map(Seen::Running),
         ProcessRule::InRoot { program, root } => in_root(table, program, root, known),
         ProcessRule::Unknown => Some(Seen::unseen("`pid_file` or `process` in [host] would say which process it is")),
     };
@@ -414,11 +411,13 @@ mod tests {
     }
 
     #[test]
-    fn a_word_names_the_process_anywhere() {
+    fn a_program_is_found_in_any_folder_and_not_where_it_is_only_named() {
         let (root, other) = (Root::new(), Root::new());
-        let rule = ProcessRule::Command("61.25".to_owned());
+        let place = other.path.file_name().unwrap().to_str().unwrap();
+        let rule = ProcessRule::Command(format!("{place}/pynchy"));
+        let _reader = root.spawn("uv/pynchy", &["-c", "read x; true", &format!("{place}/pynchy")]);
         assert_eq!(root.look_by(&rule, None), gone());
-        let host = other.spawn("pynchy", &["61.25"]);
+        let host = other.host();
         assert_eq!(running(root.look_by(&rule, None)).pid, host.pid());
     }
 }

@@ -244,7 +244,7 @@ fn spared(verdict: &Verdict) -> &'static str {
 fn cause(verdict: &Verdict) -> &'static str {
     match verdict.unknown_cause {
         Some(Cause::Denied) => "denied",
-        Some(Cause::Unanswered) | None => "unanswered",
+        Some(Cause::Unanswered | Cause::Excused) | None => "unanswered",
     }
 }
 

@@ -179,7 +179,7 @@ fn access(reading: &Reading) -> Option<&'static str> {
     match &reading.outcome {
         Ok(_) => Some("full"),
         Err(Failure { cause: Cause::Denied, .. }) => Some("denied"),
-        Err(Failure { cause: Cause::Unanswered, .. }) => None,
+        Err(Failure { cause: Cause::Unanswered | Cause::Excused, .. }) => None,
     }
 }
 

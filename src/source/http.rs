@@ -3,10 +3,12 @@
 //! Each request has a connection of its own: a host that restarts is then seen at once. What the other side sends
 //! reaches no error text.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,8 @@ use jiff::fmt::rfc2822;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::sample::Denied;
 
@@ -136,6 +139,11 @@ impl Answer {
             }
             _ => bail!("answered with status {status}"),
         }
+    }
+
+    /// Whether it calls itself HTML.
+    pub fn is_page(&self) -> bool {
+        self.kind == Kind::Html
     }
 
     /// The body, if it is text.
@@ -314,8 +322,55 @@ async fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, 
     let unresolved = |text: &str| Error::Unresolved(text.to_owned());
     let found = timeout_at(deadline, lookup_host((host, port))).await.map_err(|_| unresolved("timed out"))?;
     let addresses: Vec<_> = found.map_err(|error| unresolved(&error.to_string()))?.collect();
-    let connected = timeout_at(deadline, TcpStream::connect(&*addresses)).await;
-    connected.map_err(|_| Error::TimedOut { connected: false })?.map_err(|error| not_connected(&error))
+    timeout_at(deadline, first_of(addresses)).await.map_err(|_| Error::TimedOut { connected: false })?
+}
+
+/// An address that has not answered for so long is no longer waited for alone.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// The first connection to come of several addresses (RFC 8305): IPv6 that leads nowhere must not use up the time of IPv4
+/// that answers. `hyper-util` has it too, in a client that keeps connections, which we do not.
+async fn first_of(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
+    let (mut trying, mut failed) = (JoinSet::new(), None);
+    for address in by_turns(addresses) {
+        trying.spawn(TcpStream::connect(address));
+        match timeout(HEAD_START, trying.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => failed = Some(plainer(failed, not_connected(&error))),
+            _ => {}
+        }
+    }
+    while let Some(tried) = trying.join_next().await {
+        match tried {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failed = Some(plainer(failed, not_connected(&error))),
+            Err(_) => {}
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::Unresolved("no address".to_owned())))
+}
+
+/// In the order of the resolver, but the two families by turns.
+fn by_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
+    let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first);
+    let mut turns = Vec::new();
+    while !(one.is_empty() && other.is_empty()) {
+        turns.extend(one.pop_front());
+        turns.extend(other.pop_front());
+    }
+    turns
+}
+
+/// Of two failures the one that tells more: a machine that refuses is there, and one without a route may be anywhere.
+fn plainer(known: Option<Error>, new: Error) -> Error {
+    let rank = |error: &Error| match error {
+        Error::Refused => 0,
+        Error::TimedOut { .. } => 1,
+        _ => 2,
+    };
+    known.filter(|known| rank(known) <= rank(&new)).unwrap_or(new)
 }
 
 fn request(uri: &Uri, headers: &[(&str, &str)]) -> Result<Request<Empty<Bytes>>, Error> {
@@ -664,6 +719,52 @@ mod tests {
         assert!(matches!(reached("nowhere.invalid"), Err(Error::Unresolved(_))));
         drop(listener);
         assert_eq!(reached("127.0.0.1"), Err(Error::Refused));
+    }
+
+    /// A port that takes no connection and refuses none, as behind a firewall that drops: its queue is full.
+    struct Hole {
+        address: SocketAddr,
+        _listener: tokio::net::TcpListener,
+        _queued: Vec<std::thread::JoinHandle<()>>,
+    }
+
+    impl Hole {
+        fn new() -> Hole {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let listener = socket.listen(0).unwrap();
+            let address = listener.local_addr().unwrap();
+            let connect =
+                move || drop(Socket::connect_timeout(&address, Duration::from_secs(20)).map(std::mem::forget));
+            let queued = (0..4).map(|_| std::thread::spawn(connect)).collect();
+            while Socket::connect_timeout(&address, Duration::from_millis(100)).is_ok() {}
+            Hole { address, _listener: listener, _queued: queued }
+        }
+    }
+
+    #[test]
+    fn an_address_that_leads_nowhere_holds_up_no_other() {
+        wait(async {
+            let hole = Hole::new();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let well = listener.local_addr().unwrap();
+            let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let begun = Instant::now();
+            let stream = first_of(vec![hole.address, refusing, well]).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), well);
+            let took = begun.elapsed();
+            assert!(took >= HEAD_START && took < Duration::from_secs(5), "{took:?}");
+            assert_eq!(first_of(vec![refusing, refusing]).await.unwrap_err(), Error::Refused);
+            assert!(timeout(Duration::from_millis(700), first_of(vec![hole.address, refusing])).await.is_err());
+            assert!(matches!(first_of(Vec::new()).await, Err(Error::Unresolved(_))));
+            let (v4, v6) =
+                (|port| SocketAddr::from(([127, 0, 0, 1], port)), |port| SocketAddr::from(([0u16; 8], port)));
+            let turns = by_turns(vec![v6(1), v6(2), v6(3), v4(4), v4(5)]);
+            assert_eq!(turns.iter().map(SocketAddr::port).collect::<Vec<_>>(), [1, 4, 2, 5, 3]);
+            let unreachable = || Error::Unreachable("connect: no route".into());
+            assert_eq!(plainer(Some(unreachable()), Error::Refused), Error::Refused);
+            assert_eq!(plainer(Some(Error::Refused), unreachable()), Error::Refused);
+        });
     }
 
     #[test]

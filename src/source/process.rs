@@ -4,10 +4,10 @@
 //! `/proc`. Command lines serve for matching only and never leave this file.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -17,9 +17,19 @@ use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, Upda
 pub mod ending;
 pub mod proc;
 
+mod program;
+
 /// The process table. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Processes {}
+
+/// A number that other sidecars do not have, on this machine or another.
+pub fn instance() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let machine = rustix::system::uname();
+    (machine.nodename().to_bytes(), std::process::id()).hash(&mut hasher);
+    hasher.finish()
+}
 
 /// What tells a process from a later one that got its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,15 +173,10 @@ impl Process {
         self.identity.pid
     }
 
-    /// Whether it runs this program: itself, or as the script of an interpreter (`python /venv/bin/pynchy`,
+    /// Whether it runs this program: itself, or as the script or module of an interpreter (`python /venv/bin/pynchy`,
     /// `python -m pynchy`, `uv run pynchy`). An editor that has a file of this name open does not.
     pub fn runs(&self, program: &str) -> bool {
-        runs(&self.words.0, program)
-    }
-
-    /// Whether a word of its command line is this, or ends in `/` and this.
-    pub fn mentions(&self, word: &str) -> bool {
-        self.words.0.iter().any(|seen| is_called(seen, word))
+        program::runs(&self.name, &self.words.0, program)
     }
 
     /// Whether a word of its command line is a path in this folder.
@@ -253,45 +258,6 @@ impl Table {
     pub fn is_complete(&self) -> bool {
         self.from_initial_namespace && self.by_pid.contains_key(&1)
     }
-}
-
-/// Interpreters and launchers: their command line names the program that counts.
-const LAUNCHERS: &[&str] = &["python", "pypy", "uv", "poetry", "pdm", "node", "bun", "deno", "bash", "sh", "env"];
-
-/// Options of launchers that take the next word.
-const WITH_VALUE: &[&str] = &["-X", "-W", "--python", "-p", "--with", "--extra", "--group", "--env-file", "--project"];
-
-fn runs(words: &[OsString], program: &str) -> bool {
-    let Some((first, rest)) = words.split_first() else { return false };
-    is_called(first, program) || (is_launcher(first) && launched(rest).is_some_and(|word| is_called(word, program)))
-}
-
-fn is_launcher(word: &OsStr) -> bool {
-    let name = Path::new(word).file_name().unwrap_or(word).to_string_lossy();
-    // `python3.12` is a python.
-    LAUNCHERS.contains(&name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.'))
-}
-
-/// The first word that is neither an option nor a subcommand of the launcher.
-fn launched(words: &[OsString]) -> Option<&OsString> {
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        match word.to_str() {
-            Some("run") => {}
-            Some(option) if WITH_VALUE.contains(&option) => drop(words.next()),
-            Some(option) if option.starts_with('-') => {}
-            _ => return Some(word),
-        }
-    }
-    None
-}
-
-fn is_called(word: &OsStr, name: &str) -> bool {
-    // One that writes a title over its command line pads it.
-    let word = word.as_bytes().trim_ascii_end();
-    word.strip_suffix(name.as_bytes()).is_some_and(|folder| folder.is_empty() || folder.ends_with(b"/"))
-        // An option such as `--root=/srv/name` is not a program.
-        && !word.starts_with(b"-")
 }
 
 /// What we use of `/proc/<pid>/stat`.
@@ -462,10 +428,6 @@ mod tests {
     use super::*;
     use std::process::{Child, Command};
 
-    fn words(line: &str) -> Vec<OsString> {
-        line.split(' ').map(OsString::from).collect()
-    }
-
     /// A child that ends with the test.
     struct Sleeper(Child);
 
@@ -481,34 +443,6 @@ mod tests {
     }
 
     #[test]
-    fn a_program_runs_only_where_its_word_is_a_program() {
-        for line in [
-            "pynchy",
-            "/srv/bin/pynchy --debug",
-            "/usr/bin/python3.12 /srv/.venv/bin/pynchy",
-            "python -X dev -m pynchy",
-            "uv run pynchy",
-            "uv run --python 3.12 --frozen pynchy",
-        ] {
-            assert!(runs(&words(line), "pynchy"), "{line}");
-        }
-        for line in [
-            "vim src/pynchy",
-            "grep -r pynchy .",
-            "python -m pytest src/pynchy",
-            "uv run pytest src/pynchy",
-            "agenthost-exporter --host.root=/srv/pynchy",
-            "bash -c pynchyd",
-            "python notpynchy",
-            "python --root=/srv/pynchy",
-            "",
-        ] {
-            assert!(!runs(&words(line), "pynchy"), "{line}");
-        }
-        assert!(!runs(&[], "pynchy"));
-    }
-
-    #[test]
     fn a_child_is_listed_with_parent_folder_and_start() {
         let folder = tempfile::tempdir().unwrap();
         let before = Timestamp::now();
@@ -517,7 +451,7 @@ mod tests {
         let seen = table.get(child.0.id()).unwrap();
         assert_eq!((seen.parent, seen.name.as_str(), seen.alive), (Some(std::process::id()), "sleep", true));
         assert_eq!(seen.cwd, Cwd::At(folder.path().canonicalize().unwrap()));
-        assert!(seen.runs("sleep") && seen.mentions("61.725") && !seen.mentions("725"));
+        assert!(seen.runs("sleep") && !seen.runs("61.725"));
         // The boot time is in whole seconds.
         assert!(seen.started.duration_since(before).abs() < SignedDuration::from_secs(3), "{}", seen.started);
         assert!(table.get(std::process::id()).is_none());

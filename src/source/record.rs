@@ -76,6 +76,9 @@ pub struct Looked {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<Cause>,
     pub facts: BTreeMap<String, Vec<Value>>,
+    /// Which of the facts, by place, no check judges by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub excused: BTreeMap<String, Vec<usize>>,
 }
 
 /// The values of the labels, and the fact's; without one: listed, but not seen.
@@ -129,23 +132,29 @@ impl Header {
 impl Looked {
     /// What of a reading is recorded. An infinite value is written as unknown: JSON has no other word for it.
     pub fn new(now: Now, reading: &Reading) -> Looked {
-        let mut facts = BTreeMap::new();
-        let failed = match &reading.outcome {
-            Ok(sample) => {
-                add(&mut facts, &sample.points);
-                None
-            }
-            Err(failure) => Some(failure.cause),
-        };
-        add(&mut facts, &reading.own);
-        Looked { collector: reading.collector.into(), mono: now.into(), wall: wall(now), failed, facts }
+        let failed = reading.outcome.as_ref().err().map(|failure| failure.cause);
+        let (facts, excused) = (BTreeMap::new(), BTreeMap::new());
+        let collector = reading.collector.into();
+        let mut looked = Looked { collector, mono: now.into(), wall: wall(now), failed, facts, excused };
+        reading.outcome.iter().for_each(|sample| looked.add(&sample.points));
+        looked.add(&reading.own);
+        looked
     }
-}
 
-fn add(facts: &mut BTreeMap<String, Vec<Value>>, points: &Points) {
-    for point in points.0.iter().filter(|point| point.fact.can_be_judged()) {
-        let value = (point.labels.clone(), point.value.filter(|value| value.is_finite()));
-        facts.entry(point.fact.prometheus.into()).or_default().push(value);
+    fn add(&mut self, points: &Points) {
+        for point in points.0.iter().filter(|point| point.fact.can_be_judged()) {
+            let value = (point.labels.clone(), point.value.filter(|value| value.is_finite()));
+            let values = self.facts.entry(point.fact.prometheus.into()).or_default();
+            if point.excused {
+                self.excused.entry(point.fact.prometheus.into()).or_default().push(values.len());
+            }
+            values.push(value);
+        }
+    }
+
+    /// Whether the value at this place is excused.
+    pub fn is_excused(&self, fact: &str, place: usize) -> bool {
+        self.excused.get(fact).is_some_and(|places| places.contains(&place))
     }
 }
 

@@ -151,7 +151,7 @@ impl<'a> Replay<'a> {
                     name: known.name,
                     interval: paced.interval.0,
                     timeout: paced.timeout.0,
-                    checks: known.checks.iter().collect(),
+                    checks: known.checks.to_vec(),
                 }),
             }
         }
@@ -183,18 +183,18 @@ impl<'a> Replay<'a> {
     }
 
     /// The reading that was recorded; `None` if this version has no such collector.
-    fn reading(&mut self, looked: Looked, at: Now) -> Result<Option<Reading>, String> {
+    fn reading(&mut self, mut looked: Looked, at: Now) -> Result<Option<Reading>, String> {
         let Some(subsystem) = subsystem(&looked.collector) else { return Ok(None) };
         let (mut points, mut own) = (Points::default(), Points::default());
-        for (name, values) in looked.facts {
+        for (name, values) in std::mem::take(&mut looked.facts) {
             let Some(fact) = self.facts.iter().find(|fact| fact.prometheus == name) else {
                 self.stranger(format!("the fact `{name}`, which this version does not know"));
                 continue;
             };
             let of_loop = pulse::FACTS.iter().any(|own| own.is(fact));
             let place = if of_loop { &mut own } else { &mut points };
-            for value in values {
-                place.0.push(point(fact, value)?);
+            for (number, value) in values.into_iter().enumerate() {
+                place.0.push(Point { excused: looked.is_excused(&name, number), ..point(fact, value)? });
             }
         }
         let outcome = match looked.failed {
@@ -225,7 +225,7 @@ fn subsystem(name: &str) -> Option<&'static Subsystem> {
 
 fn point(fact: &'static Fact, (labels, value): Value) -> Result<Point, String> {
     match labels.len() == fact.labels.len() {
-        true => Ok(Point { fact, labels, value, exported: true }),
+        true => Ok(Point { fact, labels, value, excused: false, exported: true }),
         false => Err(format!("`{}` with {} labels, not {}", fact.prometheus, labels.len(), fact.labels.len())),
     }
 }

@@ -34,11 +34,13 @@ impl Seen {
     }
 }
 
-impl From<Cause> for Seen {
-    fn from(cause: Cause) -> Seen {
+impl Seen {
+    /// Nothing was seen, for this cause; `None` if that is no observation at all.
+    pub fn unknown(cause: Cause) -> Option<Seen> {
         match cause {
-            Cause::Unanswered => Seen::Unanswered,
-            Cause::Denied => Seen::Denied,
+            Cause::Unanswered => Some(Seen::Unanswered),
+            Cause::Denied => Some(Seen::Denied),
+            Cause::Excused => None,
         }
     }
 }

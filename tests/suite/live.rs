@@ -30,7 +30,8 @@ fn a_host_that_lies_or_hangs_makes_its_own_word_unknown_and_nothing_else() {
     let healthy = sidecar.until("ready", |status| status["health"]["ready"] == true && status["queue"].is_object());
     assert_eq!(healthy["channels"]["connection.slack.acme"]["connected"], true);
     assert_eq!(healthy["queue"]["active_containers"], 1);
-    let good = json!({"channels": {"connection.slack.acme": true}, "queue": healthy["queue"]});
+    let two = json!({"connection.slack.acme": true, "connection.whatsapp.personal": true});
+    let good = json!({"channels": two, "queue": healthy["queue"]});
     for (say, reason) in [
         (Say::Status(500), "answered with status 500"),
         (Say::Status(401), "answered with status 401: it wants a token; name its file with `token_file` in [host]"),
@@ -48,9 +49,13 @@ fn a_host_that_lies_or_hangs_makes_its_own_word_unknown_and_nothing_else() {
         (Say::Hang, "timed out"),
     ] {
         api.say("/status", say.clone());
-        let named = |status: &Value| error(status, "channels").ends_with(reason);
+        // In an answer of another shape both stumble at another place.
+        let begin = reason.split(" (").next().unwrap();
+        let named = |status: &Value| ["channels", "queue"].iter().all(|name| error(status, name).contains(begin));
         let status = sidecar.until(reason, named);
-        assert!(error(&status, "channels").starts_with(&format!("ask {}/status: ", api.url)));
+        let whole = format!("ask {}/status: {reason}", api.url);
+        let channels = error(&status, "channels");
+        assert_eq!(channels.strip_prefix(&whole), Some(if matches!(say, Say::Status(401)) { "" } else { WHICH }));
         let denied = matches!(say, Say::Status(401));
         assert_eq!(status["collectors"]["channels"]["access"] == "denied", denied, "{reason}");
         // All others look again, meanwhile.
@@ -69,6 +74,59 @@ fn a_host_that_lies_or_hangs_makes_its_own_word_unknown_and_nothing_else() {
         api.json("/status", good.clone());
         sidecar.until("well again", |status| up("channels", true)(status) && up("queue", true)(status));
     }
+}
+
+/// What `channels` adds while `/health` is well.
+const WHICH: &str = "; /health is well and says that a channel is connected, not which";
+
+#[test]
+fn a_host_that_refuses_is_named_and_all_others_stay_fresh() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let root = Root::with_history(Timestamp::now());
+    let extra = format!("[collect.exporter]\ninterval = \"1s\"\n[host]\nurl = \"http://{closed}\"\n");
+    let sidecar = Sidecar::start(root.path(), &extra);
+    let refused = format!("ask http://{closed}/status: refused");
+    let named = |status: &Value| ["channels", "queue"].iter().all(|name| error(status, name) == refused);
+    let status = sidecar.until("refused", |status| named(status) && status["service"]["api"]["error"] == "refused");
+    let before = successes(&status);
+    let fresh = |status: &Value| successes(status).iter().zip(&before).all(|(now, before)| now != before);
+    let later = sidecar.until("all others", fresh);
+    assert_eq!((&later["channels"], &later["queue"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn a_status_page_that_breaks_alone_takes_no_readiness_and_a_host_that_says_nothing_does() {
+    let api = Api::healthy();
+    // Silence fails after three intervals and a time-out.
+    let fast = "[checks.channel_connected]\nunknown_for = \"1s\"\n";
+    let (_root, sidecar) = watched(&api, fast);
+    let verdict = |status: &Value, subject: &str| {
+        let checks = status["health"]["checks"].as_array().unwrap();
+        let mut of = checks.iter().filter(|one| one["check"] == "channel_connected" && one["subject"] == subject);
+        of.next().map(|one| one["state"].as_str().unwrap().to_owned())
+    };
+    sidecar.until("ready", |status| status["health"]["ready"] == true && status["channels"].is_object());
+    api.say("/status", Say::Status(500));
+    let status = sidecar.until("broken", |status| error(status, "channels").ends_with(WHICH));
+    let begun = Instant::now();
+    let mut last = status;
+    while begun.elapsed() < Duration::from_secs(16) {
+        last = sidecar.until("any", |_| true);
+        assert_eq!(last["health"]["ready"], true, "{:#}", last["health"]);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(last["health"]["overall"], "degraded");
+    assert_eq!(verdict(&last, "connection.slack.acme").as_deref(), Some("unknown"));
+    // None at all is connected: that is known, and an outage.
+    api.json("/health", json!({"status": "ok", "uptime_seconds": 7, "channels_connected": false}));
+    let lost = |status: &Value| status["channels"]["connection.slack.acme"]["connected"] == false;
+    let status = sidecar.until("lost", lost);
+    assert_eq!(status["channels"]["connection.slack.acme"]["source"], "/health");
+    // And one that says nothing of itself at all is silent.
+    api.json("/health", json!({"status": "ok", "uptime_seconds": 7, "channels_connected": true}));
+    sidecar.until("told", |status| error(status, "channels").ends_with(WHICH));
+    api.say("/health", Say::Status(500));
+    sidecar.until_patiently("unready", |status| status["health"]["ready"] == false);
 }
 
 #[test]
@@ -127,6 +185,20 @@ fn with_litellm_in_front_the_status_is_asked_for_only_if_somebody_said_so() {
     assert_eq!((status["channels"]["any"]["connected"].clone(), api.asked("/status")), (json!(true), 0));
     let note = status["sidecar"]["host"]["notes"][0].as_str().unwrap();
     assert!(note.ends_with("`status_poll = \"never\"` in [host] says so"), "{note}");
+}
+
+#[test]
+fn no_model_fails_by_one_cycle_of_the_checks_that_litellm_makes_and_a_new_pace_is_taken_in() {
+    let root = Root::with_history(Timestamp::now());
+    let write = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
+    write("config.toml", "[server]\nport = 1\n[gateway]\nlitellm_config = \"litellm.yaml\"\n");
+    let pace = |seconds: u32| write("litellm.yaml", &format!("general_settings: {{health_check_interval: {seconds}}}"));
+    pace(1800);
+    let sidecar = Sidecar::start(root.path(), "");
+    let fail_for = |seconds: u32| format!("agenthost_check_fail_for_seconds{{check=\"gateway_models\"}} {seconds}\n");
+    assert!(sidecar.get("/metrics").1.contains(&fail_for(3660)));
+    pace(300);
+    sidecar.until_patiently("11 minutes", |_| sidecar.get("/metrics").1.contains(&fail_for(660)));
 }
 
 /// The probes of a host that hangs are as quick as those of one that does not.

@@ -92,10 +92,12 @@ impl Seen {
         }
     }
 
-    fn failed(cause: Cause) -> Seen {
+    /// `None`: it is excused.
+    fn failed(cause: Cause) -> Option<Seen> {
         match cause {
-            Cause::Unanswered => Seen::Unanswered,
-            Cause::Denied => Seen::Denied,
+            Cause::Unanswered => Some(Seen::Unanswered),
+            Cause::Denied => Some(Seen::Denied),
+            Cause::Excused => None,
         }
     }
 
@@ -104,8 +106,9 @@ impl Seen {
     }
 
     /// Of two points of one subject, the one that counts.
-    fn worse(self, other: Seen) -> Seen {
-        [Seen::Bad, Seen::Unanswered].into_iter().find(|seen| [self, other].contains(seen)).unwrap_or(Seen::Ok)
+    fn worse(one: Option<Seen>, other: Option<Seen>) -> Option<Seen> {
+        let order = [Some(Seen::Bad), Some(Seen::Unanswered), None];
+        order.into_iter().find(|seen| [one, other].contains(seen)).unwrap_or(Some(Seen::Ok))
     }
 }
 
@@ -133,7 +136,7 @@ enum Event {
     Seen(Seen),
     /// Nobody watched for so long that streaks start anew.
     Away,
-    /// A good reading did not list it, and it was not bad.
+    /// A good reading did not list it, and it was not bad; or it is excused.
     Unlisted,
     /// What came before no longer counts for ratios.
     Emptied,
@@ -666,14 +669,16 @@ impl Oracle {
         self.past.keys().filter(|(check, _)| *check == rule.check.name).map(|(_, subject)| subject.clone()).collect()
     }
 
-    fn record(&mut self, polled: &Polled, rule: &Rule, subject: &str, seen: Seen) {
+    fn record(&mut self, polled: &Polled, rule: &Rule, subject: &str, seen: Option<Seen>) {
         let time = self.time();
-        if let Some(past) = self.window(polled, rule, subject) {
-            past.observe(time, seen);
+        match (self.window(polled, rule, subject), seen) {
+            (Some(past), Some(seen)) => past.observe(time, seen),
+            (Some(past), None) => past.unlisted(time),
+            (None, _) => {}
         }
     }
 
-    fn failed(&mut self, polled: &Polled, rule: &Rule, seen: Seen) {
+    fn failed(&mut self, polled: &Polled, rule: &Rule, seen: Option<Seen>) {
         self.make_placeholder(polled, rule);
         for subject in self.subjects(rule) {
             self.record(polled, rule, &subject, seen);
@@ -692,7 +697,7 @@ impl Oracle {
             let past = self.window(polled, rule, subject).unwrap();
             let (placeholder, its_own) = (past.placeholder, past.collector == polled.name);
             match rule.expected().any(|expected| expected == subject) {
-                true if its_own => self.record(polled, rule, subject, Seen::Bad),
+                true if its_own => self.record(polled, rule, subject, Some(Seen::Bad)),
                 false if its_own || placeholder => self.missing(polled, rule, subject),
                 _ => {}
             }
@@ -709,7 +714,7 @@ impl Oracle {
         let time = self.time();
         match gone {
             true => drop(self.past.remove(&(rule.check.name, subject.to_owned()))),
-            false if was_bad => self.record(polled, rule, subject, Seen::Bad),
+            false if was_bad => self.record(polled, rule, subject, Some(Seen::Bad)),
             false => self.window(polled, rule, subject).unwrap().unlisted(time),
         }
     }
@@ -719,7 +724,7 @@ impl Oracle {
         let enough = match &reading.outcome {
             Ok(sample) => {
                 let seen: Vec<_> = polled.checks.iter().flat_map(|rule| critical(rule, &sample.points)).collect();
-                seen.is_empty() || seen.iter().any(|seen| seen.is_known())
+                seen.is_empty() || seen.iter().any(|seen| seen.is_some_and(Seen::is_known))
             }
             Err(failure) => failure.cause == Cause::Denied,
         };
@@ -793,25 +798,26 @@ fn is_broken(state: State) -> bool {
 }
 
 /// What a reading says of each subject that it lists.
-fn listed(rule: &Rule, points: &Points) -> BTreeMap<String, Seen> {
+fn listed(rule: &Rule, points: &Points) -> BTreeMap<String, Option<Seen>> {
     let mut listed = BTreeMap::new();
     for point in points.0.iter().filter(|point| point.fact.is(rule.check.fact)) {
-        let (subject, seen) = (point.subject().to_string(), Seen::of(point.value, rule.check.bad));
+        let seen = if point.excused { None } else { Some(Seen::of(point.value, rule.check.bad)) };
+        let subject = point.subject().to_string();
         if rule.policy(&subject).is_some() {
-            listed.entry(subject).and_modify(|other| *other = seen.worse(*other)).or_insert(seen);
+            listed.entry(subject).and_modify(|other| *other = Seen::worse(seen, *other)).or_insert(seen);
         }
     }
     listed
 }
 
 /// What a good reading says of the critical subjects that it lists, or that are expected of it.
-fn critical(rule: &Rule, points: &Points) -> Vec<Seen> {
+fn critical(rule: &Rule, points: &Points) -> Vec<Option<Seen>> {
     if !rule.enabled {
         return Vec::new();
     }
     let mut seen = listed(rule, points);
     for expected in rule.expected() {
-        seen.entry(expected.clone()).or_insert(Seen::Bad);
+        seen.entry(expected.clone()).or_insert(Some(Seen::Bad));
     }
     let is_critical = |subject: &str| rule.policy(subject).is_some_and(|policy| policy.severity == Severity::Critical);
     seen.into_iter().filter(|(subject, _)| is_critical(subject)).map(|(_, seen)| seen).collect()

@@ -75,7 +75,7 @@ fn sample(points: Vec<Point>) -> Sample {
 
 fn point(fact: &'static Fact, label: &str, value: f64) -> Point {
     let labels = fact.labels.iter().map(|_| label.into()).collect();
-    Point { fact, labels, value: Some(value), exported: true }
+    Point { fact, labels, value: Some(value), excused: false, exported: true }
 }
 
 fn seen(subsystem: &Subsystem) -> Seen {
@@ -87,7 +87,7 @@ fn river(at: Now) -> River {
         name: subsystem.name,
         interval: subsystem.every,
         timeout: subsystem.timeout,
-        checks: subsystem.checks.iter().collect(),
+        checks: subsystem.checks.to_vec(),
     });
     let health = Health::new(at, watched.collect(), pulse::CHECKS, &Settings::default());
     River::new(at, sidecar(), collect::ALL.iter().map(seen).collect(), health)

@@ -36,7 +36,7 @@ pub fn watched() -> Vec<Watched> {
         name: subsystem.name,
         interval: subsystem.every,
         timeout: subsystem.timeout,
-        checks: subsystem.checks.iter().collect(),
+        checks: subsystem.checks.to_vec(),
     };
     collect::ALL.iter().filter(|subsystem| !["channels", "gateway"].contains(&subsystem.name)).map(one).collect()
 }
@@ -51,6 +51,7 @@ pub fn sample(told: &[Told<'_>]) -> Sample {
         fact: fact(name),
         labels: labels.iter().map(|&label| label.into()).collect(),
         value,
+        excused: false,
         exported: true,
     };
     Sample {

@@ -120,7 +120,7 @@ impl Poller {
     }
 
     fn watched(&self) -> Watched {
-        Watched { name: self.name, interval: self.interval, timeout: self.timeout(), checks: vec![self.check] }
+        Watched { name: self.name, interval: self.interval, timeout: self.timeout(), checks: vec![*self.check] }
     }
 }
 
@@ -1056,7 +1056,7 @@ impl World {
 
     fn watched(&self) -> Vec<Watched> {
         let watched = self.polled().into_iter().map(|polled| {
-            let checks = polled.checks.iter().map(|rule| rule.check).collect();
+            let checks = polled.checks.iter().map(|rule| *rule.check).collect();
             Watched { name: polled.name, interval: polled.interval, timeout: polled.timeout, checks }
         });
         watched.collect()
@@ -1091,15 +1091,24 @@ enum Listed {
     Not,
     Unseen,
     Is(i8),
+    Excused(Option<i8>),
     Twice(Option<i8>, Option<i8>),
 }
 
 impl Listed {
+    /// The latest point, if that is what this says.
+    fn excuse(self, points: &mut Points) {
+        if let (Listed::Excused(_), Some(point)) = (self, points.0.last_mut()) {
+            point.excused = true;
+        }
+    }
+
     fn values(self) -> Vec<Option<f64>> {
         match self {
             Listed::Not => vec![],
             Listed::Unseen => vec![None],
             Listed::Is(value) => vec![Some(value.into())],
+            Listed::Excused(value) => vec![value.map(f64::from)],
             Listed::Twice(one, other) => vec![one.map(f64::from), other.map(f64::from)],
         }
     }
@@ -1126,10 +1135,12 @@ fn points(collector: usize, listed: [Listed; 3]) -> Points {
                 0 => points.put(&LOAD, [&(*pool).into()], value),
                 _ => points.put(&LINK, [&"here".into(), &(*pool).into()], value),
             }
+            listed.excuse(&mut points);
         }
     }
     if collector == 0 {
         listed[0].values().into_iter().for_each(|value| points.put(&ALIVE, [], value));
+        listed[0].excuse(&mut points);
     }
     points
 }
@@ -1454,6 +1465,7 @@ fn listed() -> impl Strategy<Value = Listed> {
         2 => Just(Listed::Not),
         2 => Just(Listed::Unseen),
         10 => value().prop_map(Listed::Is),
+        2 => prop::option::of(value()).prop_map(Listed::Excused),
         1 => (prop::option::of(value()), prop::option::of(value())).prop_map(|(one, other)| Listed::Twice(one, other)),
     ]
 }
@@ -1463,6 +1475,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         8 => [listed(), listed(), listed()].prop_map(Answer::Good),
         2 => Just(Answer::Failed(Cause::Unanswered)),
         1 => Just(Answer::Failed(Cause::Denied)),
+        1 => Just(Answer::Failed(Cause::Excused)),
     ]
 }
 

@@ -162,6 +162,143 @@ fn where_the_status_is_not_polled_health_tells_of_any() {
     assert_eq!((api.asked("/health"), api.asked("/status")), (1, 0));
 }
 
+/// What two channels come to, by `/status` and `/health` of this minute.
+fn looked(channels: &mut Channels, minute: u32) -> Result<serde_json::Value, (Cause, String)> {
+    let look = look(channels, &format!("20:{minute:02}:00")).map_err(Failure::from);
+    look.map(|section| fixture::json::<Channels>(&section)).map_err(|failure| (failure.cause, failure.error))
+}
+
+#[test]
+fn a_status_page_that_breaks_alone_is_no_outage_of_any_channel() {
+    let api = Api::new();
+    let health = |any: bool| json!({"status": "ok", "uptime_seconds": 2, "channels_connected": any});
+    api.json("/health", health(true));
+    api.json("/status", status(json!({"slack": true, "mail": false})));
+    let mut channels = collector(&host(&api));
+    let first = looked(&mut channels, 0).unwrap();
+    assert_eq!((api.asked("/health"), first.as_object().unwrap().len()), (0, 2), "asked for only where it is needed");
+    for (minute, say) in [(1, Say::Status(500)), (2, Say::Html("<p>".into())), (3, Say::Hang)] {
+        api.say("/status", say.clone());
+        let (cause, text) = looked(&mut channels, minute).unwrap_err();
+        assert_eq!(cause, Cause::Excused, "{say:?}");
+        assert!(text.starts_with(&format!("ask {}/status: ", api.url)), "{text}");
+        assert!(text.ends_with("; /health is well and says that a channel is connected, not which"), "{text}");
+    }
+    // None is connected: so is not each of them.
+    api.json("/health", health(false));
+    let told = looked(&mut channels, 4).unwrap();
+    let lost = |since: &str| json!({"connected": false, "status": "disconnected", "since": since, "source": "/health"});
+    assert_eq!(told, json!({"slack": lost("2026-11-21T20:04:00Z"), "mail": lost("2026-11-21T20:00:00Z")}));
+    // `/health` is no better, or the token is refused.
+    api.say("/health", Say::Status(500));
+    api.say("/status", Say::Status(500));
+    let silent = (Cause::Unanswered, format!("ask {}/status: answered with status 500", api.url));
+    assert_eq!(looked(&mut channels, 5).unwrap_err(), silent);
+    api.json("/health", health(true));
+    api.say("/status", Say::Status(401));
+    assert_eq!(looked(&mut channels, 6).unwrap_err().0, Cause::Denied);
+}
+
+#[test]
+fn of_one_channel_or_of_none_known_yet_health_tells_all() {
+    let api = Api::new();
+    api.json("/health", json!({"channels_connected": true}));
+    api.json("/status", status(json!({"slack": true})));
+    let mut channels = collector(&host(&api));
+    looked(&mut channels, 0).unwrap();
+    api.say("/status", Say::Status(500));
+    let shown = |connected: bool, since: &str, source: &str| {
+        let status = if connected { "connected" } else { "disconnected" };
+        json!({"connected": connected, "status": status, "since": since, "source": source})
+    };
+    let eight = "2026-11-21T20:00:00Z";
+    assert_eq!(looked(&mut channels, 1).unwrap(), json!({"slack": shown(true, eight, "/health")}), "since it was so");
+    // From the start: whether any is, and later from the page, so that it does not leave while it is critical.
+    let mut channels = collector(&host(&api));
+    assert_eq!(looked(&mut channels, 0).unwrap(), json!({"any": shown(true, eight, "/health")}));
+    for (minute, slack, mail, any) in [
+        (1, json!(false), json!(true), json!(true)),
+        (2, json!(false), json!(null), json!(null)),
+        (3, json!(false), json!(false), json!(false)),
+    ] {
+        api.json("/status", status(json!({"slack": slack, "mail": mail})));
+        let told = looked(&mut channels, minute).unwrap();
+        assert_eq!((&told["any"]["connected"], told.as_object().unwrap().len()), (&any, 3));
+    }
+    api.say("/status", Say::Status(500));
+    assert_eq!(looked(&mut channels, 4).unwrap_err().0, Cause::Excused);
+    api.json("/health", json!({"channels_connected": false}));
+    let told = looked(&mut channels, 5).unwrap();
+    assert!(["any", "slack", "mail"].iter().all(|name| told[name]["connected"] == false), "{told:#}");
+}
+
+#[test]
+fn a_host_that_is_starting_is_given_its_time() {
+    let (api, starting) = (Api::new(), Sources::default());
+    for profile in [Profile::Pynchy, Profile::Netclaw] {
+        let host = Host { profile, ..host(&api) };
+        let mut channels = Channels::new(Config {}, &host, &starting).unwrap().unwrap();
+        starting.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));
+        for (minute, cause) in [(0, Cause::Excused), (1, Cause::Excused), (2, Cause::Unanswered)] {
+            let (told, text) = looked(&mut channels, minute).unwrap_err();
+            assert_eq!((told, text.ends_with("(the host is starting)")), (cause, cause == Cause::Excused), "{text}");
+        }
+    }
+    // Of a silent endpoint too.
+    let (other, hung) = (Api::new(), Api::new());
+    other.json("/s", json!({"slack": true}));
+    hung.say("/s", Say::Status(503));
+    let endpoint = |name: &str, api: &Api| {
+        let url = &api.url;
+        toml::from_str(&format!("name = \"{name}\"\nurl = \"{url}/s\"\nchannels = {{ {name} = \"/slack\" }}")).unwrap()
+    };
+    let mut host = Host { profile: Profile::Generic, url: None, ..host(&api) };
+    host.listed.http = vec![endpoint("well", &other), endpoint("silent", &hung)];
+    let mut channels = Channels::new(Config {}, &host, &starting).unwrap().unwrap();
+    let excused = |channels: &mut Channels, time: &str| {
+        let points = fixture::points::<Channels>(&look(channels, time).unwrap());
+        let of =
+            |name: &str| points.0.iter().find(|point| point.fact.is(&CONNECTED) && *point.subject() == *name).unwrap();
+        [of("well").excused, of("silent").excused]
+    };
+    starting.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));
+    assert_eq!(excused(&mut channels, "20:01:00"), [false, true]);
+    assert_eq!(excused(&mut channels, "20:02:00"), [false, false]);
+}
+
+#[test]
+fn a_status_that_is_no_longer_free_is_not_asked_for_before_the_change_is_taken_in() {
+    let (api, root) = (Api::new(), tempfile::tempdir().unwrap());
+    api.json("/status", status(json!({"slack": true})));
+    let write = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
+    write("config.toml", "[gateway]\nlitellm_config = \"litellm.yaml\"\n");
+    write("litellm.yaml", "general_settings: {background_health_checks: true}");
+    let free = Host { root: Some(root.path().into()), is_free_by_its_own_word: true, ..host(&api) };
+    let told = Host { is_free_by_its_own_word: false, ..free.clone() };
+    let mut channels = [free, told].map(|host| collector(&host));
+    let asked =
+        |channels: &mut [Channels], minute| channels.iter_mut().map(|one| looked(one, minute).map(drop)).collect();
+    let both: Vec<_> = asked(&mut channels, 0);
+    assert_eq!((both, api.asked("/status")), (vec![Ok(()), Ok(())], 2));
+    for (minute, file, text) in [
+        (1, "litellm.yaml", "general_settings: {background_health_checks: false}"),
+        (2, "litellm.yaml", "general_settings: {"),
+        (3, "config.toml", "[gateway]\nlitellm_config = \"other.yaml\"\n"),
+    ] {
+        write(file, text);
+        let both: Vec<_> = asked(&mut channels, minute);
+        let (cause, error) = both[0].clone().unwrap_err();
+        assert_eq!((cause, &both[1]), (Cause::Unanswered, &Ok(())), "the operator's word stands");
+        assert!(
+            error.starts_with("the host's configuration has changed, and its /status is not asked for any more: "),
+            "{error}"
+        );
+        assert_eq!(api.asked("/status"), 2 + minute as usize);
+    }
+    write("config.toml", "");
+    assert_eq!(asked(&mut channels[..1], 4), [Ok(())]);
+}
+
 const DELIVERIES: &str = "
     INSERT INTO outbound_ledger (id, chat_jid, content, timestamp, source) VALUES
         (1, 'a', 'x', '2026-11-21T19:00:00+00:00', 'agent'), (2, 'a', 'x', '2026-11-21T19:55:00+00:00', 'agent'),

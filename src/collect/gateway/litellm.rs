@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::probe::{Read, Seen, Wanted};
+use super::probe::{Read, Seen, State, Wanted};
 use crate::source::http::{Answer, Error};
 
 /// LiteLLM writes what it found on a change, and once an hour: what is older is of a model that is gone.
@@ -27,6 +27,17 @@ pub enum Database {
     Stalled,
     /// It does not say.
     Unknown,
+}
+
+/// `/health/liveliness`. Every version knows it, and none answers it with a page: who does is somebody else on its port.
+pub fn alive(asked: &Result<Answer, Error>) -> Seen {
+    let seen = Seen::of(asked, Wanted::Json);
+    let is_page = seen.status.is_some_and(|status| status < 300) && asked.as_ref().is_ok_and(Answer::is_page);
+    if !is_page && seen.status != Some(404) {
+        return seen;
+    }
+    let reason = seen.reason.map(|reason| format!("{reason}; it is no LiteLLM"));
+    Seen { state: State::Stranger, reason, ..seen }
 }
 
 #[derive(Deserialize)]

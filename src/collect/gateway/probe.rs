@@ -41,6 +41,8 @@ pub enum State {
     /// It wants to be asked less often.
     Limited,
     Down,
+    /// Somebody else answers there.
+    Stranger,
     /// It is there and says nothing.
     Hung,
 }

@@ -26,6 +26,13 @@ pub fn pace(kind: Kind, url: &str) -> Duration {
     }
 }
 
+/// How much later than its turn a provider is asked that is not of this machine: by chance, but always the same for this
+/// sidecar. Many that were started together would else ask at the same second for ever.
+pub fn lag(kind: Kind, url: &str, instance: u64) -> Duration {
+    let most = if pace(kind, url) == FAR { FAR / 4 } else { Duration::ZERO };
+    most.mul_f64((instance % 1000) as f64 / 1000.0)
+}
+
 fn is_here(url: &str) -> bool {
     let authority = url.split("://").nth(1).unwrap_or("").split('/').next().unwrap_or("");
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
@@ -107,19 +114,22 @@ pub fn ollama_models(answer: &Answer) -> Result<usize> {
 pub struct Traffic {
     pub running: f64,
     pub waiting: f64,
-    /// Tokens read and written since it began.
-    pub tokens: f64,
+    /// Tokens made since it began.
+    pub made: Option<f64>,
+    /// Tokens of prompts read since it began.
+    pub read: Option<f64>,
 }
 
 /// # Errors
-/// One of them is missing: another version, or no vLLM.
+/// It does not say how many requests there are: another version, or no vLLM.
 pub fn traffic(answer: &Answer) -> Result<Traffic> {
     let text = answer.text().context("its metrics are not text")?;
-    let sum = |name: &str| sum(text, name).with_context(|| format!("its metrics have no {name}"));
+    let needed = |name: &str| sum(text, name).with_context(|| format!("its metrics have no {name}"));
     Ok(Traffic {
-        running: sum("vllm:num_requests_running")?,
-        waiting: sum("vllm:num_requests_waiting")?,
-        tokens: sum("vllm:generation_tokens_total")? + sum("vllm:prompt_tokens_total").unwrap_or(0.0),
+        running: needed("vllm:num_requests_running")?,
+        waiting: needed("vllm:num_requests_waiting")?,
+        made: sum(text, "vllm:generation_tokens_total"),
+        read: sum(text, "vllm:prompt_tokens_total"),
     })
 }
 
@@ -133,21 +143,37 @@ fn sum(text: &str, name: &str) -> Option<f64> {
     values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
 }
 
+/// Requests that run without a token for so long: the engine hangs.
+const STANDSTILL: Duration = Duration::from_secs(30);
+/// The same where it does not count the tokens that it reads: a long prompt may be read for so long.
+const BLIND_STANDSTILL: Duration = Duration::from_secs(120);
+
 /// Since when no token has come, though requests run.
 #[derive(Debug, Default)]
 pub struct Movement {
-    last: Option<f64>,
+    last: Option<Traffic>,
     stands_since: Option<Duration>,
+    /// `None` as long as nobody can tell.
+    pub standstill: Option<Duration>,
 }
 
 impl Movement {
-    /// How long it has stood still by this reading, on the monotonic clock. Zero while nothing runs.
-    pub fn follow(&mut self, traffic: &Traffic, at: Duration) -> Duration {
-        let moved = self.last != Some(traffic.tokens) || traffic.running + traffic.waiting == 0.0;
-        self.last = Some(traffic.tokens);
+    /// Takes a reading of this moment of the monotonic clock. Of one that does not count the tokens that it makes nobody can
+    /// tell: a long answer would look like a standstill.
+    pub fn follow(&mut self, traffic: &Traffic, at: Duration) {
+        let counts = |traffic: &Traffic| (traffic.made, traffic.read);
+        let moved = self.last.as_ref().map(counts) != Some(counts(traffic)) || traffic.running + traffic.waiting == 0.0;
         if moved {
             self.stands_since = Some(at);
         }
-        self.stands_since.map_or(Duration::ZERO, |since| at.saturating_sub(since))
+        self.last = Some(*traffic);
+        self.standstill = traffic.made.and(self.stands_since).map(|since| at.saturating_sub(since));
+    }
+
+    /// How long it has stood still, if that is too long.
+    pub fn hangs_for(&self) -> Option<Duration> {
+        let reads = self.last.is_some_and(|traffic| traffic.read.is_some());
+        let most = if reads { STANDSTILL } else { BLIND_STANDSTILL };
+        self.standstill.filter(|standstill| *standstill >= most)
     }
 }

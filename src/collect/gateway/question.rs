@@ -14,12 +14,22 @@ const SLACK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Question<T> {
     every: Duration,
+    /// How much later than its turn it is asked, but for the first time.
+    lag: Duration,
     /// On the monotonic clock.
     due: Duration,
-    flight: Option<(Now, JoinHandle<T>)>,
+    asked: bool,
+    flight: Option<Flight<T>>,
     latest: Option<Told<T>>,
     /// Nobody has taken note of the latest.
     is_news: bool,
+}
+
+#[derive(Debug)]
+struct Flight<T> {
+    at: Now,
+    is_late: bool,
+    task: JoinHandle<T>,
 }
 
 /// An answer, and when it was asked for.
@@ -32,7 +42,13 @@ pub struct Told<T> {
 impl<T: Send + 'static> Question<T> {
     /// Zero: in each run.
     pub fn new(every: Duration) -> Question<T> {
-        Question { every, due: Duration::ZERO, flight: None, latest: None, is_news: false }
+        let (lag, due) = (Duration::ZERO, Duration::ZERO);
+        Question { every, lag, due, asked: false, flight: None, latest: None, is_news: false }
+    }
+
+    /// Asked so much later than its turn from the second time on; no run waits for the answer then, the next takes it.
+    pub fn late_by(self, lag: Duration) -> Question<T> {
+        Question { lag, ..self }
     }
 
     /// Whether it is time, and nobody waits for an answer yet.
@@ -43,7 +59,14 @@ impl<T: Send + 'static> Question<T> {
     /// Begins to ask; the answer is there after `wait`.
     pub fn ask(&mut self, now: Now, asking: impl Future<Output = T> + Send + 'static) {
         self.due = now.mono + self.every.saturating_sub(SLACK).max(Duration::from_millis(1));
-        self.flight = Some((now, tokio::spawn(asking)));
+        let lag = if std::mem::replace(&mut self.asked, true) { self.lag } else { Duration::ZERO };
+        let flight = async move {
+            if !lag.is_zero() {
+                tokio::time::sleep(lag).await;
+            }
+            asking.await
+        };
+        self.flight = Some(Flight { at: now, is_late: !lag.is_zero(), task: tokio::spawn(flight) });
     }
 
     /// Not before this moment of the monotonic clock.
@@ -56,12 +79,15 @@ impl<T: Send + 'static> Question<T> {
         self.due = Duration::ZERO;
     }
 
-    /// Waits for the answer, if one is under way. It may be dropped and called again.
+    /// Waits for the answer, if one is under way that is not asked for late. It may be dropped and called again.
     pub async fn wait(&mut self) {
-        let Some((at, flight)) = &mut self.flight else { return };
+        let Some(Flight { at, is_late, task }) = &mut self.flight else { return };
+        if *is_late && !task.is_finished() {
+            return;
+        }
         let at = *at;
         // One that panicked has told nothing.
-        if let Ok(said) = flight.await {
+        if let Ok(said) = task.await {
             self.latest = Some(Told { at, said });
             self.is_news = true;
         }
@@ -70,7 +96,7 @@ impl<T: Send + 'static> Question<T> {
 
     /// The answer, if it has come.
     pub async fn take(&mut self) {
-        if self.flight.as_ref().is_some_and(|(_, flight)| flight.is_finished()) {
+        if self.flight.as_ref().is_some_and(|flight| flight.task.is_finished()) {
             self.wait().await;
         }
     }
@@ -85,6 +111,12 @@ impl<T: Send + 'static> Question<T> {
         self.latest.as_ref()
     }
 
+    /// What was said last, as long as it counts: for three of its turns and a minute. Where a key is gone nobody asks anew.
+    pub fn standing(&self, now: Now) -> Option<&Told<T>> {
+        let most = self.every * 3 + Duration::from_secs(60);
+        self.latest.as_ref().filter(|told| now.mono.saturating_sub(told.at.mono) <= most)
+    }
+
     /// What was said before no longer counts.
     pub fn forget(&mut self) {
         self.latest = None;
@@ -97,6 +129,27 @@ mod tests {
 
     fn at(seconds: u64) -> Now {
         crate::collect::fixture::now().plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn one_that_is_late_is_waited_for_by_nobody_but_the_first_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut question = Question::new(Duration::from_secs(60)).late_by(Duration::from_millis(200));
+            question.ask(at(0), async { 1 });
+            question.wait().await;
+            assert_eq!(question.latest().unwrap().said, 1);
+            question.ask(at(60), async { 2 });
+            question.wait().await;
+            assert_eq!((question.latest().unwrap().said, question.is_due(at(200))), (1, false));
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            question.take().await;
+            let told = question.latest().unwrap();
+            assert_eq!((told.said, told.at), (2, at(60)));
+            for (seconds, stands) in [(60, true), (300, true), (301, false)] {
+                assert_eq!(question.standing(at(seconds)).is_some(), stands, "{seconds}");
+            }
+        });
     }
 
     #[test]

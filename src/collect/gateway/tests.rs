@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::asker::litellm_is_ready;
+use super::answers::litellm_is_ready;
 use super::probe::Wanted;
 use super::*;
 use crate::collect::fixture;
@@ -124,6 +124,7 @@ fn what_is_up_and_what_can_serve_follow_from_the_class() {
         (State::Fault, Auth::Unknown, Word::Yes, Word::No),
         (State::Limited, Auth::Ok, Word::Yes, Word::Unmeasured),
         (State::Down, Auth::Unknown, Word::No, Word::No),
+        (State::Stranger, Auth::Unknown, Word::No, Word::No),
         (State::Hung, Auth::Unknown, Word::No, Word::No),
     ] {
         let seen = seen(state, auth);
@@ -136,6 +137,8 @@ fn readiness_is_status_and_database() {
     use Database::*;
     let (up, fault) = (seen(fake::json(200, "{}"), Wanted::Json), seen(fake::json(503, "{}"), Wanted::Json));
     let refused: Result<(), Error> = Err(Error::Refused);
+    let hung = Err(Error::TimedOut { connected: false });
+    let unresolved = Err(Error::Unresolved("no such name".into()));
     for (seen, database, expected, postgres, word) in [
         (&up, Some(Connected), Some(true), None, Word::Yes),
         (&up, Some(Connected), Some(true), Some(&Ok(())), Word::Yes),
@@ -146,10 +149,15 @@ fn readiness_is_status_and_database() {
         (&up, Some(NotConnected), Some(true), None, Word::No),
         (&up, Some(NotConnected), Some(false), None, Word::Yes),
         (&up, Some(NotConnected), None, None, Word::Yes),
-        (&up, Some(Unknown), Some(true), None, Word::Unseen),
-        (&up, Some(Unknown), None, None, Word::Unseen),
-        (&up, None, Some(true), None, Word::Unseen),
+        (&up, Some(Connected), Some(true), Some(&unresolved), Word::Yes),
+        (&up, Some(Disconnected), Some(true), Some(&unresolved), Word::No),
+        (&up, Some(Connected), Some(true), Some(&hung), Word::No),
+        (&up, Some(Unknown), Some(true), None, Word::Withheld),
+        (&up, Some(Unknown), Some(true), Some(&refused), Word::No),
+        (&up, Some(Unknown), None, None, Word::Yes),
         (&up, Some(Unknown), Some(false), None, Word::Yes),
+        (&up, None, Some(true), None, Word::Unseen),
+        (&up, None, Some(false), None, Word::Unseen),
         (&fault, Some(Disconnected), Some(true), None, Word::No),
         (&fault, Some(Connected), None, None, Word::No),
         (&fault, None, None, None, Word::No),
@@ -539,7 +547,8 @@ fn each_bad_answer_is_named_and_only_costs_what_it_told() {
     let cases = [
         (fake::json(401, "{\"secret\": 1}"), Some(Some(1.0)), None, "misconfigured", "status 401"),
         (fake::json(500, "secret"), Some(Some(1.0)), Some(Some(0.0)), "fault", "status 500"),
-        (html(), Some(None), Some(None), "misconfigured", "HTML instead of JSON"),
+        (html(), Some(Some(0.0)), Some(None), "stranger", "HTML instead of JSON; it is no LiteLLM"),
+        (fake::json(404, "{}"), Some(Some(0.0)), None, "stranger", "it has no such endpoint; it is no LiteLLM"),
         (Manner::Floods, Some(None), Some(None), "misconfigured", "too large"),
         (fake::json(200, "{\"secret"), Some(None), Some(None), "misconfigured", "invalid JSON"),
         (redirect, Some(None), Some(None), "misconfigured", "a redirect"),
@@ -607,6 +616,123 @@ fn a_refused_port_of_the_database_is_seen_before_the_gateway_says_so() {
     assert_eq!((value(&section, &POSTGRES, ""), value(&section, &READY, "")), (Some(Some(0.0)), Some(Some(0.0))));
     assert_eq!(json_of(&section)["postgres"]["reason"], "refused");
     assert_eq!(section.reason.as_deref(), Some("the port of its database takes no connection"));
+}
+
+#[test]
+fn a_database_whose_name_leads_nowhere_from_here_says_nothing() {
+    let mut lab = Lab::litellm("postgres = \"nowhere.invalid:5432\"\nexpect_database = true\n");
+    let section = lab.at(0);
+    assert_eq!((value(&section, &POSTGRES, ""), value(&section, &READY, "")), (Some(None), Some(Some(1.0))));
+    let port = &json_of(&section)["postgres"];
+    assert!(
+        port["reachable"].is_null() && port["reason"].as_str().unwrap().starts_with("look up its name: "),
+        "{port}"
+    );
+}
+
+fn is_excused(section: &Section, fact: &'static Fact, subject: &str) -> bool {
+    let points = fixture::points::<Gateway>(section);
+    points.0.iter().any(|point| point.fact.is(fact) && *point.subject() == *subject && point.excused)
+}
+
+#[test]
+fn a_version_that_does_not_tell_of_its_database_fails_nothing() {
+    let mut lab = Lab::litellm("expect_database = true\n");
+    lab.fake.on("/health/readiness", fake::json(200, r#"{"status": "healthy"}"#));
+    let section = lab.at(0);
+    assert_eq!((value(&section, &READY, ""), is_excused(&section, &READY, "")), (Some(None), true));
+    assert_eq!(json_of(&section)["reason"], "it does not say how its database is");
+    lab.fake.on("/health/readiness", fake::json(503, r#"{"status": "healthy"}"#));
+    let section = lab.at(15);
+    assert_eq!((value(&section, &READY, ""), is_excused(&section, &READY, "")), (Some(Some(0.0)), false));
+    let mut lab = Lab::litellm("");
+    lab.fake.on("/health/readiness", fake::json(200, r#"{"status": "healthy"}"#));
+    assert_eq!(value(&lab.at(0), &READY, ""), Some(Some(1.0)), "nobody expects one");
+}
+
+#[test]
+fn what_a_key_showed_does_not_outlive_it_for_long() {
+    let mut lab = Lab::litellm("admin_key_file = \"$DIR/admin\"\n");
+    let section = lab.at(0);
+    assert_eq!((section.configured_models, section.spend_usd), (Some(2), Some(0.25)));
+    std::fs::remove_file(lab.folder.path().join("admin")).unwrap();
+    let mut shown = |seconds| {
+        let section = lab.at(seconds);
+        let key = json_of(&section)["keys"]["admin_key"].clone();
+        assert!(key["state"] == "denied" && key["error"].as_str().unwrap().contains("No such file"), "{key}");
+        (section.configured_models, section.spend_usd, value(&section, &SPEND, ""), value(&section, &CONFIGURED, ""))
+    };
+    assert_eq!(shown(225), (Some(2), Some(0.25), Some(Some(0.25)), Some(Some(2.0))));
+    assert_eq!(shown(255), (None, Some(0.25), Some(Some(0.25)), None));
+    assert_eq!(shown(975), (None, None, None, None));
+}
+
+#[test]
+fn a_host_that_is_starting_starts_its_gateway_too_and_nobody_elses() {
+    let begun = fixture::now();
+    let own = |url: &str| Own { kind: Some(Kind::Builtin), url: Some(url.into()), configured: true, ..Own::default() };
+    for (own, config) in
+        [(Some(own("http://127.0.0.1:1")), ""), (None, "kind = \"builtin\"\nurl = \"http://127.0.0.1:1\"")]
+    {
+        let (sources, is_own) = (Sources::default(), own.is_some());
+        let host = Host { gateway: own, ..fixture::host(None) };
+        let mut gateway = Gateway::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap();
+        sources.boot.tell(begun, Some(Duration::from_secs(100)));
+        let mut excused = |seconds| {
+            let section = runtime().block_on(gateway.collect(begun.plus(Duration::from_secs(seconds)))).unwrap();
+            assert_eq!((value(&section, &UP, ""), value(&section, &READY, "")), (Some(Some(0.0)), Some(Some(0.0))));
+            [&UP, &READY].map(|fact| is_excused(&section, fact, ""))
+        };
+        assert_eq!(excused(90), [is_own; 2]);
+        assert_eq!(excused(105), [false; 2], "its time is over");
+    }
+}
+
+#[test]
+fn of_a_gateway_that_starts_with_its_host_containers_and_models_are_excused_too() {
+    let mut section = Lab::litellm("key_file = \"$DIR/key\"\nactive_health = \"background\"\n").at(0);
+    let container = |state: &'static str| Container {
+        state,
+        restarts: None,
+        health: None,
+        oom_killed: None,
+        exit_code: None,
+        error: None,
+        denied: false,
+    };
+    section.containers = [("gone".into(), container("not_found")), ("runs".into(), container("running"))].into();
+    let excused = |section: &Section| {
+        let subjects = [(&CONTAINER_RUNNING, "gone"), (&CONTAINER_RUNNING, "runs"), (&HEALTHY, "")];
+        subjects.map(|(fact, subject)| is_excused(section, fact, subject))
+    };
+    for (starting, healthy, expected) in [
+        (false, Some(0), [false, false, false]),
+        (true, Some(0), [true, false, true]),
+        (true, Some(1), [true, false, false]),
+        (true, None, [true, false, true]),
+    ] {
+        (section.starting, section.healthy_models) = (starting, healthy);
+        assert_eq!(excused(&section), expected, "{starting} {healthy:?}");
+    }
+}
+
+#[test]
+fn no_model_fails_by_one_cycle_of_litellms_own_checks() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = folder.path().join("litellm.yaml");
+    let own = Own { kind: Some(Kind::Litellm), litellm_configs: vec![yaml.clone()], ..Own::default() };
+    let host = Host { gateway: Some(own), ..fixture::host(None) };
+    let minutes = |name: &str| {
+        let checks = crate::collect::Subsystem::of::<Gateway>().checks_of(&host);
+        checks.iter().find(|check| check.name == name).unwrap().fail_for.as_secs() / 60
+    };
+    let all = || ["gateway_models", "gateway_model_unhealthy", "gateway_up"].map(minutes);
+    assert_eq!(all(), [11, 15, 2], "as LiteLLM comes");
+    for (seconds, expected) in [(60, [11, 15, 2]), (300, [11, 15, 2]), (420, [15, 15, 2]), (1800, [61, 61, 2])] {
+        let text = format!("general_settings: {{background_health_checks: true, health_check_interval: {seconds}}}");
+        std::fs::write(&yaml, text).unwrap();
+        assert_eq!(all(), expected, "{seconds} s");
+    }
 }
 
 #[test]
@@ -761,6 +887,42 @@ fn a_vllm_that_says_it_is_well_and_makes_no_token_hangs() {
     assert_eq!((value(&section, &RUNNING, ""), value(&section, &STANDS, "")), (None, None), "not all of it is told");
     fake.on("/health", fake::text(503, ""));
     assert_eq!(value(&lab.at(165), &READY, ""), Some(Some(0.0)));
+}
+
+#[test]
+fn a_vllm_is_no_standstill_while_a_prompt_could_be_read() {
+    let fake = Fake::new();
+    let empty = || Manner::Says(200, "text/plain", String::new(), String::new());
+    let without = |name: &str| {
+        VLLM.lines().filter(|line| !line.starts_with(name)).fold(String::new(), |text, line| text + line + "\n")
+    };
+    fake.on("/health", empty()).on("/v1/models", fake::json(200, TWO));
+    fake.on("/metrics", text(200, &without("vllm:prompt_tokens_total")));
+    let mut lab = Lab::provider("vllm", &fake, "");
+    let ready = |lab: &mut Lab, at| {
+        let section = lab.at(at);
+        (value(&section, &READY, "").flatten(), value(&section, &STANDS, "").flatten())
+    };
+    assert_eq!(ready(&mut lab, 0), (Some(1.0), Some(0.0)));
+    assert_eq!(ready(&mut lab, 105), (Some(1.0), Some(105.0)), "it may read a long prompt, which it does not count");
+    assert_eq!(ready(&mut lab, 120), (Some(0.0), Some(120.0)));
+    fake.on("/metrics", text(200, &without("vllm:generation_tokens_total")));
+    let section = lab.at(600);
+    assert_eq!((value(&section, &RUNNING, ""), value(&section, &STANDS, "")), (Some(Some(2.0)), None), "not counted");
+    assert_eq!(ready(&mut lab, 900), (Some(1.0), None));
+    assert_eq!((section.configured_models, fake.head("/v1/models").contains("authorization")), (Some(2), false));
+    assert_eq!(fake.asked("/v1/models"), 4, "once a minute at most, and without a key where none is given");
+    fake.on("/v1/models", fake::json(401, "{}"));
+    assert_eq!(lab.at(960).configured_models, None);
+}
+
+#[test]
+fn providers_elsewhere_are_not_all_asked_at_the_same_second() {
+    let lag = |url: &str, instance| provider::lag(Kind::Openai, url, instance).as_millis();
+    assert_eq!([0, 500, 999, 1500].map(|instance| lag("https://api.openai.com/v1", instance)), [0, 7500, 14_985, 7500]);
+    assert_eq!(lag("http://127.0.0.1:1", 500), 0);
+    assert_eq!(provider::lag(Kind::Vllm, "https://gpu.example", 500), Duration::ZERO, "it is not asked in turns");
+    assert_eq!(crate::source::process::instance(), crate::source::process::instance());
 }
 
 // -- the configuration

@@ -54,6 +54,7 @@ fn points(fact: &'static Fact, seen: &[(&str, f64)]) -> Points {
         fact,
         labels: vec![subject.into()],
         value: Some(value),
+        excused: false,
         exported: true,
     };
     Points(seen.iter().map(point).collect())
@@ -76,7 +77,7 @@ impl Lab {
             name,
             interval: seconds(self.interval),
             timeout: seconds(10),
-            checks: if *name == "channels" { vec![&CHANNEL] } else { vec![] },
+            checks: if *name == "channels" { vec![CHANNEL] } else { vec![] },
         };
         self.collectors.iter().map(watched).collect()
     }

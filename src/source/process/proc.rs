@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Cwd, INITIAL_NAMESPACE, Identity, Process, Table, Words, is_launcher, parse_boot_time};
+use super::{Cwd, INITIAL_NAMESPACE, Identity, Process, Table, Words, parse_boot_time, program};
 
 /// A mounted `/proc`, or a folder that looks like one. Clones share it.
 #[derive(Debug, Clone)]
@@ -282,7 +282,7 @@ impl Words {
         let more = [&b"npm"[..], b"npx", b"pnpm", b"uvx", b"pipx", b"docker", b"podman"];
         let first = self.iter().next().and_then(|word| word.split(|&byte| byte == b' ').next()).unwrap_or_default();
         let name = first.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        more.contains(&name) || is_launcher(std::ffi::OsStr::from_bytes(name))
+        more.contains(&name) || program::is_launcher(std::ffi::OsStr::from_bytes(name))
     }
 }
 

@@ -1,0 +1,144 @@
+//! What the service does, by what is seen of its process and of its answer.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::host::running::Seen;
+use crate::sample::Cause;
+use crate::source::http;
+
+/// What the service does, as far as process and answer tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Ok,
+    /// Alive, young, and never answered.
+    Starting,
+    /// Alive, and refuses since a moment ago.
+    ShuttingDown,
+    /// Alive or listening, and does not answer.
+    Stalled,
+    Down,
+    /// No process seen, and the API could not be asked.
+    Unknown,
+}
+
+impl Status {
+    pub const ALL: [Status; 6] =
+        [Status::Ok, Status::Starting, Status::ShuttingDown, Status::Stalled, Status::Down, Status::Unknown];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Starting => "starting",
+            Status::ShuttingDown => "shutting_down",
+            Status::Stalled => "stalled",
+            Status::Down => "down",
+            Status::Unknown => "unknown",
+        }
+    }
+}
+
+impl Serialize for Status {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// Whether the host's process is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sight {
+    Found,
+    /// We see all processes, and it is none of them.
+    Absent,
+    /// It may be one that we cannot see, or cannot tell apart.
+    Unseen,
+    /// We may not read what would tell.
+    Denied,
+}
+
+impl Sight {
+    pub fn of(seen: &Seen) -> Sight {
+        match seen {
+            Seen::Running(_) => Sight::Found,
+            Seen::Absent => Sight::Absent,
+            Seen::Unseen(why) if why.cause == Cause::Denied => Sight::Denied,
+            Seen::Unseen(_) => Sight::Unseen,
+        }
+    }
+
+    pub fn is_sure(self) -> bool {
+        matches!(self, Sight::Found | Sight::Absent)
+    }
+}
+
+pub type Asked = Result<http::Head, http::Error>;
+
+/// What came of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    Answered,
+    /// Nobody listens.
+    Refused,
+    /// Somebody listens and gives no HTTP answer in time.
+    Silent,
+    /// We could not ask: the name or the route is missing.
+    NotAsked,
+}
+
+impl Reply {
+    /// A full backlog of a hung host also makes connecting time out, so that counts as silence.
+    pub fn of(asked: &Asked) -> Reply {
+        match asked {
+            // A proxy's word that nobody behind it answers.
+            Ok(http::Head { status: 502 | 504, .. }) => Reply::Silent,
+            Ok(_) | Err(http::Error::TooLarge) => Reply::Answered,
+            Err(http::Error::Refused) => Reply::Refused,
+            Err(http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_)) => Reply::Silent,
+            Err(http::Error::Unreachable(_) | http::Error::Unresolved(_)) => Reply::NotAsked,
+        }
+    }
+}
+
+/// How long this start has lived, and when it last answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Life {
+    pub started: Timestamp,
+    pub age: Duration,
+    pub answered_ago: Option<Duration>,
+}
+
+/// How long one that answered may refuse before its stop is called a stall; pynchy takes 12 s.
+pub const SHUTDOWN: Duration = Duration::from_secs(30);
+
+/// The status; `life` is there iff the process is.
+pub fn decide(sight: Sight, reply: Reply, life: Option<Life>, boot_grace: Duration) -> Status {
+    match (reply, life) {
+        (Reply::Answered, _) => Status::Ok,
+        (_, Some(life)) => decide_alive(reply, life, boot_grace),
+        (Reply::Silent, None) => Status::Stalled,
+        (Reply::Refused, None) => Status::Down,
+        // That we see no process proves something only where we see all of them.
+        (Reply::NotAsked, None) if sight == Sight::Absent => Status::Down,
+        (Reply::NotAsked, None) => Status::Unknown,
+    }
+}
+
+/// Of a host without an API its process is all that there is.
+pub fn decide_unasked(sight: Sight) -> Status {
+    match sight {
+        Sight::Found => Status::Ok,
+        Sight::Absent => Status::Down,
+        Sight::Unseen | Sight::Denied => Status::Unknown,
+    }
+}
+
+pub fn decide_alive(reply: Reply, life: Life, boot_grace: Duration) -> Status {
+    match life.answered_ago {
+        None if life.age < boot_grace => Status::Starting,
+        Some(ago) if reply == Reply::Refused && ago <= SHUTDOWN => Status::ShuttingDown,
+        _ => Status::Stalled,
+    }
+}

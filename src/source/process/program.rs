@@ -1,0 +1,220 @@
+//! Which program a process runs: itself, or as the script or module of an interpreter that it names.
+//!
+//! Never by a later word of its command line: an editor, a reader of logs, a `grep` or an `ssh` names a program and does not
+//! run it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// An interpreter or a launcher: its command line names the program that counts.
+struct Launcher {
+    names: &'static [&'static str],
+    /// Words before the program that are none.
+    commands: &'static [&'static str],
+    /// Options that take the next word.
+    with_value: &'static [&'static str],
+    /// Options whose next word is a program itself, so that no other is named.
+    code: &'static [&'static str],
+}
+
+const LAUNCHERS: &[Launcher] = &[
+    Launcher { names: &["python", "pypy"], commands: &[], with_value: &["-X", "-W"], code: &["-c"] },
+    Launcher {
+        names: &["uv", "uvx", "poetry", "pdm", "hatch", "rye", "pipx"],
+        commands: &["run", "tool"],
+        with_value: &[
+            "-p",
+            "--python",
+            "--with",
+            "--with-editable",
+            "--with-requirements",
+            "--extra",
+            "--group",
+            "--env-file",
+            "--project",
+            "--directory",
+            "--package",
+            "--from",
+            "--spec",
+            "--index",
+            "--config-file",
+            "--cache-dir",
+        ],
+        code: &[],
+    },
+    Launcher {
+        names: &["node", "tsx", "ts-node"],
+        commands: &[],
+        with_value: &[
+            "-r",
+            "--require",
+            "--import",
+            "--loader",
+            "--experimental-loader",
+            "-C",
+            "--conditions",
+            "--env-file",
+        ],
+        code: &["-e", "--eval", "-p", "--print"],
+    },
+    Launcher { names: &["bun", "deno"], commands: &["run"], with_value: &["--config", "--cwd"], code: &["-e", "eval"] },
+    Launcher {
+        names: &["dotnet"],
+        commands: &["exec"],
+        with_value: &["--depsfile", "--runtimeconfig", "--additionalprobingpath", "--fx-version", "--roll-forward"],
+        code: &[],
+    },
+    Launcher { names: &["java"], commands: &[], with_value: &["-cp", "-classpath", "--class-path", "-p"], code: &[] },
+    Launcher {
+        names: &["ruby", "perl", "php", "mono"],
+        commands: &[],
+        with_value: &["-I", "-d"],
+        code: &["-e", "-E", "-r"],
+    },
+    Launcher { names: &["bash", "sh", "dash", "zsh"], commands: &[], with_value: &["-o", "-O"], code: &["-c"] },
+    Launcher { names: &["env"], commands: &[], with_value: &["-u", "--unset", "-C", "--chdir"], code: &[] },
+];
+
+/// What scripts and assemblies are called besides.
+const ENDINGS: [&str; 13] =
+    [".py", ".pyz", ".js", ".mjs", ".cjs", ".ts", ".mts", ".dll", ".exe", ".jar", ".rb", ".pl", ".sh"];
+
+/// `name` is what the kernel calls the process. A program may be given with a part of its path.
+pub(super) fn runs(name: &str, words: &[OsString], program: &str) -> bool {
+    // The kernel's name ends after fifteen bytes: it proves nothing of a longer one.
+    name == program || names_program(words, program)
+}
+
+/// Whether a command line that begins so may name another program that counts.
+pub(super) fn is_launcher(first: &OsStr) -> bool {
+    Launcher::of(first).is_some()
+}
+
+fn names_program(words: &[OsString], program: &str) -> bool {
+    let Some((first, rest)) = words.split_first() else { return false };
+    is_called(first, program) || Launcher::of(first).is_some_and(|launcher| launcher.launches(rest, program))
+}
+
+impl Launcher {
+    fn of(word: &OsStr) -> Option<&'static Launcher> {
+        let name = Path::new(word).file_name().unwrap_or(word).to_string_lossy();
+        // `python3.12` is a python.
+        let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        LAUNCHERS.iter().find(|launcher| launcher.names.contains(&name))
+    }
+
+    fn launches(&self, words: &[OsString], program: &str) -> bool {
+        let launched = self.launched(words);
+        let Some(word) = launched.first() else { return false };
+        is_called(without_ending(word), program) || names_program(launched, program)
+    }
+
+    /// From the first word on that is neither an option nor a command of its own.
+    fn launched<'a>(&self, words: &'a [OsString]) -> &'a [OsString] {
+        let mut at = 0;
+        while let Some(word) = words.get(at) {
+            match word.to_str().unwrap_or_default() {
+                option if self.code.contains(&option) => return &[],
+                option if self.with_value.contains(&option) => at += 2,
+                option if option.starts_with('-') || self.commands.contains(&option) => at += 1,
+                setting if self.names.contains(&"env") && setting.contains('=') => at += 1,
+                _ => return &words[at..],
+            }
+        }
+        &[]
+    }
+}
+
+fn without_ending(word: &OsStr) -> &OsStr {
+    let bytes = word.as_bytes();
+    let stem = ENDINGS.iter().find_map(|ending| bytes.strip_suffix(ending.as_bytes()));
+    stem.map_or(word, OsStr::from_bytes)
+}
+
+fn is_called(word: &OsStr, name: &str) -> bool {
+    // One that writes a title over its command line pads it.
+    let word = word.as_bytes().trim_ascii_end();
+    word.strip_suffix(name.as_bytes()).is_some_and(|folder| folder.is_empty() || folder.ends_with(b"/"))
+        // An option such as `--root=/srv/name` is not a program.
+        && !word.starts_with(b"-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's name, and the command line.
+    fn seen(name: &str, line: &str, program: &str) -> bool {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        runs(name, &words, program)
+    }
+
+    #[test]
+    fn a_program_runs_as_itself_or_as_the_script_or_module_of_an_interpreter() {
+        for (name, line, program) in [
+            ("pynchy", "pynchy", "pynchy"),
+            ("pynchy", "/srv/bin/pynchy --debug", "pynchy"),
+            ("pynchy", "/usr/bin/python3.12 /srv/.venv/bin/pynchy", "pynchy"),
+            ("python", "python -X dev -m pynchy", "pynchy"),
+            ("python3", "/usr/bin/python3 -u /srv/host/pynchy.py --port 8484", "pynchy"),
+            ("uv", "uv run pynchy", "pynchy"),
+            ("uv", "uv run --python 3.12 --frozen pynchy", "pynchy"),
+            ("uv", "uv --directory /srv/p run -- python -m pynchy", "pynchy"),
+            ("uvx", "uvx --from pynchy-host pynchy", "pynchy"),
+            ("env", "env HOME=/srv PYTHONUNBUFFERED=1 python -m pynchy", "pynchy"),
+            ("netclawd", "/opt/netclaw/netclawd", "netclawd"),
+            ("dotnet", "dotnet /opt/netclaw/netclawd.dll --urls http://127.0.0.1:5199", "netclawd"),
+            ("dotnet", "/usr/bin/dotnet exec --depsfile a.json netclawd.dll", "netclawd"),
+            ("openclaw-gatewa", "openclaw-gateway   ", "openclaw-gateway"),
+            ("node", "node --require ./hook.js /x/dist/cli.js gateway", "dist/cli.js"),
+            ("node", "node /x/dist/openclaw.mjs gateway", "openclaw"),
+            ("MainThread", "node /srv/bot/index.js", "bot/index.js"),
+            ("bun", "bun run /srv/bot.ts", "bot"),
+            ("java", "java -Xmx1g -cp /a:/b -jar /opt/claw.jar", "claw"),
+            ("bash", "bash /srv/bin/claw.sh", "claw"),
+            // It writes a title over its command line; the kernel's name stays.
+            ("clawd", "clawd: serving on 8080", "clawd"),
+        ] {
+            assert!(seen(name, line, program), "{line}");
+        }
+    }
+
+    #[test]
+    fn whoever_only_names_a_program_does_not_run_it() {
+        for (name, line, program) in [
+            ("journalctl", "journalctl -fu netclawd", "netclawd"),
+            ("systemctl", "systemctl --user status netclawd", "netclawd"),
+            ("vim", "vim netclawd", "netclawd"),
+            ("vim", "vim netclaw.toml", "netclaw"),
+            ("tail", "tail -f pynchy.log", "pynchy"),
+            ("tail", "tail -F /var/log/netclawd", "netclawd"),
+            ("grep", "grep -r pynchy .", "pynchy"),
+            ("ssh", "ssh host netclawd", "netclawd"),
+            ("less", "less /srv/bin/pynchy", "pynchy"),
+            ("gdb", "gdb --args netclawd", "netclawd"),
+            ("docker", "docker exec -it box netclawd", "netclawd"),
+            ("agenthost-expor", "agenthost-exporter --host.process netclawd", "netclawd"),
+            ("agenthost-expor", "agenthost-exporter --host.root=/srv/pynchy", "pynchy"),
+            ("python", "python -m pytest src/pynchy", "pynchy"),
+            ("python", "python deploy.py pynchy", "pynchy"),
+            ("python", "python run pynchy", "pynchy"),
+            ("python", "python -c code pynchy", "pynchy"),
+            ("python", "python --root=/srv/pynchy", "pynchy"),
+            ("python", "python notpynchy", "pynchy"),
+            ("uv", "uv run pytest src/pynchy", "pynchy"),
+            ("uv", "uv run --with pynchy pytest", "pynchy"),
+            ("node", "node -e code netclawd", "netclawd"),
+            ("node", "node /x/watch.js netclawd", "netclawd"),
+            ("bash", "bash -c pynchyd", "pynchy"),
+            ("bash", "bash /srv/stop.sh netclawd", "netclawd"),
+            ("dotnet", "dotnet run netclawd", "netclawd"),
+            ("env", "env NAME=netclawd sleep", "netclawd"),
+            ("openclaw-gatewa", "openclaw-gateway-watch", "openclaw-gateway"),
+            ("", "", "pynchy"),
+        ] {
+            assert!(!seen(name, line, program), "{line}");
+        }
+        assert!(!runs("", &[], "pynchy"));
+    }
+}

@@ -201,6 +201,31 @@ fn a_worker_that_executes_another_image_is_one_no_more() {
     assert_eq!((section.processes.len(), section.kinds["own"].exits_total), (0, 1));
 }
 
+/// Needs the right to make a pid namespace; where it is missing nothing is proven.
+#[test]
+fn of_one_in_a_container_nobody_can_say_whether_it_is_an_orphan() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut stage = Stage::new();
+    let name = stage.name.clone();
+    let (host, _host_input) = stage.spawn("hostd", "read x");
+    let (outside, _outside) = stage.worker("read x");
+    let (runner, _input) = stage.spawn("hostd", &format!("exec unshare --pid --fork ./{name} -c 'read x'"));
+    let inside = || {
+        let scan = Proc::default().scan().unwrap();
+        scan.all().iter().find(|stat| stat.parent == runner && stat.comm.is(&name)).map(Stat::pid)
+    };
+    until("it runs in a namespace of its own", || inside().is_some());
+    let inside = inside().unwrap();
+    stage.others.push(inside);
+    settle(&[outside], &name);
+    let section = look(&mut stage.collector(host, ""), Now::read().plus(LATER)).unwrap();
+    assert_eq!(classes(&section), [(outside, Class::Orphan), (inside, Class::Unknown)].into_iter().collect());
+    assert_eq!((section.totals.orphan, section.limits.len()), (Some(1), 1));
+    assert!(section.limits[0].ends_with("1 workers are orphans, as they run in a container and the host does not"));
+}
+
 /// At looks that are 15 s apart.
 #[test]
 fn whoever_ends_within_seconds_is_known_to_though_nobody_looks() {

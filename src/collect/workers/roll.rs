@@ -199,7 +199,7 @@ impl Roll {
     /// Takes each process for what it is: asked when it is new, while it settles, and when it has another name.
     fn decide(&mut self, proc: &Proc, scan: &Scan, now: Duration) {
         self.decided.retain(|identity, _| scan.get(identity.pid).is_some_and(|stat| stat.identity == *identity));
-        for stat in scan.all() {
+        for stat in scan.all().iter().filter(|stat| !stat.is_kernel) {
             let settles = now.saturating_sub(stat.started()) < SETTLES;
             let known = self.decided.get(&stat.identity).filter(|known| known.comm == stat.comm);
             let stands = known.is_some_and(|known| known.rule.is_some() || !settles || stat.is_zombie());
@@ -214,7 +214,8 @@ impl Roll {
         let look = Look::at(proc, scan, stat);
         let rule = self.rules.iter().position(|rule| rule.matches(&look));
         let is_mcp = rule.is_some_and(|rule| self.rules[rule].is_mcp());
-        let command = look.words().filter(|_| is_mcp).map(|words| self.hasher.hash_one(words.line()));
+        let words = is_mcp.then(|| look.words()).flatten();
+        let command = words.map(|words| self.hasher.hash_one(words.line()));
         let is_closed = rule.is_none() && look.is_closed();
         Decided { comm: stat.comm, rule, is_closed, is_server: is_mcp.then_some(true), command }
     }

@@ -124,6 +124,9 @@ impl fmt::Debug for Comm {
     }
 }
 
+/// `PF_KTHREAD` among the flags of a process.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
 /// What we use of `/proc/<pid>/stat`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stat {
@@ -134,6 +137,8 @@ pub struct Stat {
     /// The kernel's letter: `R`, `S`, `D`, `T`, `Z`, …
     pub state: char,
     pub has_terminal: bool,
+    /// It has no program: a thread of the kernel, which calls it by whatever it does just now.
+    pub is_kernel: bool,
     pub cpu_ticks: u64,
     pub threads: u64,
     pub resident_pages: u64,
@@ -172,7 +177,8 @@ impl Stat {
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
         let terminal: i64 = fields.nth(2)?.parse().ok()?;
-        let user: u64 = fields.nth(6)?.parse().ok()?;
+        let flags: u64 = fields.nth(1)?.parse().ok()?;
+        let user: u64 = fields.nth(4)?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
         let threads = fields.nth(4)?.parse().ok()?;
         let start = fields.nth(1)?.parse().ok()?;
@@ -183,6 +189,7 @@ impl Stat {
             comm: Comm::new(bytes.get(begins + 1..ends)?),
             state,
             has_terminal: terminal != 0,
+            is_kernel: flags & KERNEL_THREAD != 0,
             cpu_ticks: user.checked_add(system)?,
             threads,
             resident_pages,
@@ -537,7 +544,10 @@ mod tests {
         let stat = Stat::parse(line).unwrap();
         assert_eq!((stat.pid(), stat.parent, stat.state, stat.has_terminal), (7, 1, 'S', true));
         assert_eq!((stat.cpu_ticks, stat.threads, stat.identity.start, stat.resident_pages), (300, 3, 123_456, 2));
-        assert!(stat.comm.is("a) R (b)\n") && !stat.comm.is("a"));
+        assert!(stat.comm.is("a) R (b)\n") && !stat.comm.is("a") && !stat.is_kernel);
+        let thread =
+            b"9 (kworker/0:1-events) I 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0 7 0 0 18446744073709551615";
+        assert!(Stat::parse(thread).unwrap().is_kernel);
         assert_eq!(stat.started(), Duration::from_millis(1_234_560));
         for broken in [&b""[..], b"7 (x)", b"7 (x) S 1", b"x (x) S 1 7 7 0 -1 0 0 0 0 0 1 1 1 1 20 0 3 0 9 8 2"] {
             assert_eq!(Stat::parse(broken), None);

@@ -171,7 +171,7 @@ impl Book {
     fn give_way(&mut self, trouble: Trouble, wall: Timestamp) {
         self.state = None;
         self.given_up |= match trouble {
-            Trouble::Foreign | Trouble::Newer => true,
+            Trouble::Foreign | Trouble::Newer | Trouble::Others => true,
             Trouble::Taken => wall.duration_since(*self.taken.get_or_insert(wall)) > OVERLAP,
             Trouble::Damaged(_) | Trouble::Unusable(_) => false,
         };
@@ -215,8 +215,19 @@ impl Book {
         let texts = self.texts(kept).map_err(|error| Trouble::Unusable(error.to_string()))?;
         if self.state.is_none() {
             self.open(wall)?;
+            self.is_free()?;
         }
         self.state.as_mut().map_or(Ok(()), |state| state.save(&texts))
+    }
+
+    /// One who had the file may have ended only to start again: then it is for the same host, or none of ours.
+    fn is_free(&mut self) -> Result<(), Trouble> {
+        let Some(state) = self.state.as_mut().filter(|_| self.taken.is_some()) else { return Ok(()) };
+        let cover = state.load()?.and_then(|texts| serde_json::from_str::<Cover>(&texts.about).ok());
+        match cover.is_none_or(|cover| cover.host == self.host) {
+            true => Ok(()),
+            false => Err(Trouble::Others),
+        }
     }
 
     fn texts(&self, kept: &Kept) -> serde_json::Result<state::Texts> {

@@ -68,6 +68,8 @@ pub enum Trouble {
     Newer,
     /// Another sidecar has it.
     Taken,
+    /// A sidecar that had it before us watches another host by it.
+    Others,
     /// It was ours and is damaged.
     Damaged(String),
     /// Missing folder, no permission, read-only or full disk.
@@ -80,6 +82,7 @@ impl fmt::Display for Trouble {
             Trouble::Foreign => f.write_str("it is a file of another application"),
             Trouble::Newer => f.write_str("a newer version of this program wrote it"),
             Trouble::Taken => f.write_str("another process has it open"),
+            Trouble::Others => f.write_str("another process keeps the verdicts of another host in it"),
             Trouble::Damaged(how) => write!(f, "it is damaged: {how}"),
             Trouble::Unusable(why) => f.write_str(why),
         }

@@ -174,3 +174,25 @@ fn the_file_of_another_is_left_alone() {
     keep(&path, kept(2));
     assert_eq!((std::fs::read(&path).unwrap(), files(folder.path()).len()), (bytes, 1));
 }
+
+/// The one who had it may have ended only to start again: a file that it keeps for another host is still its own.
+#[test]
+fn a_file_that_was_taken_is_used_later_only_for_the_same_host() {
+    for (host, ours) in [("/srv/other", false), ("/srv/one", true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let (first, _) = start(&path, "/srv/one");
+        first.offer(kept(30));
+        let written = || path.with_extension("db-wal").metadata().is_ok_and(|wal| wal.len() > 0);
+        while !written() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (second, found) = start(&path, host);
+        assert!(found.is_none());
+        assert!(first.finish(Duration::from_secs(30)));
+        second.offer(kept(50));
+        assert!(second.finish(Duration::from_secs(30)));
+        let away = start(&path, "/srv/one").1.unwrap().1.length;
+        assert_eq!(away, Duration::from_secs(if ours { 50 } else { 70 }), "{host}");
+    }
+}

@@ -15,7 +15,7 @@
 //! No stream of events: what happens between two lists stands in what the containers that are left say of themselves (how
 //! often restarted, since when, killed for memory, exit code), and a stream is a connection to keep alive.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::ErrorKind;
@@ -76,6 +76,8 @@ pub struct Docker {
     socket: Option<PathBuf>,
     listed: Arc<tokio::sync::Mutex<Option<Answered>>>,
     known: Arc<Mutex<BTreeMap<Arc<str>, Known>>>,
+    /// Containers that did not answer when they were asked last.
+    hung: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
 impl Default for Docker {
@@ -282,7 +284,8 @@ pub enum Error {
     Missing(PathBuf),
     /// A socket, and nobody listens.
     Refused(PathBuf),
-    TimedOut(PathBuf),
+    /// It had so long.
+    TimedOut(PathBuf, Duration),
     /// Somebody listens, and does not answer as an engine does.
     Broken(String),
     /// It answered with JSON in which something is not as we know it; this says what.
@@ -311,8 +314,8 @@ impl fmt::Display for Error {
                 socket.display()
             ),
             Error::Refused(socket) => write!(f, "ask Docker: nobody listens at {}", socket.display()),
-            Error::TimedOut(socket) => {
-                write!(f, "ask Docker: no answer from {} within {}", socket.display(), Span(PATIENCE))
+            Error::TimedOut(socket, after) => {
+                write!(f, "ask Docker: no answer from {} within {}", socket.display(), Span(*after))
             }
             Error::Broken(text) | Error::Unreadable(text) => write!(f, "ask Docker: {text}"),
             Error::Elsewhere => f.write_str(
@@ -345,7 +348,7 @@ impl Docker {
 
     /// The engine behind this socket.
     pub fn at(socket: impl Into<PathBuf>) -> Docker {
-        Docker { socket: Some(socket.into()), listed: Arc::default(), known: Arc::default() }
+        Docker { socket: Some(socket.into()), listed: Arc::default(), known: Arc::default(), hung: Arc::default() }
     }
 
     /// All containers, at most a second older than the run that began at `now`. Who asks while another does waits for
@@ -394,14 +397,17 @@ impl Docker {
         patterns: Vec<String>,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<Arc<Container>>, Error> {
-        let list = match self.list(now).await {
+        let list = self.list(now).await;
+        let deadline = Instant::now() + PATIENCE;
+        let list = match list {
             // It may be a stranger's container that has a new word.
             Err(Error::Unreadable(_)) => self.ask_list(now.mono, patterns, &wanted).await?.into(),
             list => list?,
         };
-        let listed: Vec<&Listed> = list.containers.iter().filter(|listed| wanted(&listed.name)).collect();
-        let rest = Mutex::new(listed.iter().copied().enumerate());
-        let deadline = Instant::now() + PATIENCE;
+        let listed = list.containers.iter().filter(|listed| wanted(&listed.name)).enumerate();
+        let mut listed: Vec<(usize, &Listed)> = listed.collect();
+        listed.sort_by_key(|(_, listed)| self.hung().contains(&listed.id)); // ... so that the others are read first
+        let rest = Mutex::new(listed.into_iter());
         let ask = || self.inspect_each(list.at, &rest, deadline);
         // One that hangs holds up one of these.
         let (one, two, three, four) = tokio::try_join!(ask(), ask(), ask(), ask())?;
@@ -422,8 +428,14 @@ impl Docker {
             let next = rest.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((place, listed)) = next else { return Ok(told) };
             match self.inspect_one(&mut line, list, listed, deadline).await {
-                Ok(container) => told.extend(container.map(|container| (place, container))),
-                Err(why @ (Error::TimedOut(_) | Error::Broken(_) | Error::Unreadable(_))) => {
+                Ok(container) => {
+                    self.hung().remove(&listed.id);
+                    told.extend(container.map(|container| (place, container)));
+                }
+                Err(why @ (Error::TimedOut(..) | Error::Broken(_) | Error::Unreadable(_))) => {
+                    if let Error::TimedOut(..) = why {
+                        self.hung().insert(listed.id.clone());
+                    }
                     let before = self.known().get(&listed.id).map(|known| known.container.clone());
                     told.push((place, Container::unread(listed, before.as_deref(), why).into()));
                 }
@@ -444,8 +456,9 @@ impl Docker {
             options = options.filters(&HashMap::from([("name", patterns)]));
         }
         let question = async |engine: &bollard::Docker| engine.list_containers(Some(options.build())).await;
-        let rows = self.ask(&mut None, Instant::now() + PATIENCE, question).await?;
+        let rows = self.ask(&mut None, PATIENCE, question).await?;
         let containers: Vec<Listed> = rows.into_iter().map(Listed::of).collect::<Result<_, _>>()?;
+        self.hung().retain(|id| containers.iter().any(|listed| listed.id == *id));
         self.known()
             .retain(|id, known| !wanted(&known.container.name) || containers.iter().any(|listed| listed.id == *id));
         Ok(Listing { at: now, containers })
@@ -466,8 +479,8 @@ impl Docker {
             Err(fault) if is_gone(&fault) => Ok(None),
             answer => answer.map(Some),
         };
-        let deadline = deadline.min(Instant::now() + PATIENCE_FOR_ONE);
-        let Some(said) = self.ask(line, deadline, question).await? else { return Ok(None) };
+        let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE_FOR_ONE);
+        let Some(said) = self.ask(line, patience, question).await? else { return Ok(None) };
         let container = Arc::new(Container::of(said, listed)?);
         let known = Known { list, state: listed.state, status: listed.status.clone(), container: container.clone() };
         self.known().insert(listed.id.clone(), known);
@@ -478,14 +491,19 @@ impl Docker {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn hung(&self) -> std::sync::MutexGuard<'_, BTreeSet<Arc<str>>> {
+        self.hung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks over a line that stands, or over a new one, and leaves it there if it can be asked again.
     async fn ask<T>(
         &self,
         line: &mut Option<Line>,
-        deadline: Instant,
+        patience: Duration,
         question: impl AsyncFnOnce(&bollard::Docker) -> Result<T, Fault>,
     ) -> Result<T, Error> {
         let socket = self.socket.as_ref().ok_or(Error::Elsewhere)?;
+        let deadline = Instant::now() + patience;
         let talking = async {
             let mut open = match line.take() {
                 Some(line) => line,
@@ -497,7 +515,7 @@ impl Docker {
             }
             answer.map_err(|fault| not_told(socket, &fault))
         };
-        timeout_at(deadline, talking).await.unwrap_or_else(|_| Err(Error::TimedOut(socket.clone())))
+        timeout_at(deadline, talking).await.unwrap_or_else(|_| Err(Error::TimedOut(socket.clone(), patience)))
     }
 }
 
@@ -537,7 +555,7 @@ fn not_told(socket: &Path, fault: &Fault) -> Error {
         Fault::HyperResponseError { .. } => {
             Error::Broken("the connection broke off before the answer was whole".to_owned())
         }
-        Fault::RequestTimeoutError => Error::TimedOut(socket.to_owned()),
+        Fault::RequestTimeoutError => Error::TimedOut(socket.to_owned(), 2 * PATIENCE),
         _ => Error::Broken("it could not be asked".to_owned()),
     }
 }

@@ -129,7 +129,7 @@ fn one_that_hangs_is_told_by_the_list_and_the_others_are_read() {
     let (fake, seen) = beside(|| None);
     assert!(begun.elapsed() < PATIENCE_FOR_ONE + Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!((seen[0].state, seen[0].restart_count), (State::Exited, None));
-    assert_eq!(seen[0].unread, Some(Error::TimedOut(fake.socket())));
+    assert_eq!(seen[0].unread, Some(Error::TimedOut(fake.socket(), PATIENCE_FOR_ONE)));
     assert_eq!((seen[1].state, seen[1].restart_count, &seen[1].unread), (State::Running, Some(0), &None));
 }
 
@@ -326,8 +326,8 @@ fn silence_is_a_time_out_and_delays_all_who_ask_only_once() {
     let begun = std::time::Instant::now();
     let now = Now::read();
     let (one, two) = runtime.block_on(async { tokio::join!(docker.list(now), docker.inspect("a", now)) });
-    assert_eq!(one, Err(Error::TimedOut(fake.socket())));
-    assert_eq!(two, Err(Error::TimedOut(fake.socket())));
+    assert_eq!(one, Err(Error::TimedOut(fake.socket(), PATIENCE)));
+    assert_eq!(two, Err(Error::TimedOut(fake.socket(), PATIENCE)));
     assert!(begun.elapsed() < PATIENCE + Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(Failure::from(anyhow::Error::new(one.unwrap_err())).cause, Cause::Unanswered);
 }

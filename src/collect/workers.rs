@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
-use crate::source::process::proc::{self, Proc, Scan};
+use crate::source::process::proc::{self, Proc, Scan, Stat};
 
 mod ancestor;
 mod class;
@@ -53,7 +54,7 @@ pub struct Config {
     /// Whether the file names of sessions are shown.
     sessions: bool,
     /// How many servers of the same command one process needs.
-    max_per_parent: usize,
+    max_per_parent: NonZero<usize>,
     /// Bytes of memory that one worker may have; not set: any.
     max_rss: Option<u64>,
 }
@@ -66,7 +67,7 @@ impl Default for Config {
             orphan_after: Span(Duration::from_secs(30)),
             leaked_after: Span(Duration::from_secs(12 * 60)),
             sessions: false,
-            max_per_parent: 1,
+            max_per_parent: NonZero::<usize>::MIN,
             max_rss: None,
         }
     }
@@ -289,35 +290,35 @@ static OLDEST: Fact = Fact::gauge(
 static CPU: Fact = Fact::counter(
     "agenthost.worker.cpu",
     "agenthost_worker_cpu_seconds_total",
-    "CPU time that workers of the kind have used since the exporter began; what one uses after its last look is lost.",
+    "CPU time that workers of the kind have used since this collector began; what one uses after its last look is lost.",
 )
 .unit("s")
 .of(&["kind"]);
 static DISK_READ: Fact = Fact::counter(
     "agenthost.worker.disk_read",
     "agenthost_worker_disk_read_bytes_total",
-    "Bytes that workers of the kind have read from disks since the exporter began, of those whose I/O can be seen.",
+    "Bytes that workers of the kind have read from disks since this collector began, of those whose I/O can be seen; the kernel adds what a child did that they have reaped.",
 )
 .unit("By")
 .of(&["kind"]);
 static DISK_WRITTEN: Fact = Fact::counter(
     "agenthost.worker.disk_written",
     "agenthost_worker_disk_written_bytes_total",
-    "Bytes that workers of the kind have written to disks since the exporter began, of those whose I/O can be seen.",
+    "Bytes that workers of the kind have written to disks since this collector began, of those whose I/O can be seen; the kernel adds what a child did that they have reaped.",
 )
 .unit("By")
 .of(&["kind"]);
 static SPAWNS: Fact = Fact::counter(
     "agenthost.worker.spawns",
     "agenthost_worker_spawns_total",
-    "Workers of the kind that appeared since the exporter began; one that comes and goes between two looks is not seen.",
+    "Workers of the kind that appeared since this collector began; one that comes and goes between two looks is not seen.",
 )
 .unit("{process}")
 .of(&["kind"]);
 static EXITS: Fact = Fact::counter(
     "agenthost.worker.exits",
     "agenthost_worker_exits_total",
-    "Workers of the kind that ended since the exporter began, or became another program.",
+    "Workers of the kind that ended since this collector began, or became another program.",
 )
 .unit("{process}")
 .of(&["kind"]);
@@ -607,6 +608,9 @@ fn put_class(labels: [&Arc<str>; 2], members: Vec<&Process>, boot: f64, points: 
     points.put(&OLDEST, labels, boot + oldest.as_secs_f64());
 }
 
+/// Programs that take in the children of the dead (subreapers, and the first process of a container).
+const REAPERS: [&str; 7] = ["systemd", "init", "tini", "dumb-init", "docker-init", "containerd-shim", "conmon"];
+
 /// All that one look has seen.
 struct Sight<'a> {
     scan: &'a Scan,
@@ -620,6 +624,13 @@ impl Sight<'_> {
     fn list(&self) -> Option<&List> {
         self.list.and_then(|list| list.as_ref().ok())
     }
+
+    /// Whether orphans are handed over to it, by what such a program is called: the kernel does not tell who asked for
+    /// them. The host may be pid 1 of its container, and what is below it is its own.
+    fn is_reaper(&self, pid: u32) -> bool {
+        let is_called = |stat: &Stat| REAPERS.iter().any(|name| stat.comm.is(name));
+        self.sought.pid != Some(pid) && (pid == 1 || self.scan.get(pid).is_some_and(is_called))
+    }
 }
 
 impl Workers {
@@ -627,7 +638,7 @@ impl Workers {
         if let Some(registry) = &mut self.registry {
             registry.forget(sight.scan);
         }
-        let duplicates = duplicates(sight.seen, self.config.max_per_parent);
+        let duplicates = duplicates(sight, self.config.max_per_parent.get());
         let of_host: BTreeSet<u32> =
             sight.seen.iter().filter(|one| self.is_listed(one.rule)).map(|one| one.stat.pid()).collect();
         let each = sight.seen.iter().map(|one| {
@@ -663,7 +674,8 @@ impl Workers {
         let (Some(registry), Some(list)) = (&mut self.registry, sight.list().filter(|_| is_listed)) else {
             return Registration::default();
         };
-        let is_own = above.is_some_and(|above| registry::is_own(above, sight.scan, &seen.stat, of_host));
+        let is_host = sight.sought.pid == Some(seen.stat.pid());
+        let is_own = !is_host && above.is_some_and(|above| registry::is_own(above, sight.scan, &seen.stat, of_host));
         registry.registration(list, &seen.stat, is_own, self.config.orphan_after.0)
     }
 
@@ -756,11 +768,12 @@ impl Section {
 }
 
 /// Servers of one command and parent beyond those that it needs. Those are the ones that were last seen to read or write;
-/// where that is the same, or not ours to see, the youngest: a parent that starts another one means to use it.
-fn duplicates(seen: &[Seen], max_per_parent: usize) -> BTreeSet<u32> {
+/// where that is the same, or not ours to see, the youngest: a parent that starts another one means to use it. Those that
+/// were handed over to whoever takes in the children of the dead were started by nobody knows how many.
+fn duplicates(sight: &Sight<'_>, max_per_parent: usize) -> BTreeSet<u32> {
     let mut servers: BTreeMap<(u32, u64), Vec<&Seen>> = BTreeMap::new();
-    for one in seen.iter().filter(|one| !one.stat.is_zombie()) {
-        if let Some(server) = one.server {
+    for one in sight.seen.iter().filter(|one| !one.stat.is_zombie()) {
+        if let Some(server) = one.server.filter(|&(parent, _)| !sight.is_reaper(parent)) {
             servers.entry(server).or_default().push(one);
         }
     }
@@ -782,6 +795,11 @@ fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<Stri
              their user, or with CAP_SYS_PTRACE",
         ),
         (sight.scan.closed, "# processes of others are hidden from us (hidepid): run as their user"),
+        (
+            usize::from(sight.scan.hides_others()),
+            "processes of other users are not to be seen at all (/proc is mounted with hidepid), nor are workers among \
+             them: run as their user, or as root",
+        ),
         (
             doubtful,
             "the program of # processes is not ours to see, so that no rule by `exe` finds them: run as their user",

@@ -145,8 +145,11 @@ impl Root {
         ] {
             let own = folder.join(pid.to_string());
             std::fs::create_dir_all(own.join("fd"))?;
-            let stat =
-                format!("{pid} ({comm}) {state} {parent} 1 1 0 -1 0 0 0 0 0 40 10 0 0 20 0 11 0 {started} 1 {pages}");
+            // Of a corpse all threads but the first are gone.
+            let threads = if state == 'Z' { 1 } else { 11 };
+            let stat = format!(
+                "{pid} ({comm}) {state} {parent} 1 1 0 -1 0 0 0 0 0 40 10 0 0 20 0 {threads} 0 {started} 1 {pages}"
+            );
             std::fs::write(own.join("stat"), stat)?;
             std::fs::write(own.join("cmdline"), comm)?;
             std::fs::write(own.join("status"), format!("NSpid:\t{pid}\n"))?;

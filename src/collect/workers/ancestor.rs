@@ -92,6 +92,10 @@ impl Ancestor {
 
     /// Who is above a process. That its parent is pid 1 proves nothing, nor does that it is not.
     pub fn above(&self, proc: &Proc, scan: &Scan, stat: &Stat) -> Above {
+        // The host may be a worker itself, as a gateway that runs its agents within.
+        if self.is_member(stat) {
+            return Above::Host;
+        }
         let mut top = stat;
         for above in scan.ancestors(stat) {
             if self.is_member(above) {

@@ -78,8 +78,8 @@ pub struct Tally {
     pub disk: Option<(u64, u64)>,
     pub spawns: u64,
     pub exits: u64,
-    /// Those that ended, and whose place nobody has taken yet.
-    vacant: u64,
+    /// When those ended whose place nobody has taken yet, within the last hour.
+    vacant: VecDeque<Duration>,
     restarts: VecDeque<Duration>,
     early_exits: VecDeque<Duration>,
 }
@@ -96,7 +96,11 @@ impl Tally {
     }
 
     pub fn forget(&mut self, now: Duration) {
-        for (events, within) in [(&mut self.restarts, RESTARTS_WITHIN), (&mut self.early_exits, EARLY_EXITS_WITHIN)] {
+        for (events, within) in [
+            (&mut self.restarts, RESTARTS_WITHIN),
+            (&mut self.vacant, RESTARTS_WITHIN),
+            (&mut self.early_exits, EARLY_EXITS_WITHIN),
+        ] {
             while events.len() > EVENTS || events.front().is_some_and(|&at| now.saturating_sub(at) > within) {
                 events.pop_front();
             }
@@ -105,15 +109,15 @@ impl Tally {
 
     pub fn spawned(&mut self, now: Duration) {
         self.spawns += 1;
-        if self.vacant > 0 {
-            self.vacant -= 1;
+        self.forget(now);
+        if self.vacant.pop_front().is_some() {
             self.restarts.push_back(now);
         }
     }
 
     pub fn exited(&mut self, now: Duration, was_early: bool) {
         self.exits += 1;
-        self.vacant += 1;
+        self.vacant.push_back(now);
         if was_early {
             self.early_exits.push_back(now);
         }
@@ -202,22 +206,28 @@ impl Roll {
         for stat in scan.all().iter().filter(|stat| !stat.is_kernel) {
             let settles = now.saturating_sub(stat.started()) < SETTLES;
             let known = self.decided.get(&stat.identity).filter(|known| known.comm == stat.comm);
-            let stands = known.is_some_and(|known| known.rule.is_some() || !settles || stat.is_zombie());
-            if !stands {
-                let decided = self.ask(proc, scan, stat);
+            let is_told = |known: &Decided| known.rule.is_some_and(|rule| !self.rules[rule].is_beyond_name());
+            let stands = known.is_some_and(|known| is_told(known) || !settles || stat.is_zombie());
+            if stands {
+                continue;
+            }
+            let had = known.is_some_and(|known| known.rule.is_some());
+            let (decided, is_blind) = self.ask(proc, scan, stat);
+            // What cannot be seen any more proves nothing: it may be about to end.
+            if !(had && decided.rule.is_none() && is_blind) {
                 self.decided.insert(stat.identity, decided);
             }
         }
     }
 
-    fn ask(&self, proc: &Proc, scan: &Scan, stat: &Stat) -> Decided {
+    fn ask(&self, proc: &Proc, scan: &Scan, stat: &Stat) -> (Decided, bool) {
         let look = Look::at(proc, scan, stat);
         let rule = self.rules.iter().position(|rule| rule.matches(&look));
         let is_mcp = rule.is_some_and(|rule| self.rules[rule].is_mcp());
         let words = is_mcp.then(|| look.words()).flatten();
         let command = words.map(|words| self.hasher.hash_one(words.line()));
         let is_closed = rule.is_none() && look.is_closed();
-        Decided { comm: stat.comm, rule, is_closed, is_server: is_mcp.then_some(true), command }
+        (Decided { comm: stat.comm, rule, is_closed, is_server: None, command }, look.is_blind())
     }
 
     /// The workers of a scan, with their rules; without forks on their way, and without launchers of servers.
@@ -227,12 +237,12 @@ impl Roll {
         for stat in scan.all() {
             let Some(rule) = self.rule(stat) else { continue };
             let parent = scan.get(stat.parent).filter(|parent| self.rule(parent) == Some(rule));
+            let launcher = self.launcher(scan, stat).filter(|_| self.rules[rule].is_mcp() && !stat.is_zombie());
             let is_young = now.saturating_sub(stat.started()) < FORKS;
-            match parent {
-                Some(_) if is_young && !stat.is_zombie() => continue,
-                Some(parent) if self.rules[rule].is_mcp() && !stat.is_zombie() => _ = launchers.insert(parent.pid()),
-                _ => {}
+            if parent.is_some() && is_young && !stat.is_zombie() {
+                continue;
             }
+            launchers.extend(launcher.map(Stat::pid));
             found.insert(stat.pid(), rule);
         }
         found.retain(|pid, _| !launchers.contains(pid));
@@ -256,7 +266,7 @@ impl Roll {
             let Some(decided) = self.decided.get_mut(&stat.identity) else { continue };
             let settles = now.saturating_sub(stat.started()) < SETTLES;
             if decided.is_server.is_none() || (settles && decided.rule.is_none()) {
-                decided.is_server = Some(Look::at(proc, scan, stat).is_server());
+                decided.is_server = Some(Look::at(proc, scan, stat).is_surely_server());
             }
             let works = decided.is_server != Some(true);
             children.entry(stat.parent).or_default().push((stat.pid(), works));
@@ -381,10 +391,19 @@ impl Roll {
     /// Of a server: the first process above it that is none, and its command.
     fn server(&self, scan: &Scan, stat: &Stat) -> Option<(u32, u64)> {
         let command = self.decided.get(&stat.identity)?.command?;
-        let is_launcher =
-            |above: &&Stat| self.decided.get(&above.identity).is_some_and(|known| known.command.is_some());
-        let above = scan.ancestors(stat).find(|above| !is_launcher(above))?;
+        // The table was not read at one moment, so a loop is thinkable.
+        let launchers = std::iter::successors(Some(stat), |stat| self.launcher(scan, stat)).take(1000);
+        let above = scan.get(launchers.last()?.parent)?;
         Some((above.pid(), command))
+    }
+
+    /// The server above that launched this one: its parent, or the one that did it by a shell, as `npx` does.
+    fn launcher<'a>(&self, scan: &'a Scan, stat: &Stat) -> Option<&'a Stat> {
+        let is_server = |stat: &&Stat| self.decided.get(&stat.identity).is_some_and(|known| known.command.is_some());
+        let parent = scan.get(stat.parent)?;
+        let is_shell = ["sh", "dash", "bash"].iter().any(|name| parent.comm.is(name));
+        let above = if is_shell && !is_server(&parent) { scan.get(parent.parent)? } else { parent };
+        Some(above).filter(is_server)
     }
 }
 

@@ -186,6 +186,14 @@ impl Rule {
         matches!(self.marks, Marks::Preset(Preset::Pi))
     }
 
+    /// Whether it asks for more than the name, so that another program of the same name may be none.
+    pub fn is_beyond_name(&self) -> bool {
+        match &self.marks {
+            Marks::Preset(preset) => matches!(preset, Preset::Mcp | Preset::Opencode),
+            Marks::Own(own) => own.exe.is_some() || own.cmdline.is_some(),
+        }
+    }
+
     pub fn matches(&self, look: &Look<'_>) -> bool {
         match &self.marks {
             Marks::Preset(preset) => preset.matches(look),
@@ -239,8 +247,9 @@ impl<'a> Look<'a> {
     }
 
     fn has_word(&self, wanted: &[u8]) -> bool {
-        // Of a corpse the name is all there is.
-        self.stat.is_zombie() || self.words().is_some_and(|words| words.iter().any(|word| word == wanted))
+        // Of a corpse the name is all there is, and of one whose main thread has ended.
+        self.stat.is_zombie()
+            || self.words().is_some_and(|words| words.is_empty() || words.iter().any(|word| word == wanted))
     }
 
     /// Nobody sits before it. Without a terminal it has none as its input; with one, its input must be seen.
@@ -273,14 +282,22 @@ impl<'a> Look<'a> {
     /// Its program is named after the protocol, and its input is a pipe, as far as can be seen. Of a launcher (`npx -y
     /// mcp-server-git`) what it launches counts, not its options.
     pub fn is_server(&self) -> bool {
-        let named = self.words().is_some_and(|words| {
-            let several = if words.is_launcher() { 6 } else { 1 };
-            // A title that was written over the command line is one word.
-            let parts = words.iter().flat_map(|word| word.split(|&byte| byte == b' '));
-            let programs = parts.filter(|word| !word.starts_with(b"-")).take(several);
-            programs.into_iter().any(names_the_protocol)
-        });
-        named && matches!(self.proc.input(self.stat.pid()), Ok(Input::Pipe) | Err(_))
+        self.names_the_protocol() && matches!(self.proc.input(self.stat.pid()), Ok(Input::Pipe) | Err(_))
+    }
+
+    /// The same, and its input is seen to be a pipe: where it is not ours to see, it may as well be a tool.
+    pub fn is_surely_server(&self) -> bool {
+        self.names_the_protocol() && matches!(self.proc.input(self.stat.pid()), Ok(Input::Pipe))
+    }
+
+    fn names_the_protocol(&self) -> bool {
+        self.words().is_some_and(|words| words.program().is_some_and(|word| names_the_protocol(&word)))
+    }
+
+    /// Whether what a rule wants to know could not be seen: it ends just now, or executes a program of another user.
+    pub fn is_blind(&self) -> bool {
+        matches!(self.exe.get(), Some(Err(_)))
+            || self.words.get().is_some_and(|words| words.as_ref().map_or(true, Words::is_empty))
     }
 }
 

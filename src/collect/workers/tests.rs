@@ -94,7 +94,8 @@ impl Machine {
             std::fs::create_dir_all(self.path(&format!("{pid}/{folder}"))).unwrap();
         }
         let is_zombie = state == 'Z';
-        let (pages, threads, start) = (if is_zombie { 0 } else { 1000 + u64::from(pid) }, 11, started * 100);
+        let (pages, threads, start) =
+            (if is_zombie { 0 } else { 1000 + u64::from(pid) }, if is_zombie { 1 } else { 11 }, started * 100);
         let stat = format!(
             "{pid} ({comm}) {state} {parent} 1 1 {terminal} -1 0 0 0 0 0 {ticks} 0 0 0 20 0 {threads} 0 {start} 1 {pages} 1"
         );
@@ -271,6 +272,7 @@ fn the_configuration_is_checked() {
     let pattern = refusal("[[rule]]\nname = \"x\"\ncmdline = \"[\"");
     assert!(pattern.contains("line 3") && pattern.contains("no regular expression"), "{pattern}");
     assert!(refusal("max_rss = -1").contains("invalid value"));
+    assert!(refusal("max_per_parent = 0").contains("nonzero"));
     assert!(refusal("leaked = \"1m\"").contains("unknown field"));
 }
 
@@ -495,6 +497,124 @@ fn a_child_is_work_but_a_server_or_a_corpse_is_none() {
     assert_eq!(with(Fake { comm: "sleep", words: "sleep\x008", ..PI }), (Class::Busy, 1));
     assert_eq!(with(SERVER), (Class::Idle, 1));
     assert_eq!(with(Fake { comm: "sleep", state: 'Z', ..PI }), (Class::Idle, 0));
+    for (comm, words) in [
+        ("bash", "bash\0-c\0cd /srv/mcp ; sleep 300; true"),
+        ("bash", "/bin/bash\0-lc\0/srv/mcp"),
+        ("bash", "bash\0-c\0x\0mcp"),
+        ("python3", "/srv/mcp/.venv/bin/python3\0build.py\0mcp"),
+        ("node", "node\0-e\0code\0mcp"),
+        ("npm", "npm\0run\0test\0mcp"),
+    ] {
+        assert_eq!(with(Fake { comm, words, ..PI }), (Class::Busy, 1), "{words:?}");
+        assert_eq!(kind("presets = [\"mcp\"]", &Fake { comm, words, ..PI }), None, "{words:?}");
+    }
+    for words in [
+        "npx\0-y\0mcp-server-git",
+        "npm exec mcp-server-git",
+        "docker\0run\0-i\0--rm\0-e\0TOKEN\0mcp/github",
+        "uvx\0--from\0x\0mcp-server-git",
+        "env\0A=b\0npx\0mcp-x",
+        "bash\0/opt/mcp/run.sh",
+    ] {
+        assert_eq!(with(Fake { comm: "x", words, ..PI }), (Class::Idle, 1), "{words:?}");
+    }
+}
+
+#[test]
+fn a_child_whose_input_is_not_seen_is_no_server() {
+    let machine = Machine::new(&[PI, Fake { pid: 300, parent: 200, ..SERVER }]);
+    std::fs::remove_file(machine.path("300/fd/0")).unwrap();
+    let mut workers = machine.collector("presets = [\"pi\", \"mcp\"]");
+    look(&mut workers, at(1000)).unwrap();
+    let section = look(&mut workers, at(1015)).unwrap();
+    assert_eq!(classes(&section), [(200, Class::Busy), (300, Class::Idle)]);
+}
+
+#[test]
+fn the_host_itself_is_no_orphan() {
+    let gateway = Fake { comm: "openclaw-gatewa", words: "openclaw-gateway", ..HOST };
+    let machine = Machine::new(&[gateway, Fake { pid: 201, parent: 1, ..gateway }]);
+    let rule = ProcessRule::Command("hostd".to_owned());
+    let class = |config: &str, rule: ProcessRule, profile| {
+        let host = Host { process: rule, profile, ..fixture::host(None) };
+        let sources = Sources { proc: Proc::at(machine.folder.path()), ..Sources::default() };
+        let mut workers = Workers::new(toml::from_str(config).unwrap(), &host, &sources).unwrap().unwrap();
+        look(&mut workers, at(1000)).unwrap();
+        classes(&look(&mut workers, at(1015)).unwrap())
+    };
+    let file = machine.path("pid");
+    std::fs::write(&file, "100").unwrap();
+    let openclaw = class("", ProcessRule::PidFile(file), Profile::Openclaw);
+    assert_eq!(openclaw, [(100, Class::Idle), (201, Class::Orphan)], "another one is not the host");
+    machine.run(&[HOST]);
+    let own = class("[[rule]]\nname = \"x\"\ncomm = \"hostd\"", rule, Profile::Generic);
+    assert_eq!(own, [(100, Class::Idle)]);
+}
+
+#[test]
+fn processes_that_are_not_even_listed_are_spoken_of() {
+    let machine = Machine::new(&[PI]);
+    let limits =
+        |machine: &Machine| look(&mut machine.collector("presets = [\"pi\"]"), at(1000)).unwrap().limits.concat();
+    assert_eq!(limits(&machine), "");
+    machine.end(1);
+    assert!(limits(&machine).contains("processes of other users are not to be seen at all"), "{}", limits(&machine));
+}
+
+#[test]
+fn one_that_executes_another_program_of_its_name_is_asked_again_while_it_settles() {
+    for (config, first) in [
+        ("presets = [\"mcp\"]", SERVER),
+        ("[[rule]]\nname = \"own\"\ncmdline = \"serve\"", Fake { words: "node\0serve", ..SERVER }),
+    ] {
+        let young = Fake { started: 990, ..first };
+        let machine = Machine::new(&[young]);
+        let mut workers = machine.collector(config);
+        only(&look(&mut workers, at(1000)).unwrap());
+        machine.write("200/cmdline", b"");
+        only(&look(&mut workers, at(1005)).unwrap());
+        machine.write("200/cmdline", b"node\0/x/build.js");
+        assert!(look(&mut workers, at(1010)).unwrap().processes.is_empty(), "{config}");
+    }
+}
+
+#[test]
+fn one_whose_main_thread_has_ended_is_no_zombie() {
+    let machine = Machine::new(&[PI]);
+    let mut workers = machine.collector("presets = [\"pi\"]");
+    look(&mut workers, at(1000)).unwrap();
+    let mut class = |second, threads: u32| {
+        let stat = format!("200 (pi) Z 100 1 1 0 -1 0 0 0 0 0 100 0 0 0 20 0 {threads} 0 60000 1 0 1");
+        machine.write("200/stat", stat.as_bytes());
+        only(&look(&mut workers, at(second)).unwrap()).class
+    };
+    assert_eq!(class(1015, 2), Class::Idle);
+    assert_eq!(class(1030, 1), Class::Zombie);
+}
+
+#[test]
+fn a_place_is_vacant_for_an_hour() {
+    let restarts = |second| {
+        let mut tally = roll::Tally::default();
+        tally.exited(Duration::from_secs(1000), false);
+        tally.spawned(Duration::from_secs(second));
+        tally.recent_restarts()
+    };
+    assert_eq!((restarts(1000 + 3600), restarts(1000 + 3601)), (1, 0));
+}
+
+#[test]
+fn servers_that_were_handed_over_are_no_duplicates_of_each_other() {
+    let user = Fake { pid: 150, parent: 1, comm: "systemd", words: "systemd\0--user", ..PI };
+    let server = |pid, parent| Fake { pid, parent, ..SERVER };
+    let machine = Machine::new(&[user, server(401, 1), server(402, 1), server(403, 150), server(404, 150)]);
+    let duplicates = |rule| {
+        let section = look(&mut machine.collector_beside("presets = [\"mcp\"]", rule), at(1000)).unwrap();
+        section.totals.duplicate
+    };
+    assert_eq!(duplicates(ProcessRule::Unknown), Some(0));
+    // As in a container.
+    assert_eq!(duplicates(ProcessRule::Command("init".to_owned())), Some(1));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! environments are read to be matched against and dropped; neither leaves this program.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -149,9 +150,9 @@ impl Stat {
         self.identity.pid
     }
 
-    /// It only waits to be reaped.
+    /// It only waits to be reaped. One whose main thread alone has ended has the same letter, and lives.
     pub fn is_zombie(&self) -> bool {
-        matches!(self.state, 'Z' | 'X')
+        self.state == 'X' || (self.state == 'Z' && self.threads <= 1)
     }
 
     /// When it was started, on the clock that counts since boot.
@@ -245,6 +246,12 @@ impl Scan {
         self.stats.get(at)
     }
 
+    /// Whether processes of others are not even listed (`hidepid=2`): every namespace of pids has a first one, and whoever
+    /// scans sees itself.
+    pub fn hides_others(&self) -> bool {
+        self.closed == 0 && !self.stats.is_empty() && self.get(1).is_none()
+    }
+
     /// Whether this very process is there and more than a corpse.
     pub fn lives(&self, identity: Identity) -> bool {
         self.get(identity.pid).is_some_and(|stat| stat.identity == identity && !stat.is_zombie())
@@ -265,11 +272,15 @@ impl FromIterator<Stat> for Scan {
     }
 }
 
+fn from_bytes(bytes: &[u8]) -> OsString {
+    std::ffi::OsStr::from_bytes(bytes).to_owned()
+}
+
 impl Words {
     fn parse(bytes: &[u8]) -> Words {
         let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         let words = bytes[..end].split(|&byte| byte == 0).filter(|_| end > 0);
-        Words(words.map(|word| std::ffi::OsStr::from_bytes(word).to_owned()).collect())
+        Words(words.map(from_bytes).collect())
     }
 
     /// Each word. For matching only.
@@ -283,13 +294,21 @@ impl Words {
         words.join(" ")
     }
 
-    /// Whether the first word is a program that runs others (`node`, `python`, `npx`, …). A title that was written over
-    /// the command line is one word with spaces in it.
-    pub fn is_launcher(&self) -> bool {
-        let more = [&b"npm"[..], b"npx", b"pnpm", b"uvx", b"pipx", b"docker", b"podman"];
-        let first = self.iter().next().and_then(|word| word.split(|&byte| byte == b' ').next()).unwrap_or_default();
-        let name = first.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        more.contains(&name) || program::is_launcher(std::ffi::OsStr::from_bytes(name))
+    /// As of a zombie.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The word that names its program: of an interpreter or launcher (`python`, `npx`, `docker run`, …) what that runs,
+    /// and `None` if that is code (`bash -c`) or nothing. For matching only.
+    pub fn program(&self) -> Option<Vec<u8>> {
+        // A title that was written over the command line is one word with spaces in it.
+        let title = |word: &OsString| word.as_bytes().split(|&byte| byte == b' ').map(from_bytes).collect();
+        let words = match &self.0[..] {
+            [word] => title(word),
+            words => words.to_vec(),
+        };
+        program::launched(&words).map(|word| word.as_bytes().to_vec())
     }
 }
 
@@ -568,8 +587,6 @@ mod tests {
         assert_eq!(Words::parse(b"").iter().count() + Words::parse(b"\0\0").iter().count(), 0);
         let words = Words::parse(b"node\0-e\0\0sk-secret");
         assert_eq!(words.line(), "node -e  sk-secret");
-        assert!(words.is_launcher() && !Words::parse(b"pi\0").is_launcher());
-        assert!(Words::parse(b"/usr/bin/npx\0-y").is_launcher() && Words::parse(b"python3.12\0x").is_launcher());
         assert_eq!(format!("{words:?}"), "4 words");
     }
 

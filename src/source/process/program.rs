@@ -58,7 +58,12 @@ const LAUNCHERS: &[Launcher] = &[
         ],
         code: &["-e", "--eval", "-p", "--print"],
     },
-    Launcher { names: &["bun", "deno"], commands: &["run"], with_value: &["--config", "--cwd"], code: &["-e", "eval"] },
+    Launcher {
+        names: &["bun", "deno"],
+        commands: &["run", "x"],
+        with_value: &["--config", "--cwd"],
+        code: &["-e", "eval"],
+    },
     Launcher {
         names: &["dotnet"],
         commands: &["exec"],
@@ -76,6 +81,56 @@ const LAUNCHERS: &[Launcher] = &[
     Launcher { names: &["env"], commands: &[], with_value: &["-u", "--unset", "-C", "--chdir"], code: &[] },
 ];
 
+/// They run what a registry has. A host is never told by them.
+const FETCHERS: &[Launcher] = &[
+    Launcher {
+        names: &["npm", "npx", "pnpm", "pnpx", "bunx", "yarn"],
+        // Not `run`: it may run anything, by a name that says little.
+        commands: &["exec", "x", "dlx"],
+        with_value: &["-p", "--package", "--prefix", "-C", "--dir", "-w", "--workspace"],
+        code: &["-c", "--call"],
+    },
+    Launcher {
+        names: &["docker", "podman"],
+        commands: &["run", "exec", "container", "compose"],
+        with_value: &[
+            "-e",
+            "--env",
+            "--env-file",
+            "-v",
+            "--volume",
+            "--mount",
+            "--name",
+            "--network",
+            "--net",
+            "-p",
+            "--publish",
+            "-w",
+            "--workdir",
+            "-u",
+            "--user",
+            "-l",
+            "--label",
+            "-m",
+            "--memory",
+            "--cpus",
+            "--entrypoint",
+            "--platform",
+            "--pull",
+            "--add-host",
+            "--security-opt",
+            "--cap-add",
+            "--cap-drop",
+            "--context",
+            "-f",
+            "--file",
+            "-H",
+            "--host",
+        ],
+        code: &[],
+    },
+];
+
 /// What scripts and assemblies are called besides.
 const ENDINGS: [&str; 13] =
     [".py", ".pyz", ".js", ".mjs", ".cjs", ".ts", ".mts", ".dll", ".exe", ".jar", ".rb", ".pl", ".sh"];
@@ -86,9 +141,14 @@ pub(super) fn runs(name: &str, words: &[OsString], program: &str) -> bool {
     name == program || names_program(words, program)
 }
 
-/// Whether a command line that begins so may name another program that counts.
-pub(super) fn is_launcher(first: &OsStr) -> bool {
-    Launcher::of(first).is_some()
+/// The word that names the program which counts, of packages and images too: of launchers what the last of them
+/// launches. `None`: code or nothing.
+pub(super) fn launched(words: &[OsString]) -> Option<&OsStr> {
+    let mut words = words;
+    while let Some(launcher) = Launcher::of(words.first()?).or_else(|| Launcher::among(FETCHERS, &words[0])) {
+        words = launcher.launched(&words[1..]);
+    }
+    words.first().map(OsString::as_os_str)
 }
 
 fn names_program(words: &[OsString], program: &str) -> bool {
@@ -98,10 +158,14 @@ fn names_program(words: &[OsString], program: &str) -> bool {
 
 impl Launcher {
     fn of(word: &OsStr) -> Option<&'static Launcher> {
+        Launcher::among(LAUNCHERS, word)
+    }
+
+    fn among(launchers: &'static [Launcher], word: &OsStr) -> Option<&'static Launcher> {
         let name = Path::new(word).file_name().unwrap_or(word).to_string_lossy();
         // `python3.12` is a python.
         let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-        LAUNCHERS.iter().find(|launcher| launcher.names.contains(&name))
+        launchers.iter().find(|launcher| launcher.names.contains(&name))
     }
 
     fn launches(&self, words: &[OsString], program: &str) -> bool {
@@ -110,12 +174,25 @@ impl Launcher {
         is_called(without_ending(word), program) || names_program(launched, program)
     }
 
+    /// `-c`, `--eval=…`, or a bundle of letters with it: `bash -lc`, `perl -ne`.
+    fn is_code(&self, option: &str) -> bool {
+        let has = |options: &[&str], letter: char| {
+            options.iter().any(|one| one.strip_prefix('-') == Some(letter.encode_utf8(&mut [0; 4])))
+        };
+        if let Some(bundle) = option.strip_prefix('-').filter(|bundle| !bundle.starts_with('-')) {
+            // What follows a letter that takes a value is that, and `-m` names a module.
+            let mut letters = bundle.chars().take_while(|&letter| letter != 'm' && !has(self.with_value, letter));
+            return self.code.contains(&option) || letters.any(|letter| has(self.code, letter));
+        }
+        self.code.contains(&option.split('=').next().unwrap_or_default())
+    }
+
     /// From the first word on that is neither an option nor a command of its own.
     fn launched<'a>(&self, words: &'a [OsString]) -> &'a [OsString] {
         let mut at = 0;
         while let Some(word) = words.get(at) {
             match word.to_str().unwrap_or_default() {
-                option if self.code.contains(&option) => return &[],
+                option if self.is_code(option) => return &[],
                 option if self.with_value.contains(&option) => at += 2,
                 option if option.starts_with('-') || self.commands.contains(&option) => at += 1,
                 setting if self.names.contains(&"env") && setting.contains('=') => at += 1,
@@ -216,5 +293,39 @@ mod tests {
             assert!(!seen(name, line, program), "{line}");
         }
         assert!(!runs("", &[], "pynchy"));
+    }
+
+    #[test]
+    fn what_is_launched_is_never_code_nor_the_value_of_an_option() {
+        for (line, program) in [
+            ("npx -y mcp-x /repo", Some("mcp-x")),
+            ("npx --package y -- mcp-x", Some("mcp-x")),
+            ("npm exec mcp-x", Some("mcp-x")),
+            ("npm run mcp-x", Some("run")),
+            ("docker run -i --rm -e TOKEN mcp/x", Some("mcp/x")),
+            ("docker build mcp", Some("build")),
+            ("env A=b npx -y mcp-x", Some("mcp-x")),
+            ("bunx mcp-x", Some("mcp-x")),
+            ("python3 -m mcp_x", Some("mcp_x")),
+            ("python3 -mc x", Some("x")),
+            ("python3 -Xtracemalloc x.py", Some("x.py")),
+            ("node --import tsx /mcp/x.ts", Some("/mcp/x.ts")),
+            ("bash /mcp/run.sh", Some("/mcp/run.sh")),
+            ("vim mcp", Some("vim")),
+            ("bash -c mcp", None),
+            ("bash -lc mcp", None),
+            ("bash -euxc mcp", None),
+            ("python3 -Ic mcp", None),
+            ("perl -lane code mcp", None),
+            ("node --eval=code mcp", None),
+            ("node -pe code mcp", None),
+            ("npx -c mcp", None),
+            ("bash", None),
+            ("npx", None),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(launched(&words).and_then(OsStr::to_str), program, "{line}");
+        }
+        assert_eq!(launched(&[]), None);
     }
 }

@@ -134,6 +134,7 @@ fn a_container_is_a_worker_with_what_is_known_of_it() {
 #[test]
 fn the_pid_of_another_machines_process_is_nobodys_here() {
     let mut stage = Stage::new(ONLY, vec![agent(MAIN, json!({"State": {"Pid": 700}}))]);
+    stage.process(1, 0, "init");
     stage.process(700, 1, "another");
     stage.look(0);
     let section = stage.look(15);

@@ -743,6 +743,29 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_host_that_is_excused_from_the_start_it_is_ready_in_the_end() {
+        let mut lab = lab("");
+        assert_eq!(lab.all_failed(285, Cause::Excused), Overall::Starting);
+        assert_eq!(lab.wait(300), Overall::Degraded);
+        assert!(lab.health.ready());
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Unknown)], "and not ok");
+        assert_eq!(lab.all_failed(3600, Cause::Excused), Overall::Degraded);
+    }
+
+    #[test]
+    fn what_was_kept_as_failed_stands_beside_a_host_that_is_excused() {
+        let mut lab = lab("");
+        lab.channels(150, &[("slack", BAD), ("mail", OK)]);
+        let kept = Kept::read(&lab.health.keep().write().unwrap()).unwrap();
+        let (now, settings) = (lab.moment(160), Settings::default());
+        let away = kept.away(now, true);
+        lab.health = Health::restore(now, vec![watched("channels", &[&CHANNEL])], &OWN, &settings, kept, away);
+        assert_eq!(lab.all_failed(3600, Cause::Excused), Overall::Unhealthy);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Unknown), ("slack".into(), State::Failed)]);
+        assert_eq!(lab.verdict("channel_connected", "mail").unknown_cause, Some(Cause::Excused));
+    }
+
+    #[test]
     fn the_placeholder_stands_until_a_good_reading() {
         let mut lab = lab("");
         assert_eq!(lab.states("channel_connected"), [("".into(), State::Starting)]);

@@ -702,7 +702,8 @@ mod tests {
             [("mail".into(), State::Unknown), ("slack".into(), State::Unknown)]
         );
         assert_eq!(lab.all_failed(7200, Cause::Excused), Overall::Degraded);
-        assert_eq!(lab.verdict("channel_connected", "slack").trips_at, None);
+        let slack = lab.verdict("channel_connected", "slack");
+        assert_eq!((slack.trips_at, slack.unknown_cause), (None, Some(Cause::Excused)));
         // A streak goes on behind it, and a failure stands.
         lab.channels(7275, &[("slack", BAD), ("mail", OK)]);
         lab.all_failed(7500, Cause::Excused);
@@ -713,6 +714,55 @@ mod tests {
         lab.all_failed(15_300, Cause::Excused);
         assert_eq!(lab.all_failed(15_600, Cause::Unanswered), Overall::Degraded);
         assert_eq!(lab.all_failed(15_630, Cause::Unanswered), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn an_excuse_lifts_no_silence_and_starts_none_anew() {
+        let mut lab = lab("");
+        lab.channels(15, &[("slack", OK)]);
+        assert_eq!(lab.all_failed(330, Cause::Unanswered), Overall::Unhealthy);
+        assert_eq!(lab.all_failed(3600, Cause::Excused), Overall::Unhealthy, "nothing is known of it yet");
+        let verdict = lab.verdict("channel_connected", "slack");
+        assert_eq!((verdict.unknown_cause, &*verdict.rule), (Some(Cause::Unanswered), "unknown_for 5m"));
+        assert_eq!(lab.channels(3615, &[("slack", OK)]), Overall::Healthy, "by the first known observation");
+        // 285 s of silence, one excused look, and 15 s more; the 15 s after the excuse do not count.
+        lab.all_failed(3900, Cause::Unanswered);
+        assert_eq!(lab.all_failed(3915, Cause::Excused), Overall::Degraded);
+        let verdict = lab.verdict("channel_connected", "slack");
+        assert_eq!((verdict.unknown_cause, verdict.trips_at), (Some(Cause::Excused), None));
+        assert_eq!(lab.all_failed(3930, Cause::Unanswered), Overall::Degraded);
+        let fails = Some(lab.moment(3945).wall);
+        assert_eq!(lab.verdict("channel_connected", "slack").trips_at, fails);
+        assert_eq!(lab.wait(3944), Overall::Degraded);
+        assert_eq!(lab.wait(3945), Overall::Unhealthy);
+        // Nobody looks any more: the excuse is over when it is stale.
+        lab.channels(4500, &[("slack", OK)]);
+        assert_eq!(lab.all_failed(4515, Cause::Excused), Overall::Degraded);
+        assert_eq!(lab.wait(4515 + 55 + 299), Overall::Degraded);
+        assert_eq!(lab.wait(4515 + 55 + 300), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn beside_a_host_that_is_excused_from_the_start_it_is_ready_in_the_end() {
+        let mut lab = lab("");
+        assert_eq!(lab.all_failed(285, Cause::Excused), Overall::Starting);
+        assert_eq!(lab.wait(300), Overall::Degraded);
+        assert!(lab.health.ready());
+        assert_eq!(lab.states("channel_connected"), [("".into(), State::Unknown)], "and not ok");
+        assert_eq!(lab.all_failed(3600, Cause::Excused), Overall::Degraded);
+    }
+
+    #[test]
+    fn what_was_kept_as_failed_stands_beside_a_host_that_is_excused() {
+        let mut lab = lab("");
+        lab.channels(150, &[("slack", BAD), ("mail", OK)]);
+        let kept = Kept::read(&lab.health.keep().write().unwrap()).unwrap();
+        let (now, settings) = (lab.moment(160), Settings::default());
+        let away = kept.away(now, true);
+        lab.health = Health::restore(now, vec![watched("channels", &[&CHANNEL])], &OWN, &settings, kept, away);
+        assert_eq!(lab.all_failed(3600, Cause::Excused), Overall::Unhealthy);
+        assert_eq!(lab.states("channel_connected"), [("mail".into(), State::Unknown), ("slack".into(), State::Failed)]);
+        assert_eq!(lab.verdict("channel_connected", "mail").unknown_cause, Some(Cause::Excused));
     }
 
     #[test]

@@ -212,6 +212,11 @@ impl Silence {
     fn start(&self) -> Option<Moment> {
         [self.unbroken, self.intermittent].into_iter().flatten().min_by_key(|start| start.watched)
     }
+
+    /// So much of the time since then does not count. What has failed has failed.
+    fn spare(&mut self, span: Duration) {
+        [&mut self.unbroken, &mut self.intermittent].into_iter().flatten().for_each(|start| *start = start.plus(span));
+    }
 }
 
 fn has_lasted(start: Option<Moment>, at: Moment, span: Duration) -> bool {
@@ -226,6 +231,9 @@ pub struct Window {
     base: Base,
     #[serde(default, skip_serializing_if = "Silence::is_none")]
     silence: Silence,
+    /// The first of the latest looks if all since were excused: silence stands still from there on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    excused_since: Option<Moment>,
     created: Now,
     /// The latest observation; the past may have been emptied since. `None`: none ever.
     latest: Option<Seen>,
@@ -254,6 +262,7 @@ impl Window {
             past: Past::default(),
             base: Base::Starting,
             silence: Silence::default(),
+            excused_since: None,
             created: at.now,
             latest: None,
             latest_at: at,
@@ -280,6 +289,7 @@ impl Window {
         if seen != Seen::Unanswered {
             self.break_silence(rules, at);
         }
+        self.end_excuse(at);
         if seen.is_known() && !self.is_vouched_for() {
             self.past.clear(); // silence from before it was ever known says nothing of it
         }
@@ -305,14 +315,28 @@ impl Window {
         }
     }
 
-    /// Nothing was seen of it, and yet this is no silence of it: a good reading does not list it, or nobody can tell for a
-    /// reason that is none of it (`Cause::Excused`). The verdict stands.
+    /// A good reading does not list it. Somebody answered, so this is no silence of it; what is known of it stands.
     pub fn missing(&mut self, rules: Rules<'_>, clock: &Clock) {
         let at = clock.at();
         self.break_silence(rules, at);
         (self.latest, self.latest_at, self.stale) = (Some(Seen::Unanswered), at, false);
         self.unknown(at.now);
-        self.silence = Silence::default();
+        (self.silence, self.excused_since) = (Silence::default(), None);
+    }
+
+    /// Nobody can tell of it, for a reason that is none of it (`Cause::Excused`). That is neither silence of it nor an
+    /// answer: the verdict stands, one by silence too, and a silence that has begun goes on after it.
+    pub fn excused(&mut self, clock: &Clock) {
+        let at = clock.at();
+        (self.latest, self.latest_at, self.stale) = (Some(Seen::Unanswered), at, false);
+        self.unknown(at.now);
+        self.excused_since.get_or_insert(at);
+    }
+
+    fn end_excuse(&mut self, at: Moment) {
+        if let Some(since) = self.excused_since.take() {
+            self.silence.spare(at.watched.saturating_sub(since.watched));
+        }
     }
 
     /// Notices what time alone changes, and says whether it did: silence, nothing else.
@@ -322,6 +346,7 @@ impl Window {
         if !self.stale && at.watched.saturating_sub(self.latest_at.watched) > patience {
             let began = self.latest_at.plus(patience);
             self.stale = true;
+            self.end_excuse(began);
             self.silence.unbroken.get_or_insert(began);
             self.unknown_since.get_or_insert(began.now);
         }
@@ -412,7 +437,8 @@ impl Window {
 
     /// Someone answers after a long silence: what was unanswered then may not count as intermittent now.
     fn break_silence(&mut self, rules: Rules<'_>, at: Moment) {
-        if self.is_silenced() && has_lasted(self.silence.unbroken, at, rules.unknown_for()) {
+        let until = self.excused_since.unwrap_or(at);
+        if self.is_silenced() && has_lasted(self.silence.unbroken, until, rules.unknown_for()) {
             self.past.clear();
             self.silence = Silence::default();
         }
@@ -435,9 +461,9 @@ impl Window {
     }
 
     fn trip_silence(&mut self, rules: Rules<'_>, at: Moment) {
-        let start = self.silence.start();
+        let (start, until) = (self.silence.start(), self.excused_since.unwrap_or(at));
         let may_fail = self.is_vouched_for() && rules.policy.unknown_as == UnknownAs::Fail;
-        if may_fail && !self.is_silenced() && has_lasted(start, at, rules.unknown_for()) {
+        if may_fail && !self.is_silenced() && has_lasted(start, until, rules.unknown_for()) {
             self.silence.failed = start;
         }
     }
@@ -520,6 +546,7 @@ impl Window {
     pub fn trips_at(&self, rules: Rules<'_>) -> Option<Timestamp> {
         let moment = match (self.state(), self.base) {
             (State::Failing, Base::Failing(streak)) => self.next_trip(rules, streak).0,
+            (State::Unknown, _) if self.excused_since.is_some() => return None,
             (State::Unknown, _) if self.is_vouched_for() && rules.policy.unknown_as == UnknownAs::Fail => {
                 self.silence.start()?.now.plus(rules.unknown_for())
             }
@@ -582,6 +609,7 @@ impl Window {
         match self.latest {
             _ if self.is_silenced() => Some(Cause::Unanswered),
             Some(_) if self.stale => Some(Cause::Unanswered),
+            Some(_) if self.excused_since.is_some() => Some(Cause::Excused),
             latest => latest?.cause(),
         }
     }

@@ -4,11 +4,14 @@
 //! given its time. pynchy's `/status` may cost it a lot (see `Host::status_poll`); where it is not to be polled, `/health`
 //! says whether any channel is connected.
 //!
-//! That page breaks by itself, too: one broken worktree or a locked database makes an error of all of it. While `/health`
+//! That page breaks by itself, too: one broken worktree or a locked database makes an error (500, 503) of all of it, or lets
+//! it hang. While `/health`
 //! is well this is the page's fault and not the channels', and nobody's readiness may hang on it, as that would pass on
 //! the very fault for which we stand outside. What `/health` says is taken then: that any is connected. If none is, each is
 //! known to be lost; if there is but one, it is known too; of several nobody can tell which, so each keeps its verdict
 //! (`Excused`) and the host is `degraded` until the page is back. An outage of one among several is not seen meanwhile.
+//! Before this run has read the page once, it does not know which there are: that any is connected must not stand for all
+//! of them, or a verdict that was kept would be dropped as that of a channel that is no longer listed.
 //!
 //! The interval `I` of the checks is that of the polls. After one that failed the loop asks again sooner (`RETRY`), which
 //! adds observations between: never a bad one more than the host said, and an unknown one weighs as any other.
@@ -32,6 +35,7 @@ use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
 use crate::sample::{Denied, Excused, Now, Points};
 use crate::source::Sources;
+use crate::source::http::{self, NotGood};
 use crate::source::sqlite::{Database, Followed, Reader};
 
 /// Costs pynchy a hundred git processes, and with LiteLLM in front a billed call to every model.
@@ -300,7 +304,7 @@ impl Channels {
                 }
                 Ok(said)
             }
-            Err(error) if self.word != Word::Status || error.is::<Denied>() => Err(error),
+            Err(error) if self.word != Word::Status || !is_of_the_page(&error) => Err(error),
             Err(error) => match api.briefly::<HealthAnswer>(HEALTH, now, JUST_NOW).await {
                 Ok(health) => self.by_health(health.channels_connected, &error),
                 Err(_) => Err(error),
@@ -311,22 +315,31 @@ impl Channels {
     /// What is known by `/health` while `/status` is an error.
     ///
     /// # Errors
-    /// `Excused`: of several channels nobody can tell which are connected.
+    /// `Excused`: of several channels nobody can tell which are connected, and of none listed yet (by this run: verdicts
+    /// may have been kept) not even which there are.
     fn by_health(&self, any: bool, error: &anyhow::Error) -> Result<BTreeMap<Arc<str>, State>> {
         let own = |state: &State| matches!(&*state.source, STATUS | HEALTH);
         let known = self.seen.iter().filter(|(name, (state, _))| &***name != ANY && own(state));
         let mut known: Vec<Arc<str>> = known.map(|(name, _)| name.clone()).collect();
-        if known.is_empty() || self.seen.contains_key(ANY) {
-            known.push(ANY.into());
-        }
-        let several = known.iter().filter(|name| &***name != ANY).count() > 1;
-        if any && several {
+        let lists_any = self.seen.contains_key(ANY);
+        if any && (known.len() > 1 || known.is_empty() && !lists_any) {
             return Err(anyhow!(Excused(format!(
                 "{error:#}; {HEALTH} is well and says that a channel is connected, not which"
             ))));
         }
+        if known.is_empty() || lists_any {
+            known.push(ANY.into());
+        }
         Ok(known.into_iter().map(|name| (name, State::plain(Some(any), HEALTH))).collect())
     }
+}
+
+/// So pynchy's status page fails by itself. Another answer is that of something else, or of another version.
+fn is_of_the_page(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(NotGood(500 | 503)))
+            || matches!(cause.downcast_ref(), Some(http::Error::TimedOut { .. }))
+    })
 }
 
 impl Word {

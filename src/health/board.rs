@@ -306,8 +306,12 @@ impl Subject {
         let rules = Rules { policy: &self.policy, pace: self.pace };
         match look {
             Some(seen) => self.window.observe(rules, clock, seen),
-            None => self.window.missing(rules, clock),
+            None => self.window.excused(clock),
         }
+    }
+
+    fn miss(&mut self, clock: &Clock) {
+        self.window.missing(Rules { policy: &self.policy, pace: self.pace }, clock);
     }
 
     pub fn wake(&mut self, clock: &Clock, gap: Option<Duration>) -> bool {
@@ -355,7 +359,7 @@ impl Subject {
         }
         match self.window.latest() {
             Some(Seen::Bad) => self.look(clock, Some(Seen::Bad)),
-            _ => self.look(clock, None),
+            _ => self.miss(clock),
         }
         true
     }

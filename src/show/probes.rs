@@ -244,7 +244,8 @@ fn spared(verdict: &Verdict) -> &'static str {
 fn cause(verdict: &Verdict) -> &'static str {
     match verdict.unknown_cause {
         Some(Cause::Denied) => "denied",
-        Some(Cause::Unanswered | Cause::Excused) | None => "unanswered",
+        Some(Cause::Excused) => "excused",
+        Some(Cause::Unanswered) | None => "unanswered",
     }
 }
 

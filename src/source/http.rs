@@ -125,7 +125,7 @@ impl Answer {
     /// Asserts that the question was answered: a status from 200 to 299.
     ///
     /// # Errors
-    /// Names the status; `Denied` for 401 and 403. A redirect is named and not followed.
+    /// Names the status (`NotGood`); `Denied` for 401 and 403. A redirect is named and not followed.
     pub fn good(&self) -> Result<&Answer> {
         let status = self.status;
         match (status, self.redirect) {
@@ -137,7 +137,7 @@ impl Answer {
             (300..=399, Some(Redirect::Within)) => {
                 bail!("answered with status {status}, a redirect, which is not followed")
             }
-            _ => bail!("answered with status {status}"),
+            _ => bail!(NotGood(status)),
         }
     }
 
@@ -151,6 +151,18 @@ impl Answer {
         std::str::from_utf8(&self.body).ok()
     }
 }
+
+/// The status of an answer that is no answer to the question: none of success, refusal or redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotGood(pub u16);
+
+impl fmt::Display for NotGood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered with status {}", self.0)
+    }
+}
+
+impl std::error::Error for NotGood {}
 
 /// The start of an answer: enough to know that there is one.
 #[derive(Debug, Clone, Copy)]

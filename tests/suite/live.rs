@@ -55,7 +55,8 @@ fn a_host_that_lies_or_hangs_makes_its_own_word_unknown_and_nothing_else() {
         let status = sidecar.until(reason, named);
         let whole = format!("ask {}/status: {reason}", api.url);
         let channels = error(&status, "channels");
-        assert_eq!(channels.strip_prefix(&whole), Some(if matches!(say, Say::Status(401)) { "" } else { WHICH }));
+        let excused = matches!(say, Say::Status(500) | Say::Hang);
+        assert_eq!(channels.strip_prefix(&whole), Some(if excused { WHICH } else { "" }));
         let denied = matches!(say, Say::Status(401));
         assert_eq!(status["collectors"]["channels"]["access"] == "denied", denied, "{reason}");
         // All others look again, meanwhile.
@@ -117,6 +118,7 @@ fn a_status_page_that_breaks_alone_takes_no_readiness_and_a_host_that_says_nothi
     }
     assert_eq!(last["health"]["overall"], "degraded");
     assert_eq!(verdict(&last, "connection.slack.acme").as_deref(), Some("unknown"));
+    assert!(sidecar.get("/readyz?verbose").1.contains("[+]channel_connected connection.slack.acme ok: excused "));
     // None at all is connected: that is known, and an outage.
     api.json("/health", json!({"status": "ok", "uptime_seconds": 7, "channels_connected": false}));
     let lost = |status: &Value| status["channels"]["connection.slack.acme"]["connected"] == false;
@@ -127,6 +129,11 @@ fn a_status_page_that_breaks_alone_takes_no_readiness_and_a_host_that_says_nothi
     sidecar.until("told", |status| error(status, "channels").ends_with(WHICH));
     api.say("/health", Say::Status(500));
     sidecar.until_patiently("unready", |status| status["health"]["ready"] == false);
+    // It is well again but for the page: nothing is known of any channel yet.
+    api.json("/health", json!({"status": "ok", "uptime_seconds": 7, "channels_connected": true}));
+    let status = sidecar.until("excused", |status| error(status, "channels").ends_with(WHICH));
+    assert_eq!(status["health"]["ready"], false, "{:#}", status["health"]);
+    assert_eq!(verdict(&status, "connection.slack.acme").as_deref(), Some("failed"));
 }
 
 #[test]

@@ -136,8 +136,10 @@ enum Event {
     Seen(Seen),
     /// Nobody watched for so long that streaks start anew.
     Away,
-    /// A good reading did not list it, and it was not bad; or it is excused.
+    /// A good reading did not list it, and it was not bad.
     Unlisted,
+    /// Nobody can tell, and that is no silence of it.
+    Excused,
     /// What came before no longer counts for ratios.
     Emptied,
 }
@@ -150,11 +152,31 @@ struct Entry {
 }
 
 /// What a restart leaves as it is.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Before {
     entries: usize,
     silent_from: Option<Duration>,
+    excuses: Excuses,
     stale: bool,
+}
+
+/// When (watched time) every look was excused: silence does not grow meanwhile.
+#[derive(Debug, Clone, Default)]
+struct Excuses {
+    over: Vec<(Duration, Duration)>,
+    since: Option<Duration>,
+}
+
+impl Excuses {
+    fn end(&mut self, at: Duration) {
+        self.over.extend(self.since.take().map(|since| (since, at)));
+    }
+
+    /// How much of the time after `from` they take up until `to`.
+    fn within(mut self, from: Duration, to: Duration) -> Duration {
+        self.end(to);
+        self.over.into_iter().filter(|(since, _)| *since >= from).map(|(since, end)| end - since).sum()
+    }
 }
 
 /// The whole past of one check on one subject, since it was first listed, named or missed.
@@ -177,8 +199,8 @@ struct Past {
     absent_since: Option<Duration>,
     base: State,
     silenced: bool,
-    /// Where silence with breaks began, while no answer has come since that was shown.
-    intermittent_from: Option<Duration>,
+    /// Where silence with breaks began, while no answer has come since that was shown, and when it was.
+    intermittent: Option<(Duration, Duration)>,
     recovered_at: Option<Duration>,
     /// How many failures came each soon after a recovery: it takes twice as long after each.
     relapses: u32,
@@ -261,19 +283,43 @@ impl Past {
             || watched - last.map_or(self.born, |(entry, _)| entry.watched) > self.stale_after
     }
 
-    /// Since when (watched time) it has been silent without a break.
+    /// Since when (watched time) it has been silent without a break. An excused look breaks nothing.
     fn silent_from(&self, watched: Duration) -> Option<Duration> {
-        let answered = |seen: Option<Seen>| seen != Some(Seen::Unanswered);
         let (before, since) = self.entries.split_at(self.before.entries);
         let mut previous = looks(before).next_back().map_or(self.born, |(entry, _)| entry.watched);
         let mut from = self.before.silent_from;
         for (entry, seen) in looks(since) {
             let stale = entry.watched - previous > self.stale_after;
-            from = from.or(stale.then(|| previous + self.stale_after)).or(Some(entry.watched));
-            from = from.filter(|_| !answered(seen));
+            from = from.or(stale.then(|| previous + self.stale_after));
+            from = match (entry.event, seen) {
+                (Event::Excused, _) => from,
+                (_, Some(Seen::Unanswered)) => from.or(Some(entry.watched)),
+                _ => None,
+            };
             previous = entry.watched;
         }
         from.or((watched - previous > self.stale_after).then(|| previous + self.stale_after))
+    }
+
+    /// Each is over with the next look that is not excused, or when there was none for too long.
+    fn excuses(&self, watched: Duration) -> Excuses {
+        let (before, since) = self.entries.split_at(self.before.entries);
+        let mut previous = looks(before).next_back().map_or(self.born, |(entry, _)| entry.watched);
+        let mut excuses = self.before.excuses.clone();
+        for (entry, _) in looks(since) {
+            if entry.watched - previous > self.stale_after {
+                excuses.end(previous + self.stale_after);
+            }
+            match entry.event {
+                Event::Excused => excuses.since = excuses.since.or(Some(entry.watched)),
+                _ => excuses.end(entry.watched),
+            }
+            previous = entry.watched;
+        }
+        if watched - previous > self.stale_after {
+            excuses.end(previous + self.stale_after);
+        }
+        excuses
     }
 
     /// Whether so many in the window went unanswered that the rest does not count.
@@ -300,12 +346,17 @@ impl Past {
 
     /// An unbroken silence of at least U.
     fn long_silent(&self, watched: Duration) -> bool {
-        self.silent_from(watched).is_some_and(|from| watched - from >= self.patience())
+        self.silent_from(watched).is_some_and(|from| self.has_lasted(from, from, watched))
+    }
+
+    /// Whether a silence is as long as U, without what was excused of it since it was noticed.
+    fn has_lasted(&self, from: Duration, noticed: Duration, watched: Duration) -> bool {
+        watched - from - self.excuses(watched).within(noticed, watched) >= self.patience()
     }
 
     /// Notices silence; only an observation ends it.
     fn notice(&mut self, watched: Duration) {
-        let intermittent = self.intermittent_from.is_some_and(|from| watched - from >= self.patience());
+        let intermittent = self.intermittent.is_some_and(|(from, noticed)| self.has_lasted(from, noticed, watched));
         let silent = self.long_silent(watched) || intermittent;
         self.silenced |= silent && self.policy.unknown_as == UnknownAs::Fail && self.was_known();
     }
@@ -345,8 +396,9 @@ impl Past {
             Seen::Bad => self.bad(time),
             Seen::Unanswered | Seen::Denied => {}
         }
-        let intermittent = self.intermittent_from.or_else(|| self.intermittent_since(time.mono));
-        self.intermittent_from = intermittent.filter(|_| seen == Seen::Unanswered);
+        let since = || Some((self.intermittent_since(time.mono)?, time.watched));
+        let intermittent = self.intermittent.or_else(since);
+        self.intermittent = intermittent.filter(|_| seen == Seen::Unanswered);
         match seen {
             Seen::Unanswered => self.notice(time.watched),
             Seen::Denied => self.silenced = false,
@@ -360,7 +412,7 @@ impl Past {
             self.write(time, Event::Emptied);
         }
         self.write(time, Event::Unlisted);
-        (self.silenced, self.intermittent_from) = (false, None);
+        (self.silenced, self.intermittent) = (false, None);
     }
 
     fn ok(&mut self, time: Time) {
@@ -422,11 +474,11 @@ fn seen(entries: &[Entry]) -> impl DoubleEndedIterator<Item = (&Entry, Seen)> {
     })
 }
 
-/// Every look at it, those of which it was not listed among them.
+/// Every look at it, those that did not list it or were excused among them.
 fn looks(entries: &[Entry]) -> impl DoubleEndedIterator<Item = (&Entry, Option<Seen>)> {
     entries.iter().filter_map(|entry| match entry.event {
         Event::Seen(seen) => Some((entry, Some(seen))),
-        Event::Unlisted => Some((entry, None)),
+        Event::Unlisted | Event::Excused => Some((entry, None)),
         _ => None,
     })
 }
@@ -562,12 +614,12 @@ impl Oracle {
             true => self.collectors.iter().find(|polled| polled.name == past.collector)?,
             false => polled,
         };
-        let (silent_from, stale) = (past.silent_from(watched), past.is_stale(watched));
+        let (silent_from, excuses, stale) = (past.silent_from(watched), past.excuses(watched), past.is_stale(watched));
         past.forget_what_has_left();
         past.policy = rule.policy(subject)?.clone();
         (past.interval, past.stale_after) = (polled.interval, polled.stale_after());
         past.forget_what_has_left();
-        past.before = Before { entries: past.entries.len(), silent_from, stale };
+        past.before = Before { entries: past.entries.len(), silent_from, excuses, stale };
         past.named = rule.named().contains(subject);
         past.placeholder &= !past.named;
         Some(past)
@@ -649,7 +701,7 @@ impl Oracle {
             absent_since: None,
             base: State::Starting,
             silenced: false,
-            intermittent_from: None,
+            intermittent: None,
             recovered_at: None,
             relapses: 0,
             policy,
@@ -673,7 +725,7 @@ impl Oracle {
         let time = self.time();
         match (self.window(polled, rule, subject), seen) {
             (Some(past), Some(seen)) => past.observe(time, seen),
-            (Some(past), None) => past.unlisted(time),
+            (Some(past), None) => past.write(time, Event::Excused),
             (None, _) => {}
         }
     }

@@ -96,6 +96,8 @@ fn silence_and_refusal_have_theirs() {
     assert_eq!(aside(&stage), others);
     stage.take("service", Err(Cause::Denied));
     assert_eq!(lines(&stage), both("denied 5s"), "a refusal never fails");
+    stage.take("service", Err(Cause::Excused));
+    assert_eq!(lines(&stage), both("excused 5s"), "nor does what is excused");
     for _ in 0..21 {
         stage.pass(15);
         stage.take("service", Err(Cause::Unanswered));

@@ -177,7 +177,7 @@ fn a_status_page_that_breaks_alone_is_no_outage_of_any_channel() {
     let mut channels = collector(&host(&api));
     let first = looked(&mut channels, 0).unwrap();
     assert_eq!((api.asked("/health"), first.as_object().unwrap().len()), (0, 2), "asked for only where it is needed");
-    for (minute, say) in [(1, Say::Status(500)), (2, Say::Html("<p>".into())), (3, Say::Hang)] {
+    for (minute, say) in [(1, Say::Status(500)), (2, Say::Status(503)), (3, Say::Hang)] {
         api.say("/status", say.clone());
         let (cause, text) = looked(&mut channels, minute).unwrap_err();
         assert_eq!(cause, Cause::Excused, "{say:?}");
@@ -200,6 +200,30 @@ fn a_status_page_that_breaks_alone_is_no_outage_of_any_channel() {
 }
 
 #[test]
+fn a_status_page_that_answers_something_else_is_not_excused() {
+    let api = Api::new();
+    api.json("/health", json!({"channels_connected": true}));
+    api.json("/status", status(json!({"slack": true, "mail": true})));
+    let mut channels = collector(&host(&api));
+    looked(&mut channels, 0).unwrap();
+    let others = [
+        Say::Html("<p>".into()),
+        Say::Json("{\"channels\": []}".into()),
+        Say::Json("{\"channels\": {".into()),
+        Say::Redirect("http://127.0.0.2:1/secret"),
+        Say::Flood(50),
+        Say::Status(404),
+        Say::Status(502),
+    ];
+    for (minute, say) in (1..).zip(others) {
+        api.say("/status", say.clone());
+        let (cause, text) = looked(&mut channels, minute).unwrap_err();
+        assert_eq!((cause, text.contains(HEALTH)), (Cause::Unanswered, false), "{say:?}: {text}");
+    }
+    assert_eq!(api.asked("/health"), 0);
+}
+
+#[test]
 fn of_one_channel_or_of_none_known_yet_health_tells_all() {
     let api = Api::new();
     api.json("/health", json!({"channels_connected": true}));
@@ -213,9 +237,21 @@ fn of_one_channel_or_of_none_known_yet_health_tells_all() {
     };
     let eight = "2026-11-21T20:00:00Z";
     assert_eq!(looked(&mut channels, 1).unwrap(), json!({"slack": shown(true, eight, "/health")}), "since it was so");
-    // From the start: whether any is, and later from the page, so that it does not leave while it is critical.
+    // From the start: that any is connected says nothing of those whose verdict was kept.
     let mut channels = collector(&host(&api));
-    assert_eq!(looked(&mut channels, 0).unwrap(), json!({"any": shown(true, eight, "/health")}));
+    assert_eq!(looked(&mut channels, 0).unwrap_err().0, Cause::Excused);
+    // That none is says all, and `any` is told of from then on, later by the page: it does not leave while it is critical.
+    api.json("/health", json!({"channels_connected": false}));
+    let mut channels = collector(&host(&api));
+    assert_eq!(looked(&mut channels, 0).unwrap(), json!({"any": shown(false, eight, "/health")}));
+    api.json("/health", json!({"channels_connected": true}));
+    let later = "2026-11-21T20:00:30Z";
+    let section = look(&mut channels, "20:00:30").unwrap();
+    assert_eq!(
+        fixture::json::<Channels>(&section),
+        json!({"any": shown(true, later, "/health")}),
+        "it is connected again"
+    );
     for (minute, slack, mail, any) in [
         (1, json!(false), json!(true), json!(true)),
         (2, json!(false), json!(null), json!(null)),

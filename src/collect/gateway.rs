@@ -499,6 +499,7 @@ impl Section {
         let healthy = self.healthy_models.map(|count| count as f64);
         match self.models_word {
             Word::Unmeasured => {}
+            Word::Withheld => points.excuse(&HEALTHY, [], healthy),
             _ if self.starting && healthy.is_none_or(|count| count == 0.0) => points.excuse(&HEALTHY, [], healthy),
             _ => points.put(&HEALTHY, [], healthy),
         }

@@ -337,8 +337,9 @@ impl Collector for Service {
         };
         let asked = self.ask_alive(&base).await;
         self.learn(&base, Reply::of(&asked));
-        let health = self.ask_health(&base, asked.is_ok(), now).await;
-        let runtime = self.ask_runtime(asked.is_ok(), now).await;
+        let answered = Reply::of(&asked) == Reply::Answered;
+        let health = self.ask_health(&base, answered, now).await;
+        let runtime = self.ask_runtime(answered, now).await;
         let section = self.section(&believe(seen, &asked), Some((base, &asked)), now);
         Ok(Section { health, runtime, ..section })
     }
@@ -403,6 +404,15 @@ fn believe(seen: Seen, asked: &Asked) -> Seen {
     }
 }
 
+/// Why it was no answer of the host.
+fn fault(asked: &Asked) -> Option<String> {
+    match asked {
+        Err(error) => Some(error.to_string()),
+        Ok(_) if Reply::of(asked) == Reply::Answered => None,
+        Ok(head) => Some(format!("a proxy answered with status {} in its place", head.status)),
+    }
+}
+
 impl Service {
     fn look(&self) -> Seen {
         match self.processes.list() {
@@ -422,7 +432,7 @@ impl Service {
             Ok(said) if said.get("ok") == Some(&false.into()) => {
                 Err(http::Error::Broken(format!("answered with status {} that it is not ok", answer.status)))
             }
-            Ok(_) => Ok(http::Head { status: answer.status, took: answer.took }),
+            Ok(_) => Ok(http::Head { status: answer.status, is_json: true, took: answer.took }),
             Err(error) => Err(http::Error::Broken(error.to_string())),
         }
     }
@@ -467,7 +477,7 @@ impl Service {
     /// came to nothing, so that one that crashes and starts for ever is not excused for ever.
     fn boot_left(&self, now: Now) -> Option<Duration> {
         let age = now.wall.duration_since(self.starts.waiting_since()?).max(SignedDuration::ZERO).unsigned_abs();
-        self.boot_grace.checked_sub(age)
+        self.boot_grace.checked_sub(age).filter(|left| !left.is_zero())
     }
 
     /// What the process uses, if it is seen; `base` says which connections are to it.
@@ -502,8 +512,10 @@ impl Service {
         let run = self.starts.latest_mut().filter(|_| sight == Sight::Found);
         let life = run.map(|run| run.live(reply.unwrap_or(Reply::NotAsked), now));
         let sure = sight.is_sure();
-        let status = reply.map_or_else(|| decide_unasked(sight), |reply| decide(sight, reply, life, self.boot_grace));
-        self.boot.tell(now, self.boot_left(now).filter(|_| status == Status::Starting));
+        let boot_left = self.boot_left(now);
+        let status =
+            reply.map_or_else(|| decide_unasked(sight), |reply| decide(sight, reply, life, boot_left.is_some()));
+        self.boot.tell(now, boot_left.filter(|_| status == Status::Starting));
         Section {
             status,
             started_at: life.map(|life| life.started),
@@ -515,9 +527,13 @@ impl Service {
             process_error,
             api: asked.map(|(url, asked)| Api {
                 url,
-                answered: asked.is_ok(),
-                error: asked.as_ref().err().map(http::Error::to_string),
-                response_seconds: asked.as_ref().ok().map(|head| head.took.as_secs_f64()),
+                answered: Reply::of(asked) == Reply::Answered,
+                error: fault(asked),
+                response_seconds: asked
+                    .as_ref()
+                    .ok()
+                    .filter(|_| Reply::of(asked) == Reply::Answered)
+                    .map(|head| head.took.as_secs_f64()),
             }),
             health: None,
             resources,

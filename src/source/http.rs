@@ -168,6 +168,8 @@ impl std::error::Error for NotGood {}
 #[derive(Debug, Clone, Copy)]
 pub struct Head {
     pub status: u16,
+    /// What follows calls itself JSON.
+    pub is_json: bool,
     pub took: Duration,
 }
 
@@ -237,7 +239,7 @@ impl Http {
     pub async fn probe(&self, url: &str, time: Duration) -> Result<Head, Error> {
         let begun = Instant::now();
         let (head, _) = self.talk(url, &[], begun + time, None).await?;
-        Ok(Head { status: head.status.as_u16(), took: begun.elapsed() })
+        Ok(Head { status: head.status.as_u16(), is_json: Kind::of(&head.headers) == Kind::Json, took: begun.elapsed() })
     }
 
     /// Connects, asks, and reads at most `limit` bytes of the body; none without a limit.

@@ -295,7 +295,8 @@ impl Asker {
     fn learn_health(&mut self, now: Now) {
         let names = self.questions.names.latest().and_then(|told| told.said.value.as_ref());
         let Some(told) = self.questions.health.news() else { return };
-        self.health.learn(&told.said, now);
+        let live = self.questions.live.latest().map(|told| told.said.seen.state);
+        self.health.learn(&told.said, matches!(live, Some(State::Hung | State::Down)), now);
         let health = told.said.value.as_ref().and_then(Option::as_ref);
         if let (Some(health), Some(names)) = (health, names)
             && health.is_unnamed(names)
@@ -329,7 +330,7 @@ impl Asker {
     /// The health of models, which nobody is told without a key.
     pub fn model_health(&self, now: Now) -> Measured<'_> {
         if !self.credentials().any(|(_, credential)| credential.is_accepted() == Some(true)) {
-            return Measured::Not;
+            return self.health.unasked();
         }
         self.health.measured(self.questions.health.latest(), self.questions.latest.latest(), now)
     }

@@ -40,6 +40,8 @@ pub struct ModelHealth {
     spent: Option<Vec<Timestamp>>,
     /// Checks in a row that found no model healthy.
     none_healthy: u32,
+    /// It was once found out: what is judged by it stands while nobody may ask.
+    was_measured: bool,
 }
 
 /// What was found of models.
@@ -47,21 +49,25 @@ pub enum Measured<'a> {
     /// Nobody may ask, or those who were asked have no such thing.
     Not,
     Unseen,
+    /// It was found out before, and nobody may ask now.
+    Resting,
+    /// Nothing healthy, once: by that alone nothing fails.
+    Unconfirmed(&'a Health, Timestamp),
     Seen(&'a Health, Timestamp),
 }
 
 impl<'a> Measured<'a> {
     pub fn health(&self) -> Option<&'a Health> {
         match self {
-            Measured::Seen(health, _) => Some(health),
-            Measured::Not | Measured::Unseen => None,
+            Measured::Seen(health, _) | Measured::Unconfirmed(health, _) => Some(health),
+            Measured::Not | Measured::Unseen | Measured::Resting => None,
         }
     }
 
     pub fn at(&self) -> Option<Timestamp> {
         match self {
-            Measured::Seen(_, at) => Some(*at),
-            Measured::Not | Measured::Unseen => None,
+            Measured::Seen(_, at) | Measured::Unconfirmed(_, at) => Some(*at),
+            Measured::Not | Measured::Unseen | Measured::Resting => None,
         }
     }
 
@@ -69,6 +75,7 @@ impl<'a> Measured<'a> {
         match self {
             Measured::Not => Word::Unmeasured,
             Measured::Unseen => Word::Unseen,
+            Measured::Resting | Measured::Unconfirmed(..) => Word::Withheld,
             Measured::Seen(..) => Word::Yes,
         }
     }
@@ -77,7 +84,16 @@ impl<'a> Measured<'a> {
 impl ModelHealth {
     pub fn new(mode: ActiveHealth, max_per_day: u32, ledger: Option<Ledger>) -> ModelHealth {
         let not_before = Duration::ZERO;
-        ModelHealth { mode, max_per_day, ledger, not_before, refused: None, spent: None, none_healthy: 0 }
+        ModelHealth {
+            mode,
+            max_per_day,
+            ledger,
+            not_before,
+            refused: None,
+            spent: None,
+            none_healthy: 0,
+            was_measured: false,
+        }
     }
 
     /// How long LiteLLM may be given to tell; `None`: it must not be asked now. `own` is the host's own gateway, if this is
@@ -93,6 +109,7 @@ impl ModelHealth {
             ActiveHealth::Paid => self.pay(now).map(|is_paid| is_paid.then_some(PAID)),
         };
         if allowed.is_err() && self.mode != ActiveHealth::Paid {
+            self.was_measured = false;
             asked.forget();
         }
         self.refused = allowed.as_ref().err().cloned();
@@ -100,9 +117,9 @@ impl ModelHealth {
     }
 
     /// Takes note of an answer.
-    pub fn learn(&mut self, told: &Answered, now: Now) {
+    pub fn learn(&mut self, told: &Answered, is_gateway_hung: bool, now: Now) {
         let was_slow = told.seen.state == State::Hung || told.seen.took.is_some_and(|took| took > CACHED);
-        if self.mode != ActiveHealth::Paid && was_slow {
+        if self.mode != ActiveHealth::Paid && was_slow && !is_gateway_hung {
             self.not_before = now.mono + NOT_CACHED;
             self.refused = Some(format!(
                 "it took longer than {}, so LiteLLM did not know it before: asked again in {}",
@@ -111,6 +128,7 @@ impl ModelHealth {
             ));
         }
         if let Some(health) = told.value.as_ref().and_then(Option::as_ref) {
+            self.was_measured = true;
             self.none_healthy = if health.healthy == 0 { self.none_healthy.saturating_add(1) } else { 0 };
         }
     }
@@ -126,8 +144,13 @@ impl ModelHealth {
             (Some(told), _) if self.mode == ActiveHealth::Paid => self.of_paid(told, now),
             (Some(told), _) if self.refused.is_none() => fresh(told, now).map_or(Measured::Unseen, seen),
             (_, Some(told)) => of_latest(told, now),
-            _ => Measured::Not,
+            _ => self.unasked(),
         }
+    }
+
+    /// What stands while nobody may ask.
+    pub fn unasked(&self) -> Measured<'static> {
+        if self.was_measured { Measured::Resting } else { Measured::Not }
     }
 
     /// What it costs, if it costs anything.
@@ -168,9 +191,14 @@ impl ModelHealth {
     /// What was paid for stands until the next time, and then nobody has asked.
     fn of_paid<'a>(&self, told: &'a Told<Answered>, now: Now) -> Measured<'a> {
         let age = now.mono.saturating_sub(told.at.mono);
-        // It stands for hours: one check that finds nothing healthy is a blip until the next one says so too.
-        let counts = age <= self.apart() + FIVE_MINUTES && self.none_healthy != 1;
-        if counts { seen(told) } else { Measured::Not }
+        if age > self.apart() + FIVE_MINUTES {
+            return self.unasked();
+        }
+        match seen(told) {
+            // It stands for hours: one check that finds nothing healthy is a blip until the next one says so too.
+            Measured::Seen(health, at) if self.none_healthy == 1 => Measured::Unconfirmed(health, at),
+            measured => measured,
+        }
     }
 }
 

@@ -401,7 +401,8 @@ fn a_refused_key_rests_ten_minutes_unless_it_is_replaced() {
         lab.fake.on("/v1/models", refusal.clone());
         let section = lab.at(60);
         assert_eq!(value(&section, &KEY_ACCEPTED, "key"), Some(Some(0.0)));
-        assert_eq!(value(&section, &HEALTHY, ""), None, "we may not know, so it is no subject");
+        assert_eq!(value(&section, &HEALTHY, ""), Some(None), "what was judged before stands");
+        assert!(is_excused(&section, &HEALTHY, ""));
         assert_eq!((section.configured_models, value(&section, &READY, "")), (None, Some(Some(1.0))));
         let keys = &json_of(&section)["keys"]["key"];
         assert_eq!((&keys["state"], &keys["retry_at"]), (&json!("rejected"), &json!("2026-11-21T20:11:00Z")));
@@ -535,7 +536,7 @@ fn a_paid_question_that_takes_long_delays_nobody_and_is_never_doubled() {
     // It is of the moment when it was asked for, and does not stand for ever.
     assert_eq!(json_of(&section)["models_at"], "2026-11-21T20:00:00Z");
     lab.fake.on("/v1/models", fake::json(500, "{}"));
-    assert_eq!(value(&lab.at(601), &HEALTHY, ""), None);
+    assert_eq!(value(&lab.at(601), &HEALTHY, ""), Some(None));
 }
 
 #[test]

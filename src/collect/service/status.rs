@@ -92,8 +92,8 @@ impl Reply {
     /// A full backlog of a hung host also makes connecting time out, so that counts as silence.
     pub fn of(asked: &Asked) -> Reply {
         match asked {
-            // A proxy's word that nobody behind it answers.
-            Ok(http::Head { status: 502 | 504, .. }) => Reply::Silent,
+            // A proxy's word that nobody behind it answers; 503 may be the host's own, and then it is JSON.
+            Ok(http::Head { status: 502 | 504, .. } | http::Head { status: 503, is_json: false, .. }) => Reply::Silent,
             Ok(_) | Err(http::Error::TooLarge) => Reply::Answered,
             Err(http::Error::Refused) => Reply::Refused,
             Err(http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_)) => Reply::Silent,
@@ -113,11 +113,12 @@ pub struct Life {
 /// How long one that answered may refuse before its stop is called a stall; pynchy takes 12 s.
 pub const SHUTDOWN: Duration = Duration::from_secs(30);
 
-/// The status; `life` is there iff the process is.
-pub fn decide(sight: Sight, reply: Reply, life: Option<Life>, boot_grace: Duration) -> Status {
+/// The status; `life` is there iff the process is. `is_booting`: the grace of this start and of those before it that came to
+/// nothing is not used up.
+pub fn decide(sight: Sight, reply: Reply, life: Option<Life>, is_booting: bool) -> Status {
     match (reply, life) {
         (Reply::Answered, _) => Status::Ok,
-        (_, Some(life)) => decide_alive(reply, life, boot_grace),
+        (_, Some(life)) => decide_alive(reply, life, is_booting),
         (Reply::Silent, None) => Status::Stalled,
         (Reply::Refused, None) => Status::Down,
         // That we see no process proves something only where we see all of them.
@@ -135,9 +136,9 @@ pub fn decide_unasked(sight: Sight) -> Status {
     }
 }
 
-pub fn decide_alive(reply: Reply, life: Life, boot_grace: Duration) -> Status {
+pub fn decide_alive(reply: Reply, life: Life, is_booting: bool) -> Status {
     match life.answered_ago {
-        None if life.age < boot_grace => Status::Starting,
+        None if is_booting => Status::Starting,
         Some(ago) if reply == Reply::Refused && ago <= SHUTDOWN => Status::ShuttingDown,
         _ => Status::Stalled,
     }

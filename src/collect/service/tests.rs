@@ -44,17 +44,21 @@ fn every_combination_has_its_status() {
         (Denied, None, ["down", "stalled", "unknown"]),
     ];
     for (sight, life, expected) in lives {
-        assert_eq!(decide(sight, Answered, life, GRACE), Status::Ok);
-        let decided = by_reply.map(|reply| decide(sight, reply, life, GRACE).name());
+        assert_eq!(decide(sight, Answered, life, true), Status::Ok);
+        let decided =
+            by_reply.map(|reply| decide(sight, reply, life, life.is_some_and(|life| life.age < GRACE)).name());
         assert_eq!(decided, expected, "{sight:?} {life:?}");
     }
-    assert_eq!(decide(Found, Refused, alive(0, None), Duration::ZERO), Status::Stalled);
+    assert_eq!(decide(Found, Refused, alive(0, None), false), Status::Stalled);
 }
 
 #[test]
 fn replies_are_told_apart() {
     for (asked, reply) in [
-        (Ok(http::Head { status: 500, took: Duration::ZERO }), Reply::Answered),
+        (Ok(http::Head { status: 500, is_json: false, took: Duration::ZERO }), Reply::Answered),
+        (Ok(http::Head { status: 503, is_json: true, took: Duration::ZERO }), Reply::Answered),
+        (Ok(http::Head { status: 503, is_json: false, took: Duration::ZERO }), Reply::Silent),
+        (Ok(http::Head { status: 504, is_json: true, took: Duration::ZERO }), Reply::Silent),
         (Err(http::Error::TooLarge), Reply::Answered),
         (Err(http::Error::Refused), Reply::Refused),
         (Err(http::Error::TimedOut { connected: true }), Reply::Silent),
@@ -366,6 +370,46 @@ fn others_bear_with_a_start_for_its_grace_and_with_no_more_starts_than_one() {
     assert_eq!(starting(310), (Status::Stalled, false, false));
     drop(again);
     assert_eq!(starting(320), (Status::Down, false, false));
+}
+
+#[test]
+fn one_that_crashes_and_starts_for_ever_is_soon_said_not_to_respond() {
+    let root = Root::new();
+    let mut service = collector(&root, &refusing());
+    for (ago, responding) in [(0, 1.0), (200, 1.0), (310, 0.0), (3000, 0.0)] {
+        // The first of them that came to nothing was so long ago, and this one has only begun.
+        if let Some(first) = service.starts.runs.first_mut() {
+            first.started = Timestamp::now() - SignedDuration::from_secs(ago);
+        }
+        let _host = root.host();
+        let section = collect(&mut service, Now::read());
+        assert_eq!(values(&section)["agenthost_service_responding"], responding, "after {ago} s");
+    }
+}
+
+#[test]
+fn a_proxy_that_answers_for_a_host_that_is_gone_is_no_answer() {
+    let (root, api) = (Root::new(), HostStub::new());
+    let mut host = root.host();
+    let mut service = other(Profile::Netclaw, &api, &host, &root);
+    host.kill();
+    service.rule = ProcessRule::PidFile(root.path.join("none"));
+    for (status, kind, answered) in [
+        (502, "text/html", false),
+        (504, "application/json", false),
+        (503, "text/html", false),
+        (503, "application/json", true),
+        (404, "text/html", true),
+    ] {
+        api.say(LIVENESS, Say::Answer(status, kind, "{}".into()));
+        let section = collect_live(&mut service, Now::read());
+        let (known, number) = (values(&section), f64::from(u8::from(answered)));
+        assert_eq!(section.answers(), answered, "{status} {kind}");
+        assert_eq!(known["agenthost_service_responding"], number, "{status} {kind}");
+        assert_eq!(known["agenthost_service_up"], number, "{status} {kind}");
+        assert_eq!(known.contains_key("agenthost_service_response_duration_seconds"), answered);
+        assert_eq!((section.api.unwrap().error.is_none(), section.health.is_some()), (answered, answered));
+    }
 }
 
 #[test]

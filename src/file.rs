@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agenthost_exporter::config::DEFAULT_FILE;
+use tokio::task::JoinHandle;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -22,12 +23,14 @@ pub struct Watched {
     paths: Vec<PathBuf>,
     /// As they were when the configuration was read last.
     known: Stamps,
+    /// The latest look: while it hangs there is no other, or the threads would add up.
+    looking: Option<JoinHandle<Stamps>>,
 }
 
 impl Watched {
     pub fn new(file: Option<&Path>) -> Watched {
         let own = file.unwrap_or(Path::new(DEFAULT_FILE)).to_owned();
-        Watched { known: stamps(std::slice::from_ref(&own)), paths: vec![own.clone()], own }
+        Watched { known: stamps(std::slice::from_ref(&own)), paths: vec![own.clone()], own, looking: None }
     }
 
     /// Beside the own file watches these too, as they are now.
@@ -40,6 +43,7 @@ impl Watched {
     /// Beside the own file watches these; to be called before they are read.
     pub async fn mark(&mut self, others: Vec<PathBuf>) {
         self.paths = [vec![self.own.clone()], others].concat();
+        // What could not be looked at counts as new once it can be, and is read again.
         self.known = self.look().await.unwrap_or_default();
     }
 
@@ -64,9 +68,12 @@ impl Watched {
     }
 
     /// On a thread of its own: a disk may hang.
-    async fn look(&self) -> Option<Stamps> {
+    async fn look(&mut self) -> Option<Stamps> {
+        if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
+            return None;
+        }
         let paths = self.paths.clone();
-        let looking = tokio::task::spawn_blocking(move || stamps(&paths));
+        let looking = self.looking.insert(tokio::task::spawn_blocking(move || stamps(&paths)));
         tokio::time::timeout(LOOK_EVERY, looking).await.ok()?.ok()
     }
 }

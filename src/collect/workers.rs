@@ -223,7 +223,7 @@ struct Kind {
     restarts_last_hour: usize,
     /// Within ten seconds of their start, in the last ten minutes.
     early_exits_recent: usize,
-    cpu_seconds_total: f64,
+    cpu_seconds_total: Option<f64>,
     disk_read_bytes_total: Option<u64>,
     disk_written_bytes_total: Option<u64>,
     #[serde(skip)]
@@ -582,7 +582,7 @@ fn put_kind(kind: &Arc<str>, of: &Kind, points: &mut Points) {
         }
     };
     let number = |count: usize| count as f64;
-    put(&CPU, Some(of.cpu_seconds_total));
+    put(&CPU, of.cpu_seconds_total);
     put(&DISK_READ, of.disk_read_bytes_total.map(|bytes| bytes as f64));
     put(&DISK_WRITTEN, of.disk_written_bytes_total.map(|bytes| bytes as f64));
     put(&SPAWNS, Some(of.spawns_total as f64));
@@ -891,7 +891,7 @@ impl Kind {
             exits_total: tally.exits,
             restarts_last_hour: tally.recent_restarts(),
             early_exits_recent: tally.recent_early_exits(),
-            cpu_seconds_total: proc::ticks(tally.cpu_ticks).as_secs_f64(),
+            cpu_seconds_total: Some(proc::ticks(tally.cpu_ticks).as_secs_f64()),
             disk_read_bytes_total: tally.disk.map(|(read, _)| read),
             disk_written_bytes_total: tally.disk.map(|(_, written)| written),
             is_reaped: rule.is_reaped,

@@ -141,7 +141,7 @@ impl Nanoclaw {
             }
             // What an older one used before we looked was not used under our eyes.
             if one.started_at.zip(self.last_look).is_some_and(|(start, last)| start > last) {
-                self.cpu_seconds += used.cpu_seconds.unwrap_or_default();
+                self.cpu_seconds += used.cpu_seconds.unwrap_or(0.0); // see `kind` for what nobody sees
             }
             Life { started_at: one.started_at, samples: VecDeque::new(), worked: now.mono }
         });
@@ -203,7 +203,9 @@ impl Nanoclaw {
         let unseen = workers.iter().filter(|one| one.cpu_seconds.is_none()).count();
         let rule = Rule::from(Preset::Nanoclaw);
         let kind = Kind::of(&rule, totals(workers), self.max_rss.map(over), unseen, &self.tally);
-        Kind { cpu_seconds_total: self.cpu_seconds, ..kind }
+        // Nothing was seen of anyone: that is no 0.
+        let is_seen = unseen == 0 || self.cpu_seconds > 0.0;
+        Kind { cpu_seconds_total: is_seen.then_some(self.cpu_seconds), ..kind }
     }
 }
 
@@ -300,7 +302,6 @@ pub fn limit(kind: &Kind) -> Option<String> {
 pub fn put(workers: &[Contained], of: &Kind, points: &mut Points) {
     let kind: Arc<str> = Preset::Nanoclaw.name().into();
     for (fact, value) in [
-        (&CPU, of.cpu_seconds_total),
         (&SPAWNS, of.spawns_total as f64),
         (&EXITS, of.exits_total as f64),
         (&RESTARTS, of.restarts_last_hour as f64),
@@ -309,6 +310,7 @@ pub fn put(workers: &[Contained], of: &Kind, points: &mut Points) {
     ] {
         points.put(fact, [&kind], value);
     }
+    points.put(&CPU, [&kind], of.cpu_seconds_total);
     // One that may be busy may be idle as well.
     let is_told = of.degraded == 0 || of.totals.leaked > 0;
     points.put(&LEAKED, [&kind], is_told.then_some(of.totals.leaked as f64));

@@ -141,7 +141,7 @@ fn serving(tree: &[(usize, &Process)], matched: &BTreeMap<u32, &Process>) -> Opt
 #[cfg(test)]
 pub(crate) mod stage {
     use super::*;
-    use crate::source::process::Processes;
+    use crate::source::process::{Processes, wait_for_words};
     use std::io::{ErrorKind, Write};
     use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
@@ -171,7 +171,9 @@ pub(crate) mod stage {
             let started = std::iter::repeat_with(|| command.spawn())
                 .take(100_000)
                 .find(|child| !matches!(child, Err(error) if error.kind() == ErrorKind::ExecutableFileBusy));
-            Running(started.expect("the copy stays busy").unwrap())
+            let running = Running(started.expect("the copy stays busy").unwrap());
+            wait_for_words(&running.0);
+            running
         }
 
         pub fn host(&self) -> Running {

@@ -423,6 +423,16 @@ impl PidFile {
     }
 }
 
+/// Waits until a child that was just spawned can be told by its command line: `spawn` returns within its exec, before the
+/// kernel has set that.
+#[cfg(test)]
+pub fn wait_for_words(child: &std::process::Child) {
+    let file = format!("/proc/{}/cmdline", child.id());
+    while std::fs::read(&file).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -439,7 +449,9 @@ mod tests {
     }
 
     fn sleeper(cwd: &Path) -> Sleeper {
-        Sleeper(Command::new("sleep").arg("61.725").current_dir(cwd).spawn().unwrap())
+        let sleeper = Sleeper(Command::new("sleep").arg("61.725").current_dir(cwd).spawn().unwrap());
+        wait_for_words(&sleeper.0);
+        sleeper
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::collect::fixture::{self, look};
 use crate::host::ProcessRule;
 use crate::host::running::stage::unprivileged;
 use crate::source::process::proc::Stat;
+use crate::source::process::wait_for_words;
 
 /// A folder with a shell and a `sleep` under names that no other process of the machine has.
 struct Stage {
@@ -65,6 +66,7 @@ impl Stage {
             .take(100_000)
             .find(|child| !matches!(child, Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy));
         let mut child = started.expect("the copy stays busy").unwrap();
+        wait_for_words(&child);
         let input = child.stdin.take().unwrap();
         let pid = child.id();
         self.children.push(child);

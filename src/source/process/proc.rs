@@ -607,10 +607,7 @@ mod tests {
         let null = std::process::Stdio::null;
         let sleep = std::process::Command::new("sleep").arg("60").stdin(null()).stdout(null()).stderr(null()).spawn();
         let mut sleep = sleep.unwrap();
-        // Until then it is a copy of this process.
-        while std::fs::read_to_string(format!("/proc/{}/comm", sleep.id())).unwrap() != "sleep\n" {
-            std::thread::yield_now();
-        }
+        crate::source::process::wait_for_words(&sleep);
         let listed = std::fs::read_dir(format!("/proc/{}/fd", sleep.id())).unwrap().count() as u64;
         let open = Proc::default().open_fds(sleep.id());
         sleep.kill().unwrap();

@@ -73,6 +73,8 @@ pub struct Check {
     pub bad: Bound,
     pub severity: Severity,
     pub fail_for: Duration,
+    /// The failure in a few words, with `{}` for the subject: `{} disconnected`. It ends so that "for 4 min" can follow.
+    pub headline: &'static str,
     /// Written for the person who is paged: what it means when this check has failed.
     pub means: &'static str,
 }

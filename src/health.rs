@@ -11,6 +11,7 @@ mod history;
 mod kept;
 mod settings;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,16 +66,41 @@ impl Overall {
     }
 }
 
+/// A failure in a few words: a check's headline, with `{}` for the subject.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Headline {
+    template: Arc<str>,
+    subject: Arc<str>,
+}
+
+impl fmt::Display for Headline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.template.split_once("{}") {
+            Some((before, after)) => write!(f, "{before}{}{after}", self.subject),
+            None => f.write_str(&self.template),
+        }
+    }
+}
+
+impl Serialize for Headline {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What one check says of one subject, and why.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
     pub check: Arc<str>,
     pub subject: Arc<str>,
+    /// Whose readings it is judged by.
+    pub collector: &'static str,
     pub severity: Severity,
     pub state: State,
     /// The first observation of what made the state (shown by the wall clock).
     #[serde(serialize_with = "wall")]
     pub since: Now,
+    pub headline: Headline,
     pub means: Arc<str>,
     /// Observations in the window, of any kind.
     pub observed: u32,
@@ -98,10 +124,9 @@ pub struct Verdict {
     #[serde(skip)]
     pub trouble_since: Option<Duration>,
     /// How long it must be ok to recover; `None` if it has not failed, or the next answer is enough.
-    #[serde(skip)]
+    #[serde(rename = "recovers_after_seconds", serialize_with = "seconds")]
     pub recovers_after: Option<Duration>,
     /// It is one of those by which the host is not ready.
-    #[serde(skip)]
     pub unready: bool,
 }
 
@@ -124,6 +149,10 @@ impl Verdict {
 
 fn wall<S: Serializer>(now: &Now, serializer: S) -> Result<S::Ok, S::Error> {
     now.wall.serialize(serializer)
+}
+
+fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 
 /// All windows, and the verdict over them.
@@ -265,7 +294,7 @@ impl Health {
 
     /// Every check and subject, the ok ones too; by order of the checks, then by subject.
     pub fn verdicts(&self) -> Vec<Verdict> {
-        self.boards.iter().flat_map(|board| board.verdicts(&self.clock)).collect()
+        self.boards.iter().flat_map(|board| board.verdicts(&self.clock, &self.feeds)).collect()
     }
 
     /// Every check that is not switched off, in the order of `verdicts`.
@@ -439,7 +468,15 @@ mod tests {
     static OWN: [Check; 1] = [check("collector_up", &UP, Bound::Below(1.0), Severity::Warning, 60)];
 
     const fn check(name: &'static str, fact: &'static Fact, bad: Bound, severity: Severity, fail_for: u64) -> Check {
-        Check { name, fact, bad, severity, fail_for: Duration::from_secs(fail_for), means: "It is bad." }
+        Check {
+            name,
+            fact,
+            bad,
+            severity,
+            fail_for: Duration::from_secs(fail_for),
+            headline: "{} bad",
+            means: "It is bad.",
+        }
     }
 
     /// A host with a collector `channels` (critical check), `queues` (warning and info), `service` (no labels).

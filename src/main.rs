@@ -208,7 +208,7 @@ async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Resul
     let ledger = ledger(&config);
     let mut running = Running::start(config, ledger, guard)?;
     let (ask, asked) = mpsc::channel(1);
-    let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask))?;
+    let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask), flags.web_enable_pprof)?;
     print(hello)?;
     tokio::select! {
         () = server.serve(show, stop) => {}

@@ -73,6 +73,7 @@ pub static CHECKS: &[Check] = &[Check {
     bad: Bound::Below(1.0),
     severity: Severity::Warning,
     fail_for: Duration::from_secs(5 * 60),
+    headline: "collector {} sees nothing",
     means: "A collector cannot see its subsystem: what it measured is missing, not fine.",
 }];
 

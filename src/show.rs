@@ -34,8 +34,12 @@ const JSON: &str = "application/json; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// A page loads nothing, runs nothing and stands in no other page.
-const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// A page of ours runs and loads only what is ours, and stands in no other page.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Of what is named after its content.
+const FOR_EVER: &str = "private, max-age=31536000, immutable";
 
 /// A response whose body is already there.
 pub type Answer = Response<Full<Bytes>>;
@@ -49,19 +53,21 @@ pub struct Show {
     /// The sidecar is about to end.
     stopping: Arc<AtomicBool>,
     reloads: Option<Reloads>,
+    /// The program's own profile can be asked for, at another door.
+    profiler: bool,
 }
 
 /// Takes wishes for a reload; each is told how it went.
 pub type Reloads = mpsc::Sender<oneshot::Sender<Result<(), String>>>;
 
 impl Show {
-    /// Without `reloads`, `/-/reload` is forbidden.
+    /// Without `reloads`, `/-/reload` is forbidden; `profiler` is whether the page shows the way there.
     ///
     /// # Errors
     /// The Prometheus exporter cannot be built: a defect of the declarations.
-    pub fn new(current: &Current, reloads: Option<Reloads>) -> Result<Show> {
+    pub fn new(current: &Current, reloads: Option<Reloads>, profiler: bool) -> Result<Show> {
         let (metrics, status) = (metrics::page(current)?, status::page(current));
-        Ok(Show { current: current.clone(), metrics, status, stopping: Arc::default(), reloads })
+        Ok(Show { current: current.clone(), metrics, status, stopping: Arc::default(), reloads, profiler })
     }
 
     /// From now on it is not ready: it answers only what is under way.
@@ -88,14 +94,14 @@ impl Show {
 
     fn knows(&self, path: &str) -> bool {
         let fixed = ["/", "/metrics", "/status", "/livez", "/readyz", "/-/healthy", "/-/ready", RELOAD];
-        let below = ["/status/", "/livez/", "/readyz/"];
+        let below = ["/status/", "/livez/", "/readyz/", page::FOLDER];
         fixed.contains(&path) || below.iter().any(|folder| path.starts_with(folder))
     }
 
     async fn get<B>(&self, request: &Request<B>, now: Now, reasons: Reasons) -> Answer {
         let asked = Asked::of(request.uri().query());
         match request.uri().path() {
-            "/" => content(HTML, page::render(&self.current.get())),
+            "/" => asset(page::page(self.profiler), request.headers()),
             "/metrics" => self.metrics(request.headers()).await,
             "/livez" | "/-/healthy" => probe(probes::live(&self.current, now, &asked)),
             "/readyz" => self.ready(now, &asked, reasons),
@@ -105,6 +111,7 @@ impl Show {
             path => match (path.strip_prefix("/livez/"), path.strip_prefix("/readyz/")) {
                 (Some(check), _) => probe(probes::live(&self.current, now, &asked.only(check))),
                 (_, Some(check)) => self.ready(now, &asked.only(check), reasons),
+                _ if path.starts_with(page::FOLDER) => part(path, request.headers()),
                 _ => self.detail(path.trim_start_matches("/status/")),
             },
         }
@@ -184,6 +191,19 @@ impl Show {
             Detail::Found(detail) => content(JSON, detail.to_owned()),
             Detail::Missing => missing(),
             Detail::Unknown => text(StatusCode::SERVICE_UNAVAILABLE, "its collector sees nothing: /status says why\n"),
+        }
+    }
+}
+
+fn asset(asset: &page::Asset, headers: &HeaderMap) -> Answer {
+    encoded(asset.kind, asset.body.clone(), headers)
+}
+
+fn part(path: &str, headers: &HeaderMap) -> Answer {
+    match page::part(path) {
+        Some(part) => with(asset(part, headers), CACHE_CONTROL, FOR_EVER),
+        None => {
+            text(StatusCode::NOT_FOUND, "no such part of the page: it was of another version, load the page anew\n")
         }
     }
 }

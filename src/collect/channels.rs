@@ -153,6 +153,7 @@ impl Collector for Channels {
             bad: Bound::Below(1.0),
             severity: Severity::Critical,
             fail_for: Duration::from_secs(2 * 60),
+            headline: "{} disconnected",
             means: "The host has lost the channel, as it says itself: nobody there reaches an agent.",
         },
         Check {
@@ -161,6 +162,7 @@ impl Collector for Channels {
             bad: Bound::Above(0.0),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(10 * 60),
+            headline: "{} called connected but not delivering",
             means: "The host calls the channel connected, and yet what it sends there does not arrive.",
         },
     ];

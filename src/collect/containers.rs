@@ -190,6 +190,7 @@ static CHECKS: [Check; 3] = [
         bad: Bound::Above(5.0),
         severity: Severity::Warning,
         fail_for: Duration::ZERO,
+        headline: "container {} restarting again and again",
         means: "Docker restarted this container more than five times within an hour: it crashes and is started again.",
     },
     Check {
@@ -198,6 +199,7 @@ static CHECKS: [Check; 3] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: Duration::ZERO,
+        headline: "{} out of memory",
         means: "A container of this group ran out of memory within the last hour and was killed, or a process in it: \
                 what it worked at is lost.",
     },
@@ -207,6 +209,7 @@ static CHECKS: [Check; 3] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(5 * 60),
+        headline: "container of {} leaked",
         means: "A container runs for this group, and the host has not called the group active for long: nobody will \
                 end it, and it keeps its memory.",
     },

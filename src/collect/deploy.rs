@@ -89,6 +89,7 @@ const DEPLOY_DRIFT: Check = Check {
     bad: Bound::Above(0.0),
     severity: Severity::Info,
     fail_for: Duration::from_secs(60 * 60),
+    headline: "deployed version behind the checkout",
     means: "The host's checkout has moved on, and what runs may still be what was deployed before.",
 };
 

@@ -293,6 +293,7 @@ static CHECKS: [Check; 6] = [
         bad: Bound::Below(1.0),
         severity: Severity::Critical,
         fail_for: Duration::from_secs(120),
+        headline: "gateway down",
         means: "The gateway to the models refuses or does not answer: no agent can think.",
     },
     Check {
@@ -301,6 +302,7 @@ static CHECKS: [Check; 6] = [
         bad: Bound::Below(1.0),
         severity: Severity::Critical,
         fail_for: Duration::from_secs(120),
+        headline: "gateway not ready",
         means: "The gateway answers that it cannot serve, or its database is gone, or it produces no tokens.",
     },
     Check {
@@ -309,6 +311,7 @@ static CHECKS: [Check; 6] = [
         bad: Bound::Below(1.0),
         severity: Severity::Critical,
         fail_for: Duration::from_secs(120),
+        headline: "gateway container {} not running",
         means: "A container of the gateway does not run: it has exited, is paused or restarting, or is gone.",
     },
     Check {
@@ -317,6 +320,7 @@ static CHECKS: [Check; 6] = [
         bad: Bound::Below(1.0),
         severity: Severity::Critical,
         fail_for: Duration::from_secs(11 * 60),
+        headline: "no model of the gateway healthy",
         means: "LiteLLM has checked its models and none of them is healthy.",
     },
     Check {
@@ -325,6 +329,7 @@ static CHECKS: [Check; 6] = [
         bad: Bound::Below(1.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(15 * 60),
+        headline: "model {} unhealthy",
         means: "LiteLLM has checked this model, and a deployment of it is not healthy.",
     },
     Check {
@@ -333,6 +338,7 @@ static CHECKS: [Check; 6] = [
         bad: Bound::Below(1.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(15 * 60),
+        headline: "gateway key {} refused",
         means: "The gateway refuses the sidecar's key, so what needs one is not measured: give another in its file.",
     },
 ];

@@ -75,6 +75,7 @@ impl Collector for Heartbeat {
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(60),
+        headline: "heartbeat {} stale",
         means: "The host has not touched its heartbeat file for longer than it should: it hangs, or is gone.",
     }];
     type Config = Config;

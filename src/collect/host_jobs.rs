@@ -92,6 +92,7 @@ const HOST_JOB_OVERDUE: Check = Check {
     bad: Bound::Above(0.0),
     severity: Severity::Warning,
     fail_for: Duration::from_secs(5 * 60),
+    headline: "host job {} overdue",
     means: "A job of the host should have run and did not: its scheduler hangs, or a job before it does (they run one \
             after another).",
 };

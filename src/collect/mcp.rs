@@ -58,6 +58,7 @@ static CHECKS: [Check; 1] = [Check {
     bad: Bound::Below(1.0),
     severity: Severity::Info,
     fail_for: Duration::from_secs(5 * 60),
+    headline: "MCP server {} disconnected",
     means: "This MCP server cannot be used: agents that need its tools do without. A host may have stopped it while \
             nobody needs it.",
 }];

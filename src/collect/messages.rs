@@ -212,6 +212,7 @@ impl Collector for Messages {
             bad: Bound::Above(deliveries::LATE),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(5 * 60),
+            headline: "deliveries to {} waiting",
             means: "A message that the agent wrote has waited over ten minutes for its channel: nobody reads it.",
         },
         Check {
@@ -220,6 +221,7 @@ impl Collector for Messages {
             bad: Bound::Above(0.0),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(15 * 60),
+            headline: "deliveries to {} refused",
             means: "The channel refuses messages. One that failed also holds back all later ones of its chat.",
         },
         Check {
@@ -228,6 +230,7 @@ impl Collector for Messages {
             bad: Bound::Above(LATE),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(5 * 60),
+            headline: "group {} unanswered",
             means: "Somebody has waited over half an hour in a group whose agent normally answers.",
         },
     ];

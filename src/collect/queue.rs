@@ -181,6 +181,7 @@ impl Collector for Queue {
             bad: Bound::Above(1800.0),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(5 * 60),
+            headline: "queue stuck",
             means: "A group has waited over half an hour for an agent, and no agent has finished meanwhile: they hang.",
         },
         Check {
@@ -189,6 +190,7 @@ impl Collector for Queue {
             bad: Bound::Above(0.0),
             severity: Severity::Warning,
             fail_for: Duration::from_secs(15 * 60),
+            headline: "queue full",
             means: "As many agents run as may, and groups wait: answers come late.",
         },
     ];

@@ -183,6 +183,7 @@ static CHECKS: [Check; 5] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(30 * 60),
+        headline: "conflict in worktree {}",
         means: "A conflict has waited half an hour in this worktree: its agent has left it, or cannot solve it.",
     },
     Check {
@@ -191,6 +192,7 @@ static CHECKS: [Check; 5] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(2 * 60 * 60),
+        headline: "unfinished operation in worktree {}",
         means: "A merge, rebase, am, cherry-pick, revert or bisect has stood in this worktree for two hours: somebody \
                 began it and nobody ends it.",
     },
@@ -200,6 +202,7 @@ static CHECKS: [Check; 5] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(10 * 60),
+        headline: "worktree {} broken",
         means: "This worktree cannot be read: `error` in /status says why. No agent can work in it.",
     },
     Check {
@@ -208,6 +211,7 @@ static CHECKS: [Check; 5] = [
         bad: Bound::Above(0.0),
         severity: Severity::Info,
         fail_for: Duration::from_secs(60 * 60),
+        headline: "worktree {} diverged",
         means: "This worktree and the main branch have both gone on: it needs a rebase or a merge before it can land.",
     },
     Check {
@@ -216,6 +220,7 @@ static CHECKS: [Check; 5] = [
         bad: Bound::Above(0.0),
         severity: Severity::Info,
         fail_for: Duration::from_secs(60 * 60),
+        headline: "repository {} dirty",
         means: "Uncommitted changes stand in the repository's own working tree, where nobody should work.",
     },
 ];

@@ -220,6 +220,7 @@ static CHECKS: [Check; 4] = [
         bad: Bound::Below(1.0),
         severity: Severity::Critical,
         fail_for: Duration::from_secs(120),
+        headline: "host down",
         means: "The host is gone: no process of it runs, and nothing answers on its port.",
     },
     Check {
@@ -228,6 +229,7 @@ static CHECKS: [Check; 4] = [
         bad: Bound::Below(1.0),
         severity: Severity::Critical,
         fail_for: Duration::from_secs(120),
+        headline: "host not responding",
         means: "The host does not answer HTTP: it is down, hung, or did not come up within boot_grace.",
     },
     Check {
@@ -236,6 +238,7 @@ static CHECKS: [Check; 4] = [
         bad: Bound::Above(5.0),
         severity: Severity::Warning,
         fail_for: Duration::ZERO,
+        headline: "host in a restart loop",
         means: "The host was started more than five times within an hour: it crashes and is restarted.",
     },
     Check {
@@ -244,6 +247,7 @@ static CHECKS: [Check; 4] = [
         bad: Bound::Below(1.0),
         severity: Severity::Warning,
         fail_for: Duration::from_secs(120),
+        headline: "host calls itself not ready",
         means: "The host calls itself not ready; what fails it names in `service.health.failing`.",
     },
 ];

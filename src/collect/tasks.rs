@@ -151,6 +151,7 @@ const TASK_OVERDUE: Check = Check {
     bad: Bound::Above(0.0),
     severity: Severity::Warning,
     fail_for: Duration::from_secs(5 * 60),
+    headline: "task of group {} overdue",
     means: "A task of this group should have run and did not: the scheduler hangs, or the queue is full.",
 };
 const TASK_STUCK: Check = Check {
@@ -159,6 +160,7 @@ const TASK_STUCK: Check = Check {
     bad: Bound::Above(0.0),
     severity: Severity::Warning,
     fail_for: Duration::from_secs(10 * 60),
+    headline: "task of group {} stuck",
     means: "A task of this group is active but has no next run: it was killed while it ran, or its group is gone. It \
             will never run again by itself.",
 };
@@ -168,6 +170,7 @@ const TASK_FAILING: Check = Check {
     bad: Bound::Above(0.0),
     severity: Severity::Warning,
     fail_for: Duration::ZERO,
+    headline: "task of group {} failing",
     means: "Over half of the last runs of a task of this group ended in an error.",
 };
 

@@ -17,13 +17,14 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::collect::Collector;
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::{Host, Profile};
-use crate::sample::{Now, Points};
+use crate::sample::{Details, Now, Points};
 use crate::source::Sources;
 use crate::source::process::proc::{self, Proc, Scan, Stat};
 
 mod ancestor;
 mod class;
 mod nanoclaw;
+mod recent;
 mod registry;
 mod roll;
 mod rule;
@@ -35,6 +36,7 @@ mod tests;
 use ancestor::{Above, Ancestor};
 use class::{Class, Evidence};
 use nanoclaw::{Contained, Nanoclaw};
+use recent::{Recent, Used};
 use registry::{List, Listed, Registration, Registry};
 use roll::{Roll, Seen, Tally};
 use rule::{Own, Preset, Rule};
@@ -134,6 +136,18 @@ pub struct Section {
 struct Rows {
     processes: Vec<Process>,
     contained: Vec<Contained>,
+}
+
+impl Rows {
+    fn used(&self) -> impl Iterator<Item = Used> {
+        let processes = self.processes.iter().map(|one| Used {
+            id: one.pid.to_string().into(),
+            started: Some(one.started),
+            cpu_percent: one.cpu_percent,
+            rss_bytes: Some(one.rss_bytes),
+        });
+        processes.chain(self.contained.iter().map(Contained::used))
+    }
 }
 
 impl Deref for Rows {
@@ -395,6 +409,7 @@ static CHECKS: [Check; 7] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: LASTS,
+        headline: "{} workers left as zombies",
         means: "Workers ended and their parent does not reap them: it hangs, or has a defect.",
     },
     Check {
@@ -403,6 +418,7 @@ static CHECKS: [Check; 7] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: LASTS,
+        headline: "{} workers orphaned",
         means: "Workers live on without a host: somebody else holds their input open. Nobody will end them.",
     },
     Check {
@@ -411,6 +427,7 @@ static CHECKS: [Check; 7] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: LASTS,
+        headline: "{} workers leaked",
         means: "Workers have idled for longer than the host would keep them: it has lost them, or its reaper stands.",
     },
     Check {
@@ -419,6 +436,7 @@ static CHECKS: [Check; 7] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: LASTS,
+        headline: "{} workers started twice",
         means: "A process has started the same MCP server again and kept the old one (max_per_parent says how many it needs).",
     },
     Check {
@@ -427,6 +445,7 @@ static CHECKS: [Check; 7] = [
         bad: Bound::Above(0.0),
         severity: Severity::Warning,
         fail_for: LASTS,
+        headline: "{} workers unknown to the host",
         means: "Workers run below the host that it does not know of: it has forgotten them, and will not end them.",
     },
     Check {
@@ -435,6 +454,7 @@ static CHECKS: [Check; 7] = [
         bad: Bound::Above(0.0),
         severity: Severity::Info,
         fail_for: LASTS,
+        headline: "{} workers over max_rss",
         means: "Workers have more resident memory than max_rss.",
     },
     Check {
@@ -443,6 +463,7 @@ static CHECKS: [Check; 7] = [
         bad: Bound::Above(5.0),
         severity: Severity::Warning,
         fail_for: LASTS,
+        headline: "{} workers in a spawn loop",
         means: "Workers end within seconds of their start, again and again: they cannot start, and the host keeps trying.",
     },
 ];
@@ -455,6 +476,7 @@ pub struct Workers {
     registry: Option<Registry>,
     nanoclaw: Option<Nanoclaw>,
     roll: Roll,
+    recent: Recent,
     /// Kept, so that start times do not tremble as two clocks do that are read one after the other.
     booted: f64,
 }
@@ -504,6 +526,7 @@ impl Collector for Workers {
             proc: sources.proc.clone().keeping(),
             host: Ancestor::new(host),
             registry: Registry::new(host, sources),
+            recent: Recent::default(),
             booted: 0.0,
         }))
     }
@@ -540,13 +563,19 @@ impl Collector for Workers {
         let seen = Sight { scan: &scan, seen: &seen, sought: &sought, list: list.as_ref(), now };
         let processes = self.processes(&seen);
         let section = self.section(&seen, processes);
-        match contained {
-            None => Ok(section),
-            Some(Ok(look)) => Ok(section.with(look)),
+        let section = match contained {
+            None => section,
+            Some(Ok(look)) => section.with(look),
             // Where there is nothing else to see, that is all there is to say.
-            Some(Err(error)) if self.roll.rules().is_empty() => Err(error),
-            Some(Err(error)) => Ok(section.without(&error)),
-        }
+            Some(Err(error)) if self.roll.rules().is_empty() => return Err(error),
+            Some(Err(error)) => section.without(&error),
+        };
+        self.recent.note(section.processes.used());
+        Ok(section)
+    }
+
+    fn details(&self) -> Details {
+        self.recent.details()
     }
 
     fn points(section: &Section, points: &mut Points) {

@@ -13,7 +13,7 @@ use crate::health::{CheckConfig, CustomCheck};
 use crate::snapshot::{self, catalogue};
 
 /// The keys beside those of the policy.
-const KEYS: [&str; 7] = ["name", "fact", "above", "below", "equals", "labels", "means"];
+const KEYS: [&str; 8] = ["name", "fact", "above", "below", "equals", "labels", "headline", "means"];
 
 /// Reads all of them, in their order.
 pub fn read_all(value: Option<Value<'_>>) -> Result<Vec<CustomCheck>, Fault> {
@@ -38,11 +38,18 @@ fn read(mut table: Table<'_>, others: &[CustomCheck]) -> Result<CustomCheck, Fau
     let (collector, fact) = fact(take(keys, "fact").ok_or_else(|| missing(&span, "fact"))?)?;
     let bad = bound(keys, &span)?;
     let labels = labels(take(keys, "labels"), fact)?;
-    let means = take(keys, "means").map(text).transpose()?.map(Spanned::into_inner);
-    let means = means.unwrap_or_else(|| format!("{} is {bad}.", fact.prometheus)).into();
+    let mut said = |key: &str| take(keys, key).map(text).transpose().map(|text| text.map(Spanned::into_inner));
+    let headline = said("headline")?.unwrap_or_else(|| headline(&name, fact)).into();
+    let means = said("means")?.unwrap_or_else(|| format!("{} is {bad}.", fact.prometheus)).into();
     subject::all_possible(table.get_ref(), fact)?;
     let policy = CheckConfig::deserialize(toml::Deserializer::from(table))?;
-    Ok(CustomCheck { name, fact, collector, bad, labels, means, policy })
+    Ok(CustomCheck { name, fact, collector, bad, labels, headline, means, policy })
+}
+
+/// The name in words, and the subject if there can be one.
+fn headline(name: &str, fact: &Fact) -> String {
+    let subject = if fact.labels.is_empty() { "" } else { " {}" };
+    format!("{}{subject}", name.replace('_', " "))
 }
 
 fn missing(table: &std::ops::Range<usize>, key: &str) -> Fault {

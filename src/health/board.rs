@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::custom::CustomCheck;
 use super::kept::{KeptCheck, KeptWindow};
 use super::settings::{self, CheckConfig, Settings};
-use super::{Change, Feed, Judged, Verdict};
+use super::{Change, Feed, Headline, Judged, Verdict};
 use crate::fact::{Bound, Check, Fact, Policy, ReadyNeeds, Severity};
 use crate::sample::{Cause, Now, Point, Points};
 use crate::window::{Clock, Pace, Rules, Seen, State, Window};
@@ -35,6 +35,8 @@ struct Question {
     bad: Bound,
     /// Only of points with these label values, by the place of the label.
     labels: Vec<(usize, Arc<str>)>,
+    /// With `{}` for the subject.
+    headline: Arc<str>,
     means: Arc<str>,
 }
 
@@ -69,15 +71,22 @@ impl Question {
 impl Board {
     /// `None` if the check is switched off.
     pub fn new(check: &Check, feed: Option<usize>, settings: &Settings) -> Option<Board> {
-        let Check { name, fact, bad, severity, fail_for, means } = *check;
-        let question = Question { name: name.into(), fact, bad, labels: Vec::new(), means: means.into() };
+        let Check { name, fact, bad, severity, fail_for, headline, means } = *check;
+        let question = Question {
+            name: name.into(),
+            fact,
+            bad,
+            labels: Vec::new(),
+            headline: headline.into(),
+            means: means.into(),
+        };
         Board::with(question, feed, &Policy::new(severity, fail_for), settings.of(name))
     }
 
     /// `None` if the check is switched off.
     pub fn custom(check: &CustomCheck, feed: Option<usize>) -> Option<Board> {
-        let CustomCheck { name, fact, bad, labels, means, policy, .. } = check.clone();
-        let question = Question { name, fact, bad, labels, means };
+        let CustomCheck { name, fact, bad, labels, headline, means, policy, .. } = check.clone();
+        let question = Question { name, fact, bad, labels, headline, means };
         Board::with(question, feed, &CustomCheck::defaults(), Some(&policy))
     }
 
@@ -256,9 +265,11 @@ impl Board {
         }
     }
 
-    pub fn verdicts<'a>(&'a self, clock: &'a Clock) -> impl Iterator<Item = Verdict> + 'a {
+    pub fn verdicts<'a>(&'a self, clock: &'a Clock, feeds: &'a [Feed]) -> impl Iterator<Item = Verdict> + 'a {
         let lost = self.is_lost();
-        self.subjects.iter().map(move |(name, subject)| subject.verdict(&self.question, name, clock, lost))
+        self.subjects
+            .iter()
+            .map(move |(name, subject)| subject.verdict(&self.question, name, feeds[subject.feed].name, clock, lost))
     }
 
     /// What it is called, and its own policy.
@@ -365,16 +376,25 @@ impl Subject {
     }
 
     /// `lost` says that the check takes readiness away, through this subject or another.
-    fn verdict(&self, question: &Question, name: &Arc<str>, clock: &Clock, lost: bool) -> Verdict {
+    fn verdict(
+        &self,
+        question: &Question,
+        name: &Arc<str>,
+        collector: &'static str,
+        clock: &Clock,
+        lost: bool,
+    ) -> Verdict {
         let (rules, window) = (self.rules(), &self.window);
         let tally = window.tally(rules, clock);
         let down = matches!(window.state(), State::Failed | State::Recovering);
         Verdict {
             check: question.name.clone(),
             subject: name.clone(),
+            collector,
             severity: self.policy.severity,
             state: window.state(),
             since: window.since(),
+            headline: Headline { template: question.headline.clone(), subject: name.clone() },
             means: question.means.clone(),
             observed: tally.total(),
             bad: tally.of(Seen::Bad),

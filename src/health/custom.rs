@@ -16,6 +16,8 @@ pub struct CustomCheck {
     pub bad: Bound,
     /// Only points with these values are judged: the place among the fact's labels, and the value.
     pub labels: Vec<(usize, Arc<str>)>,
+    /// The failure in a few words, with `{}` for the subject.
+    pub headline: Arc<str>,
     pub means: Arc<str>,
     pub policy: CheckConfig,
 }

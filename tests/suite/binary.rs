@@ -37,7 +37,7 @@ interval = \"1s\"
 interval = \"1s\"
 ";
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn exporter() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agenthost-exporter"));
@@ -69,8 +69,13 @@ impl Sidecar {
     }
 
     pub fn spawn(config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
+        Sidecar::spawn_at(config, ["--web.listen-address=127.0.0.1:0".to_owned()].into_iter().chain(flags))
+    }
+
+    /// The same, where the flags say on which port.
+    pub fn spawn_at(config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
         let mut child = exporter()
-            .args(["--web.listen-address=127.0.0.1:0", "--log.format=json"])
+            .arg("--log.format=json")
             .arg(format!("--config.file={}", config.display()))
             .args(flags)
             .stderr(Stdio::piped())

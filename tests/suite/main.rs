@@ -16,6 +16,7 @@ mod live;
 mod locks;
 mod oracle;
 mod outputs;
+mod page;
 mod policy;
 mod probes;
 mod profile;

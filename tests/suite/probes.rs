@@ -213,7 +213,7 @@ fn without_a_heart_no_verdict_is_shown() {
 }
 
 fn answer(stage: &Stage, method: Method, path: &str) -> (StatusCode, String) {
-    let show = Show::new(&stage.current(), None).unwrap();
+    let show = Show::new(&stage.current(), None, false).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     runtime.block_on(async {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();

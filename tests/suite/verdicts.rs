@@ -28,6 +28,7 @@ static CHANNEL: Check = Check {
     bad: Bound::Below(0.5),
     severity: Severity::Critical,
     fail_for: Duration::from_secs(120),
+    headline: "{} bad",
     means: "a channel is not connected",
 };
 
@@ -38,6 +39,7 @@ static MCP_CONNECTED: Check = Check {
     bad: Bound::Below(0.5),
     severity: Severity::Info,
     fail_for: Duration::from_secs(300),
+    headline: "{} bad",
     means: "an MCP server is not connected",
 };
 
@@ -935,7 +937,7 @@ static LINKED: Check = check("linked", &LINK, Bound::Below(0.5), Severity::Info,
 static OWN: [Check; 1] = [check("collector_up", &UP, Bound::Below(0.5), Severity::Warning, 15)];
 
 const fn check(name: &'static str, fact: &'static Fact, bad: Bound, severity: Severity, fail_for: u64) -> Check {
-    Check { name, fact, bad, severity, fail_for: Duration::from_secs(fail_for), means: "it is bad" }
+    Check { name, fact, bad, severity, fail_for: Duration::from_secs(fail_for), headline: "{} bad", means: "it is bad" }
 }
 
 /// What a configuration may say of a check and of a subject. Times are whole seconds.

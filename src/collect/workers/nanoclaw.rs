@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::class::{Class, Evidence};
+use super::recent::Used;
 use super::roll::{EARLY, SLACK, Tally, WINDOW, is_nearer};
 use super::rule::{Preset, Rule, WORK_OF_CLAUDE};
 use super::{CPU, Config, DEGRADED, EARLY_EXITS, EXITS, FDS, Kind, LEAKED, MEMORY, MEMORY_MAX, OLDEST, OVER_RSS};
@@ -78,6 +79,13 @@ pub struct Contained {
     container: Arc<str>,
     #[serde(skip)]
     started_at: Option<Timestamp>,
+}
+
+impl Contained {
+    pub fn used(&self) -> Used {
+        let Contained { cpu_percent, rss_bytes, .. } = *self;
+        Used { id: self.container.clone(), started: None, cpu_percent, rss_bytes }
+    }
 }
 
 /// What one look has seen, and what has been counted until then.

@@ -9,7 +9,15 @@ static CHANNEL: Check = check("channel_connected", &CONNECTED, Severity::Critica
 static OWN: [Check; 1] = [check("collector_up", &UP, Severity::Warning, 60)];
 
 const fn check(name: &'static str, fact: &'static Fact, severity: Severity, fail_for: u64) -> Check {
-    Check { name, fact, bad: Bound::Below(1.0), severity, fail_for: Duration::from_secs(fail_for), means: "It is bad." }
+    Check {
+        name,
+        fact,
+        bad: Bound::Below(1.0),
+        severity,
+        fail_for: Duration::from_secs(fail_for),
+        headline: "{} bad",
+        means: "It is bad.",
+    }
 }
 
 fn seconds(seconds: u64) -> Duration {

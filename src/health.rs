@@ -1011,9 +1011,10 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({
-                "check": "channel_connected", "subject": "slack", "severity": "critical", "state": "failing",
-                "since": "2026-11-21T10:00:31Z", "means": "It is bad.", "observed": 2, "bad": 1,
-                "rule": "fail_for 2m", "trips_at": "2026-11-21T10:02:31Z", "recovers_at": null, "unknown_cause": null
+                "check": "channel_connected", "subject": "slack", "collector": "channels", "severity": "critical", "state": "failing",
+                "since": "2026-11-21T10:00:31Z", "headline": "slack bad", "means": "It is bad.", "observed": 2, "bad": 1,
+                "rule": "fail_for 2m", "trips_at": "2026-11-21T10:02:31Z", "recovers_at": null, "unknown_cause": null,
+                "recovers_after_seconds": null, "unready": false
             })
         );
         assert_eq!(serde_json::to_value(lab.health.overall()).unwrap(), "degraded");

@@ -670,6 +670,16 @@ fn process() {
     std::thread::sleep(Duration::from_secs(60));
     say("resident memory, idle", resident(pid) as f64 / 1e6, "MB");
     say("CPU of one core over 60 s", (cpu_seconds(pid) - cpu) / 60.0 * 100.0, "%");
+    match chromium(&format!("http://{address}/")) {
+        Err(error) => println!("SKIPPED: one open page, because chromium does not start: {error}"),
+        Ok(_page) => {
+            std::thread::sleep(Duration::from_secs(5));
+            let cpu = cpu_seconds(pid);
+            std::thread::sleep(Duration::from_secs(60));
+            say("... with one page open in a browser", (cpu_seconds(pid) - cpu) / 60.0 * 100.0, "%");
+            say("resident memory with it", resident(pid) as f64 / 1e6, "MB");
+        }
+    }
     for path in ["/metrics", "/status"] {
         let (body, p) = runtime.block_on(load(address, path));
         report(&format!("{path} ({} bytes)", body.len()), &p);
@@ -678,6 +688,18 @@ fn process() {
         report("   beside it: a bare server with the same bytes", &p);
     }
     say("resident memory, after the load", resident(pid) as f64 / 1e6, "MB");
+}
+
+/// A browser that shows an address, and its profile.
+fn chromium(url: &str) -> std::io::Result<(Ended, tempfile::TempDir)> {
+    let profile = tempfile::tempdir()?;
+    let mut command = Command::new("chromium");
+    let quiet = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-quic no-first-run remote-debugging-port=0 \
+                 disable-background-networking disable-component-update disable-sync";
+    command.args(quiet.split_whitespace().map(|flag| format!("--{flag}")));
+    command.arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
+    let browser = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    Ok((Ended(browser), profile))
 }
 
 /// Requests per second and the server's CPU for each, beside a bare server that answers the same bytes, in turns.

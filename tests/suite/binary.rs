@@ -396,7 +396,10 @@ fn what_it_records_can_be_replayed() {
     std::fs::write(&record, text.replace("\"format\":1", "\"format\":2")).unwrap();
     assert!(refused(exporter().arg("replay").arg(&record)).contains("recorded by a newer version, in format 2"));
     assert!(refused(exporter().arg("replay").arg("/does/not/exist")).contains("/does/not/exist"));
-    let here =
-        refused(exporter().arg("--state.record=/does/not/exist").arg(format!("--host.root={}", root.path().display())));
+    let here = refused(
+        exporter()
+            .args(["--state.record=/does/not/exist", "--web.listen-address=127.0.0.1:0"])
+            .arg(format!("--host.root={}", root.path().display())),
+    );
     assert!(here.contains("record to /does/not/exist"), "{here}");
 }

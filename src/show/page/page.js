@@ -172,7 +172,7 @@ function become(node, wish, isDrawn) {
 
 const MARKS = { ok: '✓', failed: '✕', failing: '▲', recovering: '△', starting: '○', unknown: '?' };
 const SAYS = {
-  ok: 'ok', failed: 'failed', failing: 'about to fail', recovering: 'recovering', starting: 'not seen yet', unknown: 'unknown',
+  ok: 'ok', failed: 'failed', failing: 'bad of late', recovering: 'recovering', starting: 'not seen yet', unknown: 'unknown',
 };
 const WORST = ['failed', 'recovering', 'failing', 'unknown', 'starting', 'ok'];
 const GRAVEST = ['critical', 'warning', 'info'];
@@ -213,9 +213,9 @@ function sentence(status) {
   if (health.overall === 'starting') {
     const all = Object.values(collectors);
     const seen = all.filter((one) => one.up !== null).length;
-    return [said, `: ${seen} of ${all.length} parts have been looked at, for `, since(health.since)];
+    return [said, ' for ', since(health.since), `: ${seen} of ${all.length} parts looked at so far`];
   }
-  if (health.overall === 'healthy') return [said, ': nothing that matters has failed for ', since(health.since)];
+  if (health.overall === 'healthy') return [said, ' for ', since(health.since)];
   const joint = health.overall === 'degraded' ? ', but ' : ': ';
   if (!first) return [said, joint, denied(status).length ? 'something may not be looked at' : health.overall, ' for ', since(health.since)];
   return [said, joint, headline(first), lasting(first), rest];
@@ -240,7 +240,7 @@ function verdict(status) {
   if (view.lost) {
     return h('section', { class: 'verdict is-lost', key: 'verdict', 'aria-live': 'polite' },
       h('h1', {}, 'Lost the sidecar for ', since(view.lost.since)),
-      h('p', { key: 'why' }, `${view.lost.why}. Whether the host works, nobody here can tell now; below stands what was seen before.`),
+      h('p', { key: 'why' }, `${view.lost.why}. Whether the host works, nobody here can tell now; below stands what was seen before. This page goes on asking every ${EVERY / 1000} s; see whether the sidecar’s process runs.`),
       last(sentence(status)));
   }
   if (view.stuck) {
@@ -334,12 +334,17 @@ function explanation(check, status) {
     case 'failed':
       return [`${seen}; rule ${check.rule}. `, recovery(check)];
     case 'failing':
-      return [`${seen}; rule ${check.rule}. `, check.trips_at ? ['It fails ', moment(check.trips_at), ' if this goes on.'] : 'Not yet long enough to count as failed.'];
+      return [`${seen}; rule ${check.rule}. `, trip(check)];
     case 'recovering':
       return check.recovers_at ? ['It counts as recovered ', moment(check.recovers_at), ' if it stays ok.'] : 'It has to stay ok for a while.';
     default:
       return [CAUSES[check.unknown_cause] ?? 'Nothing is known of it now.', error && ` ${title(check.collector)}: ${error}.`];
   }
+}
+
+function trip({ trips_at }) {
+  if (trips_at === null) return 'Not yet long enough to count as failed.';
+  return Date.parse(trips_at) > now() ? ['It fails ', moment(trips_at), ' if this goes on.'] : 'It fails with the next bad look.';
 }
 
 function recovery({ recovers_at, recovers_after_seconds }) {

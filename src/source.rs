@@ -26,3 +26,10 @@ pub struct Sources {
     /// What was spent on paid questions; `None` without a state file, beside which it is kept.
     pub ledger: Option<budget::Ledger>,
 }
+
+/// Says that a test could not run for want of something that can be installed. Under `tests/run` that is a failure.
+#[cfg(test)]
+pub fn skipped(what: &str, why: &str) {
+    eprintln!("SKIPPED: {what}, because {why}");
+    assert!(std::env::var_os("AGENTHOST_TESTS").is_none(), "nothing may be skipped here: {what}, because {why}");
+}

@@ -99,7 +99,7 @@ fn a_profile_names_our_own_functions() {
     assert!(fields[&2].len() > 3, "{} samples", fields[&2].len());
 
     match Command::new("go").args(["tool", "pprof", "-top", "-cum"]).arg(file.path()).env("HOME", "/tmp").output() {
-        Err(_) => eprintln!("SKIPPED: go tool pprof, because there is no Go here"),
+        Err(_) => crate::skipped("go tool pprof", "there is no Go here"),
         Ok(output) => {
             let said = String::from_utf8(output.stdout).unwrap();
             assert!(output.status.success() && said.contains("agenthost_exporter::"), "{said}");

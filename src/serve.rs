@@ -89,8 +89,11 @@ impl Server {
     /// Listens on every configured address. `pprof`: whether this program's own profile may be taken.
     ///
     /// # Errors
-    /// An address is taken or not ours; the message names it.
+    /// An address is taken or not ours; the message names it. Or a build that can sample memory does not.
     pub async fn listen(config: &Config, guard: Guard, pprof: bool) -> Result<Server> {
+        if pprof {
+            pprof::begin().await.context("switch the heap profile on")?;
+        }
         let mut listeners = Vec::new();
         for &address in &config.listen {
             listeners.push(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?);

@@ -23,14 +23,20 @@ pub struct Watched {
     paths: Vec<PathBuf>,
     /// As they were when the configuration was read last.
     known: Stamps,
-    /// The latest look: while it hangs there is no other, or the threads would add up.
-    looking: Option<JoinHandle<Stamps>>,
+    looks: Looks<Stamps>,
+    every: Duration,
+}
+
+/// Looks at a disk that may hang, each on a thread of its own.
+struct Looks<T> {
+    /// The latest one: while it hangs there is no other, or the threads would add up.
+    under_way: Option<JoinHandle<T>>,
 }
 
 impl Watched {
     pub fn new(file: Option<&Path>) -> Watched {
         let own = file.unwrap_or(Path::new(DEFAULT_FILE)).to_owned();
-        Watched { known: stamps(std::slice::from_ref(&own)), paths: vec![own.clone()], own, looking: None }
+        Watched { known: stamps(std::slice::from_ref(&own)), paths: vec![own.clone()], own, looks: Looks { under_way: None }, every: LOOK_EVERY }
     }
 
     /// Beside the own file watches these too, as they are now.
@@ -57,7 +63,7 @@ impl Watched {
     pub async fn changed(&mut self) {
         let mut before = self.known.clone();
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(self.every).await;
             let Some(now) = self.look().await else { continue };
             let is_new = now.iter().any(|(path, stamp)| self.known.get(path) != Some(stamp));
             if is_new && before == now {
@@ -67,14 +73,20 @@ impl Watched {
         }
     }
 
-    /// On a thread of its own: a disk may hang.
     async fn look(&mut self) -> Option<Stamps> {
-        if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
+        let paths = self.paths.clone();
+        self.looks.take(LOOK_EVERY, move || stamps(&paths)).await
+    }
+}
+
+impl<T: Send + 'static> Looks<T> {
+    /// What this look sees; `None` if it takes longer, or one before it still does.
+    async fn take(&mut self, patience: Duration, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if self.under_way.as_ref().is_some_and(|before| !before.is_finished()) {
             return None;
         }
-        let paths = self.paths.clone();
-        let looking = self.looking.insert(tokio::task::spawn_blocking(move || stamps(&paths)));
-        tokio::time::timeout(LOOK_EVERY, looking).await.ok()?.ok()
+        let look = self.under_way.insert(tokio::task::spawn_blocking(look));
+        tokio::time::timeout(patience, look).await.ok()?.ok()
     }
 }
 
@@ -85,4 +97,71 @@ fn stamps(paths: &[PathBuf]) -> Stamps {
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    #[test]
+    fn while_a_look_hangs_there_is_no_other() {
+        let (release, hanging) = mpsc::channel::<()>();
+        let mut looks = Looks { under_way: None };
+        runtime().block_on(async move { // with what lets the look go, or a failure would hang
+            let hang = move || hanging.recv().map_or(1, |()| 1); // until the test lets go
+            assert_eq!(looks.take(Duration::from_millis(10), hang).await, None);
+            for _ in 0..3 {
+                assert_eq!(looks.take(PATIENCE, || 2).await, None, "a second look");
+            }
+            release.send(()).unwrap();
+            while looks.under_way.as_ref().is_some_and(|look| !look.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(looks.take(PATIENCE, || 3).await, Some(3), "what the late one saw is dropped");
+        });
+    }
+
+    #[test]
+    fn what_is_not_there_has_no_stamp_and_another_content_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("one"), "a").unwrap();
+        std::fs::write(path("two"), "ab").unwrap();
+        std::os::unix::fs::symlink("one", path("link")).unwrap();
+        let paths = [path("link"), path("none")];
+        let before = stamps(&paths);
+        assert_eq!(before.keys().collect::<Vec<_>>(), [&paths[0]]);
+        assert_eq!(stamps(&paths), before);
+        std::os::unix::fs::symlink("two", path("new")).unwrap();
+        std::fs::rename(path("new"), path("link")).unwrap();
+        assert_ne!(stamps(&paths), before, "another file behind the same link");
+    }
+
+    #[test]
+    fn a_file_that_comes_to_be_or_changes_is_news_and_one_that_goes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, other) = (folder.path().join("own.toml"), folder.path().join("other"));
+        std::fs::write(&own, "1").unwrap();
+        std::fs::write(&other, "1").unwrap();
+        runtime().block_on(async {
+            let mut watched = Watched::new(Some(&own));
+            watched.every = Duration::from_millis(1);
+            let some_looks = Duration::from_millis(200);
+            watched.mark(vec![other.clone()]).await;
+            std::fs::remove_file(&other).unwrap();
+            assert!(tokio::time::timeout(some_looks, watched.changed()).await.is_err(), "gone");
+            std::fs::write(&other, "2, and longer").unwrap();
+            tokio::time::timeout(PATIENCE, watched.changed()).await.expect("it is there again, and another one");
+            watched.mark(vec![other.clone()]).await;
+            assert!(tokio::time::timeout(some_looks, watched.changed()).await.is_err(), "read since");
+        });
+    }
 }

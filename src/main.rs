@@ -26,16 +26,16 @@ use run::{Load, Running};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-/// Whose memory can be told apart, once /debug/pprof/heap is asked for the first time.
+/// Whose memory can be told apart, with --web.enable-pprof.
 #[cfg(feature = "heap-profile")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Read by the allocator before `main`: a sample each 512 KiB, none until it is switched on.
+/// Read by the allocator before `main`: a sample each 64 KiB, none until it is switched on. There are a few megabytes in all.
 #[cfg(feature = "heap-profile")]
 #[allow(non_upper_case_globals)]
 #[unsafe(export_name = "malloc_conf")]
-pub static malloc_conf: &[u8] = b"prof:true,prof_active:false,lg_prof_sample:19\0";
+pub static malloc_conf: &[u8] = b"prof:true,prof_active:false,lg_prof_sample:16\0";
 
 /// The configuration is wrong, or does not fit this machine.
 const REFUSED: u8 = 2;

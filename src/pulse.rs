@@ -2,7 +2,8 @@
 //!
 //! A run happens on a blocking thread that also drives the collector's future, so a collector may block or await. At the
 //! time-out the future is dropped; a blocked thread cannot be, so the loop then reports `timed out` each interval, starts
-//! no second run, and drops the late result. A collector that hangs hurts only itself.
+//! no second run, and drops the late result. A collector that hangs hurts only itself. When another configuration begins it
+//! anew, the new loop goes on where the old one was: its counters do not fall, and it starts no run beside one that hangs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,6 +21,10 @@ use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::sample::{Cause, Failure, Now, Points, Reading, Sample};
 use crate::source::Sources;
+
+mod counters;
+
+use counters::Counters;
 
 pub static UP: Fact = Fact::gauge(
     "agenthost.collector.up",
@@ -93,17 +98,34 @@ pub struct Pulse {
     host: Host,
     sources: Sources,
     state: State,
+    past: Past,
+}
+
+/// What was, and outlives the collector.
+#[derive(Default)]
+pub struct Past {
     last_success: Option<Timestamp>,
     timeouts: u32,
     dropped: usize,
+    counters: Counters,
     /// What was logged last: one line per change of state.
     logged: Option<Failure>,
+    /// A run by another configuration that has not ended: there is none beside it, and what it finds is dropped.
+    run: Option<Old>,
+}
+
+struct Old {
+    run: JoinHandle<Run>,
+    /// It is past its time-out, and counted.
+    late: bool,
 }
 
 enum State {
     Resting(Box<dyn Collect>),
-    /// A run past its time-out, or one that is under way.
+    /// A run that is under way.
     Running(JoinHandle<Run>),
+    /// A run past its time-out.
+    Late(JoinHandle<Run>),
     /// It panicked: the next run builds it anew.
     Gone,
 }
@@ -139,11 +161,14 @@ impl Pulse {
             host: host.clone(),
             sources: sources.clone(),
             state: State::Resting(collector),
-            last_success: None,
-            timeouts: 0,
-            dropped: 0,
-            logged: None,
+            past: Past::default(),
         }))
+    }
+
+    /// Goes on where another loop of this collector has ended.
+    pub fn after(self, mut past: Past) -> Pulse {
+        past.counters.begin_anew();
+        Pulse { past, ..self }
     }
 
     pub fn name(&self) -> &'static str {
@@ -155,9 +180,24 @@ impl Pulse {
         Pulse { retry, ..self }
     }
 
-    /// Looks at each interval, for ever; the first time at once. A retry comes between and does not move the others, so
-    /// that collectors of one interval stay in step and share what they ask for.
-    pub async fn run(mut self, readings: Sender<Reading>) {
+    /// Looks at each interval until `stop` resolves or the river has ended; the first time at once. A run that is under way
+    /// at the stop is not waited for.
+    pub async fn run(mut self, readings: Sender<Reading>, stop: impl Future<Output = ()>) -> Past {
+        tokio::select! {
+            () = self.flow(readings) => {}
+            () = stop => {}
+        }
+        match self.state {
+            State::Running(run) => self.past.run = Some(Old { run, late: false }),
+            State::Late(run) => self.past.run = Some(Old { run, late: true }),
+            State::Resting(_) | State::Gone => {}
+        }
+        self.past
+    }
+
+    /// A retry comes between the others and does not move them, so that collectors of one interval stay in step and share
+    /// what they ask for.
+    async fn flow(&mut self, readings: Sender<Reading>) {
         let mut pace = tokio::time::interval(self.interval);
         pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -184,16 +224,30 @@ impl Pulse {
     }
 
     async fn look(&mut self, at: Now) -> Result<Sample, Failure> {
+        self.outlast().await?;
         let collector = self.collector().await?;
-        let mut run = self.start(collector, at);
-        match tokio::time::timeout(self.timeout, &mut run).await {
+        // Where a stop finds it.
+        let run = self.state.begin(self.start(collector, at));
+        match tokio::time::timeout(self.timeout, run).await {
             Ok(ended) => self.end(ended),
             Err(_) => {
-                self.timeouts += 1;
-                self.state = State::Running(run);
+                self.past.timeouts += 1;
+                self.state.turn_late();
                 Err(timed_out(self.timeout))
             }
         }
+    }
+
+    /// Waits for the end of a run by another configuration, not longer than for one of its own.
+    async fn outlast(&mut self) -> Result<(), Failure> {
+        let Some(Old { run, late }) = &mut self.past.run else { return Ok(()) };
+        let patience = if *late { Duration::ZERO } else { self.timeout };
+        if tokio::time::timeout(patience, run).await.is_err() {
+            self.past.timeouts += u32::from(!std::mem::replace(late, true));
+            return Err(failure("a run that began before the configuration changed has not ended"));
+        }
+        self.past.run = None;
+        Ok(())
     }
 
     /// The collector, if no run is under way: rested, back from a late run, or built anew.
@@ -201,18 +255,19 @@ impl Pulse {
         match std::mem::replace(&mut self.state, State::Gone) {
             State::Resting(collector) => Ok(collector),
             State::Gone => self.rebuild(),
-            State::Running(run) if !run.is_finished() => {
-                self.state = State::Running(run);
+            State::Running(run) | State::Late(run) if !run.is_finished() => {
+                self.state = State::Late(run);
                 Err(timed_out(self.timeout))
             }
-            State::Running(run) => match run.await {
+            State::Running(run) | State::Late(run) => match run.await {
                 Ok(Run { collector: Some(collector), .. }) => Ok(collector),
                 _ => self.rebuild(),
             },
         }
     }
 
-    fn rebuild(&self) -> Result<Box<dyn Collect>, Failure> {
+    fn rebuild(&mut self) -> Result<Box<dyn Collect>, Failure> {
+        self.past.counters.begin_anew();
         let built = (self.build)(&self.host, &self.sources).map_err(Failure::from)?;
         built.ok_or_else(|| failure("the collector is no longer configured"))
     }
@@ -229,20 +284,22 @@ impl Pulse {
     }
 
     fn end(&mut self, ended: Result<Run, tokio::task::JoinError>) -> Result<Sample, Failure> {
+        self.state = State::Gone;
         let run = ended.map_err(|_| failure("ended without a result"))?;
         if let Some(collector) = run.collector {
             self.state = State::Resting(collector);
         }
         if run.outcome.as_ref().is_err_and(|failure| *failure == timed_out(self.timeout)) {
-            self.timeouts += 1;
+            self.past.timeouts += 1;
         }
         run.outcome
     }
 
     fn reading(&mut self, at: Now, took: Duration, mut outcome: Result<Sample, Failure>) -> Reading {
         if let Ok(sample) = &mut outcome {
-            self.dropped += sample.points.cap(SERIES_CAP);
-            self.last_success = Some(at.wall);
+            self.past.dropped += sample.points.cap(SERIES_CAP);
+            self.past.counters.lift(&mut sample.points);
+            self.past.last_success = Some(at.wall);
         }
         self.log(outcome.as_ref().err());
         let own = self.own(took, outcome.is_ok());
@@ -254,23 +311,39 @@ impl Pulse {
         points.put(&UP, [&self.label], f64::from(u8::from(up)));
         points.put(&DURATION, [&self.label], took.as_secs_f64());
         points.put(&INTERVAL, [&self.label], self.interval.as_secs_f64());
-        points.put(&TIMEOUTS, [&self.label], f64::from(self.timeouts));
-        points.put(&SERIES_DROPPED, [&self.label], self.dropped as f64);
-        if let Some(at) = self.last_success {
+        points.put(&TIMEOUTS, [&self.label], f64::from(self.past.timeouts));
+        points.put(&SERIES_DROPPED, [&self.label], self.past.dropped as f64);
+        if let Some(at) = self.past.last_success {
             points.put(&LAST_SUCCESS, [&self.label], seconds(at));
         }
         points
     }
 
     fn log(&mut self, failure: Option<&Failure>) {
-        match (failure, &self.logged) {
+        match (failure, &self.past.logged) {
             (Some(failure), logged) if logged.as_ref().map(|logged| logged.cause) != Some(failure.cause) => {
                 tracing::warn!(collector = self.name, cause = ?failure.cause, error = %failure.error, "cannot see");
             }
             (None, Some(_)) => tracing::info!(collector = self.name, "sees again"),
             _ => return,
         }
-        self.logged = failure.cloned();
+        self.past.logged = failure.cloned();
+    }
+}
+
+impl State {
+    fn begin(&mut self, run: JoinHandle<Run>) -> &mut JoinHandle<Run> {
+        *self = State::Running(run);
+        match self {
+            State::Running(run) => run,
+            _ => unreachable!("it was just set"),
+        }
+    }
+
+    fn turn_late(&mut self) {
+        if let State::Running(run) = std::mem::replace(self, State::Gone) {
+            *self = State::Late(run);
+        }
     }
 }
 
@@ -406,6 +479,50 @@ mod tests {
     }
 
     #[test]
+    fn another_configuration_waits_for_a_run_of_the_one_before_and_goes_on_counting() {
+        let (release, blocked) = mpsc::channel::<()>();
+        let blocked = Mutex::new(blocked);
+        let (old, before) = pulse(Duration::from_millis(50), move |_| {
+            let _ = blocked.lock().unwrap().recv(); // until the test lets go
+            Ok(99)
+        });
+        let (new, after) = pulse(Duration::from_millis(50), |_| Ok(SERIES_CAP + 7));
+        runtime().block_on(async {
+            let (sender, _readings) = tokio::sync::mpsc::channel(8);
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let looping = tokio::spawn(old.run(sender, async { drop(stopped.await) }));
+            while before.run.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            stop.send(()).unwrap();
+            let mut new = new.after(looping.await.unwrap());
+            for _ in 0..3 {
+                let reading = new.beat().await;
+                assert!(error(&reading).error.contains("before the configuration changed"), "{:?}", error(&reading));
+                assert_eq!(own(&reading, &TIMEOUTS), Some(1.0), "one a run, not one a look");
+            }
+            assert_eq!(after.run.load(Ordering::SeqCst), 0, "no second run beside it");
+            drop(release);
+            let reading = loop {
+                let reading = new.beat().await;
+                if reading.outcome.is_ok() {
+                    break reading;
+                }
+            };
+            assert_eq!(own(&reading, &TIMEOUTS), Some(1.0));
+            assert_eq!(own(&reading, &SERIES_DROPPED), Some(7.0), "the late result is dropped, this is the second's");
+            // And once more, with nothing under way.
+            let (sender, _readings) = tokio::sync::mpsc::channel(8);
+            let past = new.run(sender, std::future::ready(())).await;
+            let (next, _) = pulse(PATIENT, |_| Ok(1));
+            let reading = next.after(past).beat().await;
+            assert_eq!(own(&reading, &TIMEOUTS), Some(1.0));
+            assert!(own(&reading, &SERIES_DROPPED) >= Some(7.0));
+        });
+        assert_eq!(before.run.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
     fn a_run_that_failed_is_tried_again_soon_then_later_and_then_at_the_interval() {
         let (mut pulse, _) = pulse(PATIENT, |_| Ok(1));
         let pauses = |pulse: &mut Pulse, outcomes: &[bool]| -> Vec<Option<u64>> {
@@ -432,7 +549,7 @@ mod tests {
         let begun = std::time::Instant::now();
         let times = runtime().block_on(async {
             let (sender, mut readings) = tokio::sync::mpsc::channel(1);
-            tokio::spawn(pulse.run(sender));
+            tokio::spawn(pulse.run(sender, std::future::pending()));
             let mut times = Vec::new();
             for _ in 0..4 {
                 readings.recv().await.unwrap();

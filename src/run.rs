@@ -11,7 +11,7 @@ use agenthost_exporter::config::{Config, Planned};
 use agenthost_exporter::fact::Check;
 use agenthost_exporter::health::{Health, Watched};
 use agenthost_exporter::host::{self, Host};
-use agenthost_exporter::pulse::{self, Pulse};
+use agenthost_exporter::pulse::{self, Past, Pulse};
 use agenthost_exporter::sample::{Now, Reading};
 use agenthost_exporter::serve::{self, Guard, Keys};
 use agenthost_exporter::snapshot::keeper::Keeper;
@@ -40,6 +40,8 @@ pub struct Running {
     doors: Vec<PathBuf>,
     sources: Sources,
     loops: BTreeMap<&'static str, Loop>,
+    /// Of collectors that ran once.
+    past: BTreeMap<&'static str, Past>,
     readings: mpsc::Sender<Reading>,
     orders: mpsc::Sender<Order>,
     keeper: Option<Keeper>,
@@ -50,7 +52,8 @@ pub struct Running {
 /// A collector's loop, and by which configuration it runs.
 struct Loop {
     plan: Paced,
-    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Past>,
 }
 
 /// What of a collector's configuration makes it another one.
@@ -123,6 +126,7 @@ impl Running {
             doors,
             sources,
             loops,
+            past: BTreeMap::new(),
             readings,
             orders,
             keeper,
@@ -187,9 +191,9 @@ impl Running {
         let (kept, ended): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.loops).into_iter().partition(|(name, _)| stays(name));
         self.loops = kept;
-        for (_, Loop { task, .. }) in ended {
-            task.abort();
-            let _ = task.await; // what it said before is judged before
+        for (name, Loop { stop, task, .. }) in ended {
+            let _ = stop.send(());
+            self.past.extend(task.await.ok().map(|past| (name, past))); // what it said before is judged before
         }
         let (done, turned) = oneshot::channel();
         let now = Now::read();
@@ -207,8 +211,13 @@ impl Running {
     fn run_all(&mut self, prepared: Vec<Prepared>) {
         for Prepared { subsystem, plan, pulse, .. } in prepared {
             if let Some(pulse) = pulse {
-                let task = tokio::spawn(pulse.run(self.readings.clone()));
-                self.loops.insert(subsystem.name, Loop { plan, task });
+                let pulse = match self.past.remove(subsystem.name) {
+                    Some(past) => pulse.after(past),
+                    None => pulse,
+                };
+                let (stop, stopped) = oneshot::channel();
+                let task = tokio::spawn(pulse.run(self.readings.clone(), async { drop(stopped.await) }));
+                self.loops.insert(subsystem.name, Loop { plan, stop, task });
             }
         }
     }

@@ -71,7 +71,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 const HEADERS_AT_MOST: u32 = 16 * 1024;
 /// Requests under way at once in one connection of HTTP/2.
 const STREAMS: u32 = 32;
-/// Open connections at once, if the process may have that many open files and as many again for what it looks at.
+/// Open connections at once, if the process may have that many open files and as many again for what it looks at; a quarter of
+/// them from one address.
 const CONNECTIONS: usize = 512;
 /// How long a stop waits for requests under way.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -88,8 +89,11 @@ impl Server {
     /// Listens on every configured address. `pprof`: whether this program's own profile may be taken.
     ///
     /// # Errors
-    /// An address is taken or not ours; the message names it.
+    /// An address is taken or not ours; the message names it. Or a build that can sample memory does not.
     pub async fn listen(config: &Config, guard: Guard, pprof: bool) -> Result<Server> {
+        if pprof {
+            pprof::begin().await.context("switch the heap profile on")?;
+        }
         let mut listeners = Vec::new();
         for &address in &config.listen {
             listeners.push(TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?);
@@ -146,7 +150,7 @@ impl Door {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => self.open(stream, graceful.watcher()),
+                Ok((stream, peer)) => self.open(stream, peer, graceful.watcher()),
                 Err(error) => back_off(&error).await,
             }
         }
@@ -156,8 +160,8 @@ impl Door {
         }
     }
 
-    fn open(&self, stream: TcpStream, watcher: Watcher) {
-        let slot = Arc::new(self.slots.take());
+    fn open(&self, stream: TcpStream, peer: SocketAddr, watcher: Watcher) {
+        let slot = Arc::new(self.slots.take(peer.ip()));
         let here_only = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let (show, guard) = (self.show.clone(), self.guard.clone());
         let policy = guard.keys().policy.clone();
@@ -193,9 +197,13 @@ impl Visit {
         match self.guard.keys().tls.clone() {
             None => self.http1(stream, watcher).await,
             Some(tls) => {
-                // One who breaks off or is refused is no news.
                 let shaking = tokio::time::timeout(HANDS_WITHIN, TlsAcceptor::from(tls).accept(stream));
-                let Ok(Ok(stream)) = shaking.await else { return };
+                let stream = match shaking.await {
+                    Ok(Ok(stream)) => stream,
+                    // One who breaks off or is refused is no news, unless somebody looks for it.
+                    Ok(Err(error)) => return tracing::debug!(%error, "not let in over TLS"),
+                    Err(_) => return,
+                };
                 match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => self.http2(stream, watcher).await,
                     _ => self.http1(stream, watcher).await,

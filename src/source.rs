@@ -26,3 +26,23 @@ pub struct Sources {
     /// What was spent on paid questions; `None` without a state file, beside which it is kept.
     pub ledger: Option<budget::Ledger>,
 }
+
+/// Gives back to the system what was taken for a while, as for a large tree: the allocator would keep it.
+#[allow(unsafe_code)]
+pub fn return_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: it takes any number, may be called at any time from any thread, and frees nothing that is in use.
+        unsafe { malloc_trim(0) };
+    }
+}
+
+/// Says that a test could not run for want of something that can be installed. Under `tests/run` that is a failure.
+#[cfg(test)]
+pub fn skipped(what: &str, why: &str) {
+    eprintln!("SKIPPED: {what}, because {why}");
+    assert!(std::env::var_os("AGENTHOST_TESTS").is_none(), "nothing may be skipped here: {what}, because {why}");
+}

@@ -7,6 +7,7 @@ use hyper::header::ALLOW;
 use hyper::{Method, Request, StatusCode};
 
 use crate::show::{self, Answer};
+use crate::source::return_memory;
 
 const FOLDER: &str = "/debug/pprof/";
 
@@ -46,9 +47,14 @@ pub fn is_below(path: &str) -> bool {
 pub async fn answer<B>(request: &Request<B>) -> Answer {
     let place = request.uri().path().strip_prefix(FOLDER);
     let is_index = place.is_none_or(str::is_empty);
-    if *request.method() != Method::GET && (*request.method() != Method::HEAD || !is_index) {
+    match *request.method() {
+        Method::GET => {}
+        Method::HEAD if is_index => {}
+        _ if is_index => {
+            return show::with(show::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"), ALLOW, "GET, HEAD");
+        }
         // A profile is taken for whoever reads it.
-        return show::with(show::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"), ALLOW, "GET");
+        _ => return show::with(show::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"), ALLOW, "GET"),
     }
     match place {
         None | Some("") => show::text(StatusCode::OK, INDEX),
@@ -89,12 +95,27 @@ async fn profile(wanted: Wanted) -> Answer {
     tracing::info!(seconds = wanted.seconds, "taking a CPU profile");
     tokio::time::sleep(Duration::from_secs(wanted.seconds)).await;
     // Names take a while to be found.
-    let told = tokio::task::spawn_blocking(move || tell(&guard, wanted.svg)).await;
+    let telling = move || {
+        let _letting_go = LettingGo; // dropped last, after the guard
+        let guard = guard;
+        tell(&guard, wanted.svg)
+    };
+    let told = tokio::task::spawn_blocking(telling).await;
     match told {
         Ok(Ok(body)) if wanted.svg => show::file("image/svg+xml", "profile.svg", body),
         Ok(Ok(body)) => show::file("application/octet-stream", "profile.pb.gz", body),
         Ok(Err(error)) => failed(&error.to_string()),
         Err(error) => failed(&error.to_string()),
+    }
+}
+
+/// Gives back the memory that a profile took, as far as the library holds on to nothing.
+struct LettingGo;
+
+impl Drop for LettingGo {
+    fn drop(&mut self) {
+        backtrace::clear_symbol_cache();
+        return_memory();
     }
 }
 
@@ -117,19 +138,35 @@ fn failed(error: &str) -> Answer {
     show::text(StatusCode::INTERNAL_SERVER_ERROR, "no profile could be taken: the log says why\n")
 }
 
-/// Sampled since the first heap profile was asked for.
+/// Begins to sample who takes memory, where this build can.
+///
+/// # Errors
+/// The allocator refuses.
+#[cfg(feature = "heap-profile")]
+pub async fn begin() -> anyhow::Result<()> {
+    match jemalloc_pprof::PROF_CTL.as_ref() {
+        Some(control) => Ok(control.lock().await.activate()?),
+        None => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "heap-profile"))]
+pub async fn begin() -> anyhow::Result<()> {
+    Ok(())
+}
+
+/// What is held now of what was taken since the start.
 #[cfg(feature = "heap-profile")]
 async fn heap() -> Answer {
     let Some(control) = jemalloc_pprof::PROF_CTL.as_ref() else {
         return show::text(StatusCode::NOT_IMPLEMENTED, "the allocator was started without profiling\n");
     };
     let mut control = control.lock().await;
-    if !control.activated()
-        && let Err(error) = control.activate()
-    {
-        return failed(&error.to_string());
-    }
-    match tokio::task::spawn_blocking(move || control.dump_pprof()).await {
+    let dumping = move || {
+        let _letting_go = LettingGo;
+        control.dump_pprof()
+    };
+    match tokio::task::spawn_blocking(dumping).await {
         Ok(Ok(body)) => show::file("application/octet-stream", "heap.pb.gz", body.into()),
         Ok(Err(error)) => failed(&error.to_string()),
         Err(error) => failed(&error.to_string()),

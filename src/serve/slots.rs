@@ -1,8 +1,10 @@
 //! Room for connections: a bounded number, and whoever comes gets in, so that nobody can keep a probe waiting. When there
 //! is no room left, one leaves that has shown least: first who never asked, then who was never let in, then who was and is
-//! silent; among equals the one that has been silent for longest.
+//! silent; among equals the one that has been silent for longest. One address has a quarter of the room at most: past that
+//! it is one of its own that leaves, so that nobody can crowd out the others.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,13 +12,15 @@ use tokio::sync::Notify;
 
 pub struct Slots {
     most: usize,
+    /// How many of them one address may have.
+    each: usize,
     /// Grows with every connection and every request: what is used later has the greater number.
     clock: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Seat>>>,
 }
 
-#[derive(Default)]
 struct Seat {
+    of: IpAddr,
     used: AtomicU64,
     asked: AtomicBool,
     known: AtomicBool,
@@ -34,21 +38,20 @@ pub struct Slot {
 
 impl Slots {
     pub fn new(most: usize) -> Arc<Slots> {
-        Arc::new(Slots { most: most.max(1), clock: AtomicU64::new(0), open: Mutex::default() })
+        let (most, each) = (most.max(1), (most / 4).max(1));
+        Arc::new(Slots { most, each, clock: AtomicU64::new(0), open: Mutex::default() })
     }
 
-    /// Room for a connection that has just come.
-    pub fn take(self: &Arc<Slots>) -> Slot {
-        let number = self.tick();
-        let seat = Arc::new(Seat { used: AtomicU64::new(number), ..Seat::default() });
+    /// Room for a connection that has just come from this address.
+    pub fn take(self: &Arc<Slots>, from: IpAddr) -> Slot {
+        let (number, of) = (self.tick(), house(from));
+        let seat = Arc::new(Seat::new(of, number));
         let mut open = self.open();
-        while open.len() >= self.most {
-            let Some((&silent, _)) = open.iter().min_by_key(|(_, seat)| seat.rank()) else {
-                break;
-            };
-            if let Some(seat) = open.remove(&silent) {
-                seat.leave.notify_one();
-            }
+        if open.values().filter(|seat| seat.of == of).count() >= self.each {
+            make_room(&mut open, |seat| seat.of == of);
+        }
+        if open.len() >= self.most {
+            make_room(&mut open, |_| true);
         }
         open.insert(number, seat.clone());
         Slot { slots: self.clone(), number, seat }
@@ -63,7 +66,28 @@ impl Slots {
     }
 }
 
+/// The least of these leaves.
+fn make_room(open: &mut BTreeMap<u64, Arc<Seat>>, may_leave: impl Fn(&Seat) -> bool) {
+    let least = open.iter().filter(|(_, seat)| may_leave(seat)).min_by_key(|(_, seat)| seat.rank());
+    if let Some(seat) = least.map(|(&number, _)| number).and_then(|number| open.remove(&number)) {
+        seat.leave.notify_one();
+    }
+}
+
+/// What counts as one address: whoever has one of IPv6 has all that begin with the same 64 bits.
+fn house(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(own) => Ipv6Addr::from_bits(own.to_bits() & (u128::MAX << 64)).into(),
+        own @ IpAddr::V4(_) => own,
+    }
+}
+
 impl Seat {
+    fn new(of: IpAddr, number: u64) -> Seat {
+        let (asked, known, busy, leave) = Default::default();
+        Seat { of, used: AtomicU64::new(number), asked, known, busy, leave }
+    }
+
     /// The least leaves.
     fn rank(&self) -> (bool, bool, bool, u64) {
         let known = self.known.load(Ordering::Relaxed);
@@ -115,6 +139,11 @@ mod tests {
 
     use super::*;
 
+    /// One that is not the others'.
+    fn address(number: u8) -> IpAddr {
+        [192, 0, 2, number].into()
+    }
+
     fn must_leave(slot: &Slot) -> bool {
         let waiting = std::pin::pin!(slot.must_leave());
         waiting.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
@@ -123,16 +152,16 @@ mod tests {
     #[test]
     fn the_one_that_was_silent_for_longest_leaves() {
         let slots = Slots::new(3);
-        let (first, second, third) = (slots.take(), slots.take(), slots.take());
+        let [first, second, third] = [1, 2, 3].map(|number| slots.take(address(number)));
         drop(first.ask());
-        let fourth = slots.take();
+        let fourth = slots.take(address(4));
         assert!(must_leave(&second));
         assert!([&first, &third, &fourth].into_iter().all(|slot| !must_leave(slot)));
         drop(second); // it has left: nobody else's room goes with it
         drop(fourth);
-        let fifth = slots.take();
+        let fifth = slots.take(address(5));
         assert!([&first, &third, &fifth].into_iter().all(|slot| !must_leave(slot)));
-        drop(slots.take());
+        drop(slots.take(address(6)));
         assert!(must_leave(&third) && !must_leave(&first));
         assert_eq!(slots.open().len(), 2);
     }
@@ -140,15 +169,15 @@ mod tests {
     #[test]
     fn who_has_shown_least_leaves_first() {
         let slots = Slots::new(5);
-        let [busy, idle, refused, silent, asking] = [(); 5].map(|()| slots.take());
+        let [busy, idle, refused, silent, asking] = [1, 2, 3, 4, 5].map(|number| slots.take(address(number)));
         let under_way = busy.ask();
         under_way.is_known();
         idle.ask().is_known();
         drop(refused.ask());
         let unheard = asking.ask();
         let mut others = Vec::new();
-        for leaving in [&silent, &refused, &asking, &idle] {
-            let other = slots.take();
+        for (number, leaving) in (6..).zip([&silent, &refused, &asking, &idle]) {
+            let other = slots.take(address(number));
             assert!(must_leave(leaving));
             other.ask().is_known();
             others.push(other);
@@ -160,8 +189,31 @@ mod tests {
     #[test]
     fn there_is_always_room_for_one() {
         let slots = Slots::new(0);
-        let first = slots.take();
-        let second = slots.take();
+        let first = slots.take(address(1));
+        let second = slots.take(address(2));
         assert!(must_leave(&first) && !must_leave(&second));
+    }
+
+    #[test]
+    fn one_address_has_a_quarter_and_crowds_out_nobody_else() {
+        let slots = Slots::new(8);
+        let other = slots.take(address(1));
+        let [first, second] = [(); 2].map(|()| slots.take(address(2)));
+        let under_way = first.ask();
+        under_way.is_known();
+        let third = slots.take(address(2));
+        assert!(must_leave(&second), "its own least, though there is room");
+        assert!([&other, &first, &third].into_iter().all(|slot| !must_leave(slot)));
+        drop(slots.take(address(3)));
+        assert_eq!(slots.open().len(), 3);
+        // A host of IPv6 has as many addresses as it likes, and one of IPv4 may come as one of IPv6.
+        let mut seats = Vec::new();
+        for host in 1..=20u16 {
+            seats.push(slots.take(Ipv6Addr::new(0x2001, 0xdb8, 0, 7, 0, 0, 0, host).into()));
+        }
+        seats.push(slots.take("::ffff:192.0.2.2".parse().unwrap()));
+        assert!(must_leave(&third) && !must_leave(&first) && !must_leave(&other));
+        assert_eq!(slots.open().len(), 5);
+        drop(under_way);
     }
 }

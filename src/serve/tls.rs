@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
@@ -37,10 +38,7 @@ impl Doors {
         let builder = builder.map_err(|_| anyhow!("cipher_suites: none of them is for the versions that are left"))?;
         let builder = builder.with_client_cert_verifier(clients.verifier(tls, &provider)?);
         let chain = certificates("cert", tls.cert.as_deref(), tls.cert_file.as_deref())?;
-        let mut config = builder.with_single_cert(chain, key(tls)?).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => anyhow!("the key is not that of the certificate"),
-            _ => anyhow!("the certificate or its key cannot be used: only X.509 version 3, and RSA, ECDSA or Ed25519"),
-        })?;
+        let mut config = builder.with_cert_resolver(Arc::new(own(chain, key(tls)?, &provider)?));
         config.ignore_client_order = tls.prefer_server_cipher_suites.unwrap_or(true);
         let protocols: &[&str] = if http2 { &["h2", "http/1.1"] } else { &["http/1.1"] };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -125,6 +123,24 @@ fn key(tls: &Tls) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| anyhow!("key: there is no private key in it"))
 }
 
+/// What we show to clients. The library's own way would refuse a certificate of X.509 version 1.
+fn own(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<SingleCertAndKey> {
+    let key = provider.key_provider.load_private_key(key);
+    let key = key.map_err(|_| anyhow!("the key cannot be used: only RSA, ECDSA and Ed25519"))?;
+    let certificate = chain.first().and_then(|first| webpki::anchor_from_trusted_cert(first).ok());
+    let certificate = certificate.context("the certificate cannot be used: only X.509 versions 1 and 3")?;
+    let public = key.public_key();
+    let is_its = |public: &SubjectPublicKeyInfoDer<'_>| {
+        within(SEQUENCE, &mut public.as_ref()) == Some(certificate.subject_public_key_info.as_ref())
+    };
+    ensure!(public.is_none_or(|public| is_its(&public)), "the key is not that of the certificate");
+    Ok(CertifiedKey::new(chain, key).into())
+}
+
 /// Which certificates clients show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clients {
@@ -171,72 +187,121 @@ impl Clients {
     }
 
     fn verifier(self, tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>> {
-        let mandatory = match self {
+        let (mandatory, authority) = match self {
             Clients::Nobody => return Ok(WebPkiClientVerifier::no_client_auth()),
-            Clients::Anyone { mandatory } => return Ok(Arc::new(Anyone { mandatory, provider: provider.clone() })),
-            Clients::Known { mandatory } => mandatory,
+            Clients::Anyone { mandatory } => (mandatory, None),
+            Clients::Known { mandatory } => (mandatory, Some(Authority::of(tls, provider)?)),
         };
-        let mut roots = RootCertStore::empty();
-        for authority in certificates("client_ca", tls.client_ca.as_deref(), tls.client_ca_file.as_deref())? {
-            roots.add(authority).map_err(|_| anyhow!("client_ca: one of its certificates cannot be an authority"))?;
-        }
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-        let builder = if mandatory { builder } else { builder.allow_unauthenticated() };
-        let known = builder.build().map_err(|_| anyhow!("client_ca: it cannot be used"))?;
-        match tls.client_allowed_sans.as_deref() {
-            None | Some([]) => Ok(known),
-            Some(names) => {
-                Ok(Arc::new(Named { known, names: names.iter().map(|name| San::of(name)).collect::<Result<_>>()? }))
-            }
-        }
+        Ok(Arc::new(Verifier { mandatory, authority, algorithms: provider.signature_verification_algorithms }))
     }
 }
 
-/// Any certificate will do, if its owner shows it.
+/// Looks at what clients show.
 #[derive(Debug)]
-struct Anyone {
+struct Verifier {
     mandatory: bool,
-    provider: Arc<CryptoProvider>,
+    /// `None`: any certificate will do, if its owner shows it.
+    authority: Option<Authority>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ClientCertVerifier for Anyone {
+impl ClientCertVerifier for Verifier {
     fn client_auth_mandatory(&self) -> bool {
         self.mandatory
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
+        self.authority.as_ref().map_or(&[], |authority| authority.chains.root_hint_subjects())
     }
 
     fn verify_client_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
+        match &self.authority {
+            Some(authority) => authority.verify(shown, between, now),
+            None => Ok(ClientCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(message, shown, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(message, shown, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The certificates of `client_ca_file`.
+#[derive(Debug)]
+struct Authority {
+    /// Follows the chains that lead to one of them.
+    chains: Arc<dyn ClientCertVerifier>,
+    own: Vec<CertificateDer<'static>>,
+    /// One of these a certificate must have; empty: it needs none.
+    names: Vec<San>,
+}
+
+impl Authority {
+    fn of(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Authority> {
+        let own = certificates("client_ca", tls.client_ca.as_deref(), tls.client_ca_file.as_deref())?;
+        let mut roots = RootCertStore::empty();
+        for one in &own {
+            roots.add(one.clone()).map_err(|_| anyhow!("client_ca: one of its certificates cannot be an authority"))?;
+        }
+        let chains = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        let chains = chains.map_err(|_| anyhow!("client_ca: it cannot be used"))?;
+        let names = tls.client_allowed_sans.iter().flatten();
+        Ok(Authority { chains, own, names: names.map(|name| San::of(name)).collect::<Result<_>>()? })
+    }
+
+    fn verify(
+        &self,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = match self.chains.verify_client_cert(shown, between, now) {
+            Err(_) if self.has_itself(shown, now) => ClientCertVerified::assertion(),
+            verified => verified?,
+        };
+        let certificate = webpki::EndEntityCert::try_from(shown);
+        let certificate = certificate.map_err(|_| rustls::Error::from(CertificateError::BadEncoding))?;
+        match self.names.is_empty() || self.names.iter().any(|name| name.is_of(&certificate)) {
+            true => Ok(verified),
+            false => Err(CertificateError::ApplicationVerificationFailure.into()),
+        }
+    }
+
+    /// Whether the file has this very certificate, and it holds now and for a client: then it needs nobody above it, as
+    /// in Go. That it may be an authority itself, as self-signed ones mostly say, is no fault.
+    fn has_itself(&self, shown: &CertificateDer<'_>, now: UnixTime) -> bool {
+        let Some(own) = self.own.iter().find(|own| *own == shown) else { return false };
+        let Ok(certificate) = webpki::EndEntityCert::try_from(own) else { return false };
+        // Where nobody is trusted, the fault that is found last: everything that was looked at before is good.
+        let alone = certificate.verify_for_usage(&[], &[], &[], now, webpki::KeyUsage::client_auth(), None, None);
+        match alone.err() {
+            Some(webpki::Error::UnknownIssuer) => true,
+            Some(webpki::Error::CaUsedAsEndEntity) => is_for_clients(own).unwrap_or(false), // not looked at yet
+            _ => false,
+        }
     }
 }
 
@@ -245,6 +310,8 @@ impl ClientCertVerifier for Anyone {
 enum San {
     /// A DNS name or an address.
     Host(ServerName<'static>),
+    /// `*.` and a DNS name: of a certificate that has just this.
+    Wildcard(String),
     Uri(String),
 }
 
@@ -257,68 +324,75 @@ impl San {
         if text.contains("://") {
             return Ok(San::Uri(text.to_owned()));
         }
-        let host = ServerName::try_from(text.to_owned());
-        host.map(San::Host).map_err(|_| anyhow!("client_allowed_sans: `{text}` is no name of a certificate"))
+        let host = ServerName::try_from(text.trim_start_matches("*.").to_owned());
+        let san = |host| if text.starts_with("*.") { San::Wildcard(text.to_owned()) } else { San::Host(host) };
+        host.map(san).map_err(|_| anyhow!("client_allowed_sans: `{text}` is no name of a certificate"))
     }
 
     fn is_of(&self, certificate: &webpki::EndEntityCert<'_>) -> bool {
         match self {
             // A wildcard in a certificate names nobody: exactly this name.
-            San::Host(ServerName::DnsName(name)) => {
-                certificate.valid_dns_names().any(|own| own.eq_ignore_ascii_case(name.as_ref()))
-            }
+            San::Host(ServerName::DnsName(name)) => has(certificate, name.as_ref()),
+            San::Wildcard(name) => has(certificate, name),
             San::Host(address) => certificate.verify_is_valid_for_subject_name(address).is_ok(),
             San::Uri(uri) => certificate.valid_uri_names().any(|own| own == uri),
         }
     }
 }
 
-/// Of a known authority, and with one of these names.
-#[derive(Debug)]
-struct Named {
-    known: Arc<dyn ClientCertVerifier>,
-    names: Vec<San>,
+fn has(certificate: &webpki::EndEntityCert<'_>, name: &str) -> bool {
+    certificate.valid_dns_names().any(|own| own.eq_ignore_ascii_case(name))
 }
 
-impl ClientCertVerifier for Named {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.known.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.known.verify_client_cert(end_entity, intermediates, now)?;
-        let certificate = webpki::EndEntityCert::try_from(end_entity);
-        let certificate = certificate.map_err(|_| rustls::Error::from(CertificateError::BadEncoding))?;
-        match self.names.iter().any(|name| name.is_of(&certificate)) {
-            true => Ok(verified),
-            false => Err(CertificateError::ApplicationVerificationFailure.into()),
+/// Whether a certificate names no uses, or a client's or any among them; `None` if it cannot be read.
+fn is_for_clients(mut certificate: &[u8]) -> Option<bool> {
+    const EXTENSIONS: u8 = 0xa3;
+    const USES: [u8; 3] = [0x55, 0x1d, 0x25];
+    const CLIENT: [u8; 8] = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
+    const ANY: [u8; 4] = [0x55, 0x1d, 0x25, 0x00];
+    let mut signed = within(SEQUENCE, &mut certificate)?;
+    let mut body = within(SEQUENCE, &mut signed)?;
+    while !body.is_empty() {
+        let (EXTENSIONS, mut tagged) = element(&mut body)? else { continue };
+        let mut extensions = within(SEQUENCE, &mut tagged)?;
+        while !extensions.is_empty() {
+            let mut extension = within(SEQUENCE, &mut extensions)?;
+            if element(&mut extension)?.1 != USES {
+                continue;
+            }
+            let mut value = &[][..];
+            while !extension.is_empty() {
+                value = element(&mut extension)?.1; // the last one; before it may stand whether it is critical
+            }
+            let mut uses = within(SEQUENCE, &mut value)?;
+            let mut fits = false;
+            while !uses.is_empty() {
+                let name = element(&mut uses)?.1;
+                fits |= name == CLIENT || name == ANY;
+            }
+            return Some(fits);
         }
     }
+    Some(true)
+}
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.known.verify_tls12_signature(message, cert, dss)
-    }
+const SEQUENCE: u8 = 0x30;
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.known.verify_tls13_signature(message, cert, dss)
-    }
+/// The content of the next element of DER, if it is of this kind.
+fn within<'a>(kind: u8, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    element(rest).filter(|(own, _)| *own == kind).map(|(_, content)| content)
+}
 
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.known.supported_verify_schemes()
+/// Kind and content of the next element of DER.
+fn element<'a>(rest: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (&[kind, length], mut after) = rest.split_first_chunk()?;
+    let mut length = usize::from(length);
+    if length >= 0x80 {
+        let (digits, behind) = after.split_at_checked(length - 0x80).filter(|(digits, _)| digits.len() <= 4)?;
+        length = digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit));
+        after = behind;
     }
+    let (content, behind) = after.split_at_checked(length)?;
+    *rest = behind;
+    Some((kind, content))
 }

@@ -59,8 +59,16 @@ struct Http {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Rate {
-    interval: Option<String>,
+    interval: Option<Interval>,
     burst: Option<u32>,
+}
+
+/// As the toolkit reads it: a plain number is one of nanoseconds.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Interval {
+    Nanoseconds(f64),
+    Text(String),
 }
 
 /// Each answer may carry these, and no other that the file names.
@@ -129,7 +137,7 @@ impl WebConfig {
     /// The interval is no duration.
     pub fn rate(&self) -> Result<Option<(Duration, u32)>> {
         let Some(rate) = &self.rate_limit else { return Ok(None) };
-        let interval = rate.interval.as_deref().map_or(Ok(Duration::ZERO), duration)?;
+        let interval = rate.interval.as_ref().map_or(Ok(Duration::ZERO), Interval::duration)?;
         let burst = rate.burst.unwrap_or(0);
         ensure!(interval.is_zero() || burst > 0, "rate_limit: a `burst` of 0 lets nobody in");
         Ok((!interval.is_zero()).then_some((interval, burst)))
@@ -148,6 +156,19 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)> {
     ensure!(fits, "http_server_config: headers: `{name}` cannot be `{value}`");
     let value = HeaderValue::from_str(value).with_context(|| format!("http_server_config: headers: {name}"))?;
     Ok((HeaderName::from_bytes(known.as_bytes())?, value))
+}
+
+impl Interval {
+    fn duration(&self) -> Result<Duration> {
+        match self {
+            Interval::Nanoseconds(number) => {
+                let fits = number.is_finite() && *number >= 0.0;
+                ensure!(fits, "rate_limit: interval: `{number}` is not a duration: write it like 1s or 100ms");
+                Ok(Duration::from_nanos(*number as u64))
+            }
+            Interval::Text(text) => duration(text),
+        }
+    }
 }
 
 /// As Go writes them: `1s`, `100ms`, `1m30s`, `0`.
@@ -242,11 +263,24 @@ rate_limit: {interval: 100ms, burst: 3}
         assert!(refused("basic_auth_users: {a: x, a: y}\n").contains("`a` stands there twice"));
         assert!(refused("http_server_config: {headers: {Server: x}}\n").contains("`Server` cannot be set"));
         assert!(refused("http_server_config: {headers: {X-Frame-Options: allow}}\n").contains("cannot be `allow`"));
-        for wrong in ["soon", "PT1S", "1 second", "1d", "-1s", "1"] {
+        for wrong in ["soon", "PT1S", "1 second", "1d", "-1s", "-1", "1e9x"] {
             let said = refused(&format!("rate_limit: {{interval: {wrong}, burst: 1}}\n"));
             assert!(said.contains(&format!("`{wrong}` is not a duration")), "{said}");
         }
         assert!(refused("rate_limit: {interval: 1s}\n").contains("burst"));
+    }
+
+    #[test]
+    fn a_plain_number_is_one_of_nanoseconds_as_in_go() {
+        let rate = |interval: &str| {
+            let text = format!("rate_limit: {{interval: {interval}, burst: 3}}\n");
+            WebConfig::parse(&text).and_then(|config| config.rate()).map(|rate| rate.map(|(interval, _)| interval))
+        };
+        assert_eq!(rate("100000000").unwrap(), Some(Duration::from_millis(100)));
+        assert_eq!(rate("1e9").unwrap(), Some(Duration::from_secs(1)));
+        assert_eq!(rate("1").unwrap(), Some(Duration::from_nanos(1)));
+        assert_eq!(rate("1h30m").unwrap(), Some(Duration::from_secs(5400)));
+        assert!(rate("'100'").unwrap_err().to_string().contains("`100` is not a duration"), "text needs a unit there too");
     }
 
     #[test]

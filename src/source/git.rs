@@ -542,7 +542,7 @@ pub fn status(place: &Place, wall: Timestamp) -> (Result<Status>, Duration) {
     }
     let took = begun.elapsed();
     if took > LARGE {
-        process::return_memory();
+        super::return_memory();
     }
     (outcome, took)
 }

@@ -126,6 +126,34 @@ fn slow_clients_and_idle_ones_keep_no_probe_waiting() {
     }
 }
 
+/// Whoever opens as many connections as there is room for, and uses them, drives out nobody from another address.
+#[test]
+fn one_address_does_not_crowd_out_another() {
+    let (_root, sidecar) = start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let mut other = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        socket.connect(sidecar.address).await.unwrap().into_std().unwrap()
+    });
+    other.set_nonblocking(false).unwrap();
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..600 {
+        let mut stream = TcpStream::connect(sidecar.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"HEAD /status HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        crowd.push(stream);
+    }
+    let files = std::fs::read_dir(format!("/proc/{}/fd", sidecar.child.id())).unwrap().count();
+    assert!(files < 250, "a quarter of 512, and our own: {files}");
+    other.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    other.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
 #[test]
 fn a_head_that_is_too_long_is_refused() {
     let (_root, sidecar) = start();

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
 use jiff::Timestamp;
 use rcgen::{
-    CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType, date_time_ymd,
+    CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, PublicKeyData, SanType,
+    SigningKey, date_time_ymd,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -70,6 +72,34 @@ impl Place {
         self.write(&format!("{name}.key"), &key.serialize_pem());
     }
 
+    /// The same, signed by itself, and an authority as far as it says.
+    fn self_signed(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        change(&mut params);
+        self.write(&format!("{name}.pem"), &params.self_signed(&key).unwrap().pem());
+        self.write(&format!("{name}.key"), &key.serialize_pem());
+    }
+
+    /// One of X.509 version 1, which has no extensions, signed by itself for `localhost`.
+    fn version_1(&self, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let by = der(0x30, &[der(0x06, &[&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]])]); // ECDSA with SHA-256
+        let common_name = [der(0x06, &[&[0x55, 0x04, 0x03]]), der(0x0c, &[b"localhost"])];
+        let subject = der(0x30, &[der(0x31, &[der(0x30, &common_name)])]);
+        let days = der(0x30, &[der(0x17, &[b"200101000000Z"]), der(0x17, &[b"490101000000Z"])]);
+        let number = der(0x02, &[&[1]]);
+        let signed =
+            der(0x30, &[&number, &by, &subject, &days, &subject, &key.subject_public_key_info()].map(|part| &part[..]));
+        let signature = der(0x03, &[&[0][..], &key.sign(&signed).unwrap()]);
+        let whole = base64::prelude::BASE64_STANDARD.encode(der(0x30, &[signed, by, signature]));
+        let lines: Vec<_> = whole.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+        self.write(&format!("{name}.pem"), &pem);
+        self.write(&format!("{name}.key"), &key.serialize_pem());
+    }
+
     /// A sidecar behind this web configuration.
     fn start(&self, web: &str) -> Sidecar {
         self.start_with(web, "", &[])
@@ -104,6 +134,18 @@ impl Place {
         let (head, body) = (head.to_ascii_lowercase(), body.to_owned());
         Got { code: code.parse().unwrap(), version: version.to_owned(), head, body }
     }
+}
+
+/// An element of DER.
+fn der(kind: u8, parts: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let content: Vec<u8> = parts.iter().flat_map(|part| part.as_ref()).copied().collect();
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let head = match length {
+        [0, short @ 0..0x80] => vec![kind, short],
+        [0, long] => vec![kind, 0x81, long],
+        [high, low] => vec![kind, 0x82, high, low],
+    };
+    [head, content].concat()
 }
 
 fn digest(password: &str) -> String {
@@ -179,6 +221,7 @@ fn a_web_configuration_that_cannot_be_meant_keeps_it_from_starting() {
     let place = Place::new();
     place.certificate("server", |_| {});
     place.certificate("other", |_| {});
+    place.version_1("old");
     place.write("garbage.pem", "garbage");
     let tls = |more: &str| format!("tls_server_config: {{cert_file: server.pem, key_file: server.key{more}}}\n");
     let cases = [
@@ -196,6 +239,8 @@ fn a_web_configuration_that_cannot_be_meant_keeps_it_from_starting() {
         (tls(", client_allowed_sans: [a]"), "only with the client_auth_type"),
         (tls(", key: x"), "`key` and `key_file` are both there"),
         ("tls_server_config: {cert_file: server.pem}\n".to_owned(), "`key_file` is missing"),
+        ("tls_server_config: {cert_file: old.pem, key_file: other.key}\n".to_owned(), "not that of the certificate"),
+        (tls(", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: ['*.']"), "`*.` is no name"),
         ("tls_server_config: {cert_file: none.pem, key_file: server.key}\n".to_owned(), "none.pem"),
         ("tls_server_config: {cert_file: garbage.pem, key_file: server.key}\n".to_owned(), "no certificate in it"),
         ("tls_server_config: {cert_file: server.pem, key_file: garbage.pem}\n".to_owned(), "no private key in it"),
@@ -290,6 +335,10 @@ fn a_certificate_of_ours_opens_and_no_other() {
             SanType::IpAddress("192.0.2.7".parse().unwrap()),
         ];
     });
+    place.certificate("wild", |params| {
+        params.subject_alt_names = vec![SanType::DnsName("*.wild.example".try_into().unwrap())];
+    });
+    place.version_1("old");
     stranger.certificate("stranger", |_| {});
     for file in ["stranger.pem", "stranger.key"] {
         std::fs::copy(stranger.path(file), place.path(file)).unwrap();
@@ -300,23 +349,78 @@ fn a_certificate_of_ours_opens_and_no_other() {
     let known = ", client_ca_file: ca.pem";
     let named = |name: &str| format!("{known}, client_allowed_sans: ['{name}']");
     let cases = [
-        (web("RequireAndVerifyClientCert", known), ["client", "scraper"].as_slice()),
-        (web("VerifyClientCertIfGiven", known), &["", "client", "scraper"]),
-        (web("RequireAnyClientCert", ""), &["client", "scraper", "expired", "stranger"]),
-        (web("RequestClientCert", ""), &["", "client", "scraper", "expired", "stranger"]),
+        (web("RequireAndVerifyClientCert", known), ["client", "scraper", "wild"].as_slice()),
+        (web("VerifyClientCertIfGiven", known), &["", "client", "scraper", "wild"]),
+        (web("RequireAnyClientCert", ""), &["client", "scraper", "wild", "expired", "stranger"]),
+        (web("RequestClientCert", ""), &["", "client", "scraper", "wild", "expired", "stranger"]),
         (web("RequireAndVerifyClientCert", &named("prometheus.example")), &["scraper"]),
         (web("RequireAndVerifyClientCert", &named("spiffe://example/prometheus")), &["scraper"]),
         (web("RequireAndVerifyClientCert", &named("192.0.2.7")), &["scraper"]),
         (web("RequireAndVerifyClientCert", &named("example")), &[]),
+        (web("RequireAndVerifyClientCert", &named("a.wild.example")), &[]), // a wildcard is no name of whoever shows it
+        (web("RequireAndVerifyClientCert", &named("*.wild.example")), &["wild"]),
+        (web("RequireAndVerifyClientCert", &named("*.example")), &[]),
     ];
     for (web, let_in) in cases {
         let sidecar = place.start(&web);
-        for client in ["", "client", "scraper", "expired", "stranger"] {
+        for client in ["", "client", "scraper", "wild", "expired", "stranger", "old"] {
             let (cert, key) = (format!("{client}.pem"), format!("{client}.key"));
             let shown = ["--cert", cert.as_str(), "--key", key.as_str()];
             let got = place.curl(&sidecar, "https://metrics", if client.is_empty() { &[] } else { &shown });
             assert_eq!(got.code == 200, let_in.contains(&client), "{web}: {client}: {}", got.code);
         }
+    }
+}
+
+/// Where the file has the very certificate of a client, that one needs no authority above it.
+#[test]
+fn a_client_may_be_its_own_authority() {
+    let place = Place::new();
+    for name in ["server", "leaf", "other"] {
+        place.certificate(name, |_| {});
+    }
+    place.self_signed("itself", |_| {});
+    place.self_signed("unlisted", |_| {});
+    place.self_signed("plain", |params| params.is_ca = IsCa::NoCa);
+    place.self_signed("lapsed", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    place.self_signed("future", |params| params.not_before = date_time_ymd(4000, 1, 1));
+    let uses = |uses: &[ExtendedKeyUsagePurpose]| {
+        let uses = uses.to_vec();
+        move |params: &mut CertificateParams| params.extended_key_usages = uses
+    };
+    let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+    place.self_signed("serving", uses(std::slice::from_ref(&server)));
+    place.self_signed("asking", uses(&[server, client]));
+    place.self_signed("anything", uses(&[ExtendedKeyUsagePurpose::Any]));
+    let listed = ["itself", "plain", "leaf", "lapsed", "future", "serving", "asking", "anything"];
+    let read = |name: &&str| std::fs::read_to_string(place.path(&format!("{name}.pem"))).unwrap();
+    place.write("clients.pem", &listed.iter().map(read).collect::<String>());
+    let sidecar = place.start(
+        "tls_server_config: {cert_file: server.pem, key_file: server.key, client_ca_file: clients.pem, \
+         client_auth_type: RequireAndVerifyClientCert}\n",
+    );
+    for (client, let_in) in listed.iter().zip([true, true, true, false, false, false, true, true]) {
+        let got = place.curl(&sidecar, "https://metrics", &as_client(client).each_ref().map(String::as_str));
+        assert_eq!(got.code == 200, let_in, "{client}: {}", got.code);
+    }
+    for client in ["unlisted", "other"] {
+        let got = place.curl(&sidecar, "https://metrics", &as_client(client).each_ref().map(String::as_str));
+        assert_eq!(got.code, 0, "{client}");
+    }
+}
+
+fn as_client(name: &str) -> [String; 4] {
+    ["--cert".to_owned(), format!("{name}.pem"), "--key".to_owned(), format!("{name}.key")]
+}
+
+#[test]
+fn a_certificate_of_version_1_serves() {
+    let place = Place::new();
+    place.version_1("old");
+    let sidecar = place.start("tls_server_config: {cert_file: old.pem, key_file: old.key}\n");
+    for version in ["1.2", "1.3"] {
+        let got = place.curl(&sidecar, "https://livez", &["--cacert", "old.pem", "--tls-max", version]);
+        assert_eq!(got.code, 200, "{version}");
     }
 }
 
@@ -446,7 +550,10 @@ fn what_promtool_accepts_and_we_accept_agree() {
     if accepts("").is_err() {
         return crate::skipped("promtool check web-config", "promtool is not installed");
     }
-    for good in ["", &whole, &whole.replace("deny", "sameorigin"), "basic_auth_users: {}\n"] {
+    place.version_1("old");
+    let old = "tls_server_config: {cert_file: old.pem, key_file: old.key, client_ca_file: old.pem, \
+               client_auth_type: RequireAndVerifyClientCert}\n";
+    for good in ["", &whole, &whole.replace("deny", "sameorigin"), "basic_auth_users: {}\n", old] {
         assert_eq!(accepts(good).unwrap(), (true, true), "{good}");
     }
     for bad in [
@@ -725,4 +832,40 @@ fn an_open_door_beyond_this_machine_is_warned_of() {
     assert_eq!(warned(tls), (true, false));
     assert_eq!(warned(&users), (false, true));
     assert_eq!(warned(&format!("{tls}{users}")), (false, false));
+}
+
+/// Guesses are compared one at a time, and only so many wait; whoever is known already, and every probe, goes past them.
+#[test]
+fn too_many_guesses_at_once_are_told_to_come_again() {
+    let place = Place::new();
+    // So dear that none of the comparisons ends before the test does.
+    let dear = digest("x").replace("$04$", "$16$");
+    let sidecar = place.start_with(&format!("basic_auth_users: {{alice: {dear}, bob: {}}}\n", digest("y")), DOWN, &[]);
+    assert_eq!(place.curl(&sidecar, "/status", &["-u", "bob:y"]).code, 200);
+    let guess = |number: usize| {
+        let shown = base64::prelude::BASE64_STANDARD.encode(format!("alice:{number}"));
+        let mut stream = TcpStream::connect(sidecar.address).unwrap();
+        write!(stream, "GET /status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {shown}\r\n\r\n").unwrap();
+        stream
+    };
+    let mut waiting: Vec<_> = (0..32).map(guess).collect();
+    let told = (32..64).find_map(|number| {
+        let mut stream = guess(number);
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut answer = [0; 4096];
+        match std::io::Read::read(&mut stream, &mut answer) {
+            Ok(length) => Some(String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase()),
+            Err(_) => {
+                waiting.push(stream); // one of those before had not come yet
+                None
+            }
+        }
+    });
+    let told = told.expect("somebody is told");
+    assert!(told.starts_with("http/1.1 503 ") && told.contains("\nretry-after: 5\r"), "{told}");
+    assert!(told.ends_with("too many passwords are being compared: come again\n"), "{told}");
+    assert_eq!(place.curl(&sidecar, "/status", &["-u", "bob:y"]).code, 200);
+    assert_eq!(place.curl(&sidecar, "/livez", &["-u", "alice:z"]).code, 200);
+    let terse = place.curl(&sidecar, "/readyz?verbose", &["-u", "alice:z"]);
+    assert!([200, 503].contains(&terse.code) && !terse.body.contains("too many"), "{}", terse.body);
 }

@@ -84,6 +84,30 @@ fn a_hangup_changes_the_policy_and_keeps_what_was_seen() {
     assert_eq!(sidecar.get("/readyz").0, 503, "it never was anything but failed");
 }
 
+/// Rows that the host prunes are gone for whoever begins to count now, and were counted all the same.
+#[test]
+fn a_counter_does_not_fall_when_its_collector_is_configured_anew() {
+    let root = Root::with_history(Timestamp::now());
+    let sidecar = Sidecar::start(root.path(), DOWN);
+    sidecar.until("messages", |status| status["collectors"]["messages"]["up"] == true);
+    let received = "agenthost_messages_received_total{group=\"family\"}";
+    let counted = metric(&sidecar, received).unwrap();
+    let host = rusqlite::Connection::open(root.database()).unwrap();
+    assert!(host.execute("DELETE FROM messages WHERE rowid NOT IN (SELECT max(rowid) FROM messages GROUP BY chat_jid)", []).unwrap() > 0);
+    for (round, interval) in ["2s", "3s"].into_iter().enumerate() {
+        let fast = FAST.replace("[collect.messages]\ninterval = \"1s\"", &format!("[collect.messages]\ninterval = \"{interval}\""));
+        std::fs::write(root.path().join("exporter.toml"), format!("{fast}{DOWN}")).unwrap();
+        let first = loaded(&sidecar.status());
+        hang_up(&sidecar);
+        let status = sidecar.until_patiently("reloaded", |status| loaded(status) != first);
+        let at = loaded(&status);
+        sidecar.until_patiently("a reading since", |status| {
+            status["collectors"]["messages"]["last_success_at"].as_str().is_some_and(|seen| *seen > *at)
+        });
+        assert_eq!(metric(&sidecar, received), Some(counted), "round {round}");
+    }
+}
+
 #[test]
 fn a_file_that_is_wrong_changes_nothing_and_is_told() {
     let root = Root::with_history(Timestamp::now());

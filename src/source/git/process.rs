@@ -25,16 +25,3 @@ pub fn prepare() {
         }
     });
 }
-
-/// Gives back what a large tree needed: the allocator would keep it in each thread's own heap.
-#[allow(unsafe_code)]
-pub fn return_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        unsafe extern "C" {
-            fn malloc_trim(pad: usize) -> std::ffi::c_int;
-        }
-        // SAFETY: it takes any number, may be called at any time from any thread, and frees nothing that is in use.
-        unsafe { malloc_trim(0) };
-    }
-}

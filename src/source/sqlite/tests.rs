@@ -160,7 +160,7 @@ fn host_writes(path: &Path) -> Option<bool> {
     let mut command = std::process::Command::new("python3");
     let status = command.args(["-c", WRITE]).arg(path).stderr(std::process::Stdio::null()).status();
     if status.is_err() {
-        eprintln!("SKIPPED: locks against another process, because python3 is not installed");
+        crate::source::skipped("locks against another process", "python3 is not installed");
     }
     Some(status.ok()?.success())
 }
@@ -360,7 +360,7 @@ fn as_nobody(test: &str, path: &Path) -> Option<std::process::Output> {
     command.args(["--exact", &test, "--nocapture"]).env("AGENTHOST_TEST_DATABASE", path).current_dir("/");
     let output = command.output().ok();
     if output.is_none() {
-        eprintln!("SKIPPED: another user's reading, because setpriv is not installed");
+        crate::source::skipped("another user's reading", "setpriv is not installed");
     }
     output
 }

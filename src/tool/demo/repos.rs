@@ -300,8 +300,7 @@ mod tests {
     fn the_four_worktrees_are_what_they_are_called() {
         let folder = tempfile::tempdir().unwrap();
         if !make(folder.path()).unwrap() {
-            eprintln!("SKIPPED: the demo's worktrees, because git is not installed");
-            return;
+            return crate::source::skipped("the demo's worktrees", "git is not installed");
         }
         let worktree = |name: &str| folder.path().join("data/worktrees").join(name);
         let is_changed = |line: &str| !line.starts_with('#');
@@ -320,8 +319,7 @@ mod tests {
     fn every_desk_takes_all_its_turns() {
         let folder = tempfile::tempdir().unwrap();
         if !make(folder.path()).unwrap() {
-            eprintln!("SKIPPED: the demo's agents, because git is not installed");
-            return;
+            return crate::source::skipped("the demo's agents", "git is not installed");
         }
         let mut agents = Agents::new(folder.path());
         let longest = DESKS.iter().map(|desk| desk.turns.len()).max().unwrap();

@@ -60,7 +60,7 @@ fn replies_are_told_apart() {
         (Ok(http::Head { status: 503, is_json: true, took: Duration::ZERO }), Reply::Answered),
         (Ok(http::Head { status: 503, is_json: false, took: Duration::ZERO }), Reply::Silent),
         (Ok(http::Head { status: 504, is_json: true, took: Duration::ZERO }), Reply::Silent),
-        (Err(http::Error::TooLarge), Reply::Answered),
+        (Err(http::Error::TooLarge), Reply::Silent),
         (Err(http::Error::Refused), Reply::Refused),
         (Err(http::Error::TimedOut { connected: true }), Reply::Silent),
         (Err(http::Error::TimedOut { connected: false }), Reply::Silent),
@@ -637,6 +637,12 @@ fn of_an_openclaw_only_json_is_an_answer_and_it_says_whether_it_is_ready() {
         section.api.as_ref().unwrap().error.as_deref(),
         Some("answered with status 200 and HTML instead of JSON")
     );
+    // So may a page be that does not end.
+    api.say("/healthz", Say::Flood(50));
+    let flooded = collect_live(&mut service, begin.plus(seconds(5000)));
+    assert_eq!((flooded.status, flooded.health.is_none()), (Status::Stalled, true));
+    assert_eq!(values(&flooded)["agenthost_service_responding"], 0.0);
+    assert_eq!(flooded.api.as_ref().unwrap().error.as_deref(), Some("the answer is too large"));
     let mut points = Points::default();
     Service::points(&section, &mut points);
     let ready = points.0.iter().find(|point| point.fact.is(&READY)).map(|point| point.value);

@@ -481,8 +481,9 @@ impl Section {
     }
 
     fn put_containers(&self, points: &mut Points) {
-        for (name, container) in self.containers.iter().filter(|(_, container)| !container.denied) {
+        for (name, container) in &self.containers {
             match container.is_running() {
+                _ if container.denied => points.deny(&CONTAINER_RUNNING, [name]),
                 Some(false) if self.starting => points.excuse(&CONTAINER_RUNNING, [name], 0.0),
                 runs => points.put(&CONTAINER_RUNNING, [name], runs.map(number)),
             }

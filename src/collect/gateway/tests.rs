@@ -724,7 +724,10 @@ fn a_database_whose_name_leads_nowhere_from_here_says_nothing() {
 
 fn is_excused(section: &Section, fact: &'static Fact, subject: &str) -> bool {
     let points = fixture::points::<Gateway>(section);
-    points.0.iter().any(|point| point.fact.is(fact) && *point.subject() == *subject && point.excused)
+    points
+        .0
+        .iter()
+        .any(|point| point.fact.is(fact) && *point.subject() == *subject && point.withheld == Some(Cause::Excused))
 }
 
 #[test]
@@ -792,10 +795,18 @@ fn of_a_gateway_that_starts_with_its_host_containers_and_models_are_excused_too(
         error: None,
         denied: false,
     };
-    section.containers = [("gone".into(), container("not_found")), ("runs".into(), container("running"))].into();
+    let hidden = Container { denied: true, ..container("unknown") };
+    section.containers = [("gone", container("not_found")), ("runs", container("running")), ("hidden", hidden)]
+        .map(|(name, container)| (name.into(), container))
+        .into();
     let excused = |section: &Section| {
         let subjects = [(&CONTAINER_RUNNING, "gone"), (&CONTAINER_RUNNING, "runs"), (&HEALTHY, "")];
         subjects.map(|(fact, subject)| is_excused(section, fact, subject))
+    };
+    let withheld = |section: &Section| {
+        let points = fixture::points::<Gateway>(section);
+        let found = points.0.iter().find(|point| point.fact.is(&CONTAINER_RUNNING) && *point.subject() == *"hidden");
+        found.map(|point| (point.value, point.withheld))
     };
     for (starting, healthy, expected) in [
         (false, Some(0), [false, false, false]),
@@ -805,6 +816,7 @@ fn of_a_gateway_that_starts_with_its_host_containers_and_models_are_excused_too(
     ] {
         (section.starting, section.healthy_models) = (starting, healthy);
         assert_eq!(excused(&section), expected, "{starting} {healthy:?}");
+        assert_eq!(withheld(&section), Some((None, Some(Cause::Denied))), "it is listed, and nobody may know");
     }
 }
 

@@ -45,6 +45,20 @@ pub fn exporter() -> Command {
     command
 }
 
+/// The same without the rights of root, if we are root; its program is copied to where everybody may read it.
+pub fn exporter_without_rights(folder: &Path) -> Command {
+    // Whoever may do everything must step down to be refused.
+    if !rustix::process::geteuid().is_root() {
+        return exporter();
+    }
+    let program = folder.join("exporter");
+    std::fs::copy(env!("CARGO_BIN_EXE_agenthost-exporter"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir("/").stdin(Stdio::null());
+    command
+}
+
 /// A running sidecar; it is ended when this is dropped.
 pub struct Sidecar {
     pub child: Child,
@@ -69,7 +83,12 @@ impl Sidecar {
     }
 
     pub fn spawn(config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
-        let mut child = exporter()
+        Sidecar::spawn_by(exporter(), config, flags)
+    }
+
+    /// By a command of its own, as that of another user.
+    pub fn spawn_by(mut exporter: Command, config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
+        let mut child = exporter
             .args(["--web.listen-address=127.0.0.1:0", "--log.format=json"])
             .arg(format!("--config.file={}", config.display()))
             .args(flags)

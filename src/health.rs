@@ -515,7 +515,7 @@ mod tests {
     fn points(seen: Seen<'_>) -> Points {
         let point = |&(fact, subject, value): &(&'static Fact, &str, Option<f64>)| {
             let labels = if fact.labels.is_empty() { vec![] } else { vec![subject.into()] };
-            Point { fact, labels, value, excused: false, exported: true }
+            Point { fact, labels, value, withheld: None, exported: true }
         };
         Points(seen.iter().map(point).collect())
     }
@@ -751,6 +751,32 @@ mod tests {
         lab.all_failed(15_300, Cause::Excused);
         assert_eq!(lab.all_failed(15_600, Cause::Unanswered), Overall::Degraded);
         assert_eq!(lab.all_failed(15_630, Cause::Unanswered), Overall::Unhealthy);
+    }
+
+    #[test]
+    fn of_a_subject_that_is_denied_the_verdict_stands_for_ever() {
+        let mut lab = lab("");
+        let denied = || {
+            let mut points = Points::default();
+            points.deny(&CONNECTED, [&"slack".into()]);
+            points.put(&CONNECTED, [&"mail".into()], OK);
+            points
+        };
+        lab.channels(15, &[("slack", OK), ("mail", OK)]);
+        assert_eq!(lab.take(30, "channels", Ok(denied()), &[]), Overall::Degraded);
+        let slack = lab.verdict("channel_connected", "slack");
+        assert_eq!((slack.state, slack.unknown_cause), (State::Unknown, Some(Cause::Denied)));
+        lab.channels(45, &[("slack", BAD), ("mail", OK)]);
+        assert_eq!(lab.channels(240, &[("slack", BAD), ("mail", OK)]), Overall::Unhealthy);
+        for at in 17..500 {
+            assert_eq!(lab.take(at * 15, "channels", Ok(denied()), &[]), Overall::Unhealthy, "at {at}");
+        }
+        assert_eq!(lab.verdict("channel_connected", "slack").state, State::Failed);
+        // One that was never known fails nothing.
+        let mut lab = self::lab("");
+        for at in 1..500 {
+            assert_eq!(lab.take(at * 15, "channels", Ok(denied()), &[]), Overall::Degraded);
+        }
     }
 
     #[test]

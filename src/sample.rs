@@ -220,8 +220,8 @@ pub struct Point {
     pub labels: Vec<Arc<str>>,
     /// `None`: listed, but not seen. It makes no series, and is unknown to checks.
     pub value: Option<f64>,
-    /// No check judges by it: see `Cause::Excused`.
-    pub excused: bool,
+    /// No check judges by it, for this cause, which is not `Unanswered`: silence is a value that is missing.
+    pub withheld: Option<Cause>,
     /// False past the collector's cap: checks see it, metrics do not.
     pub exported: bool,
 }
@@ -246,7 +246,7 @@ impl Points {
     pub fn put<const N: usize>(&mut self, fact: &'static Fact, labels: [&Arc<str>; N], value: impl Into<Option<f64>>) {
         debug_assert_eq!(fact.labels.len(), N, "{} has other labels", fact.prometheus);
         let labels = labels.into_iter().cloned().collect();
-        self.0.push(Point { fact, labels, value: value.into(), excused: false, exported: true });
+        self.0.push(Point { fact, labels, value: value.into(), withheld: None, exported: true });
     }
 
     /// Adds a value, or that there is none, by which no check may judge: see `Cause::Excused`.
@@ -257,7 +257,17 @@ impl Points {
         value: impl Into<Option<f64>>,
     ) {
         self.put(fact, labels, value);
-        self.0.last_mut().expect("it was just put").excused = true;
+        self.withhold(Cause::Excused);
+    }
+
+    /// Lists a subject of which we may not know: what was judged of it stands, and `/status` says that it is denied.
+    pub fn deny<const N: usize>(&mut self, fact: &'static Fact, labels: [&Arc<str>; N]) {
+        self.put(fact, labels, None);
+        self.withhold(Cause::Denied);
+    }
+
+    fn withhold(&mut self, cause: Cause) {
+        self.0.last_mut().expect("it was just put").withheld = Some(cause);
     }
 
     /// Keeps at most `cap` exported series of each fact and returns how many were left out.

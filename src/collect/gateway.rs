@@ -87,6 +87,9 @@ pub struct Section {
     database_connected: Word,
     #[serde(skip)]
     models_word: Word,
+    /// By public name, also while nobody tells how they are.
+    #[serde(skip)]
+    known_models: Vec<Arc<str>>,
     #[serde(skip)]
     accepted: Vec<(Arc<str>, Option<bool>)>,
 }
@@ -472,6 +475,7 @@ impl Section {
             models: measured.health().map(|health| health.by_model(asker.names())).unwrap_or_default(),
             models_at: measured.at(),
             models_word: measured.word(),
+            known_models: asker.known_models(),
             spend_usd: questions.spend.standing(now).and_then(|told| told.said.value),
             starting: asker.is_starting(now),
             traffic: asker.load(),
@@ -483,8 +487,9 @@ impl Section {
     }
 
     fn put_containers(&self, points: &mut Points) {
-        for (name, container) in self.containers.iter().filter(|(_, container)| !container.denied) {
+        for (name, container) in &self.containers {
             match container.is_running() {
+                _ if container.denied => points.deny(&CONTAINER_RUNNING, [name]),
                 Some(false) if self.starting => points.excuse(&CONTAINER_RUNNING, [name], 0.0),
                 runs => points.put(&CONTAINER_RUNNING, [name], runs.map(number)),
             }
@@ -511,6 +516,14 @@ impl Section {
         }
         for (name, model) in &self.models {
             points.put(&MODEL_HEALTHY, [name], number(model.unhealthy == 0));
+        }
+        for name in self.known_models.iter().filter(|name| !self.models.contains_key(*name)) {
+            match self.models_word {
+                Word::Withheld => points.excuse(&MODEL_HEALTHY, [name], None),
+                Word::Unseen if self.starting => points.excuse(&MODEL_HEALTHY, [name], None),
+                Word::Unseen => points.put(&MODEL_HEALTHY, [name], None),
+                Word::Yes | Word::No | Word::Unmeasured => {}
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
@@ -334,7 +334,7 @@ impl Collector for Service {
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let seen = self.look();
         if let Seen::Running(chain) = &seen {
-            self.starts.follow(chain, now.wall);
+            self.starts.follow(chain, now.mono);
         }
         let Some(base) = self.address.as_ref().map(Address::base).transpose()? else {
             return Ok(self.section(&seen, None, now));
@@ -480,7 +480,7 @@ impl Service {
     /// How long others must bear with a host that starts; `None` after `boot_grace`. It counts from the first start that
     /// came to nothing, so that one that crashes and starts for ever is not excused for ever.
     fn boot_left(&self, now: Now) -> Option<Duration> {
-        let age = now.wall.duration_since(self.starts.waiting_since()?).max(SignedDuration::ZERO).unsigned_abs();
+        let age = now.mono.saturating_sub(self.starts.waiting_since()?);
         self.boot_grace.checked_sub(age).filter(|left| !left.is_zero())
     }
 
@@ -524,7 +524,7 @@ impl Service {
             status,
             started_at: life.map(|life| life.started),
             uptime_seconds: life.map(|life| life.age.as_secs()),
-            starts_last_hour: sure.then(|| self.starts.recent(now.wall)),
+            starts_last_hour: sure.then(|| self.starts.recent(now.mono)),
             starts_total: (sure || self.starts.total > 0).then_some(self.starts.total),
             pid,
             process: sight,

@@ -240,7 +240,7 @@ impl Board {
     fn listed(&self, points: &Points) -> BTreeMap<Arc<str>, Option<Seen>> {
         let mut listed = BTreeMap::new();
         for point in points.0.iter().filter(|point| self.question.is_of(point)) {
-            let look = (!point.excused).then(|| self.look(point.value));
+            let look = point.withheld.map_or_else(|| Some(self.look(point.value)), Seen::unknown);
             let entry = listed.entry(point.subject()).or_insert(look);
             *entry = worse(*entry, look);
         }
@@ -300,7 +300,8 @@ impl Board {
 }
 
 fn worse(a: Option<Seen>, b: Option<Seen>) -> Option<Seen> {
-    [Some(Seen::Bad), Some(Seen::Unanswered), None].into_iter().find(|&bad| a == bad || b == bad).unwrap_or(a)
+    let order = [Some(Seen::Bad), Some(Seen::Unanswered), Some(Seen::Denied), None];
+    order.into_iter().find(|&bad| a == bad || b == bad).unwrap_or(a)
 }
 
 impl Subject {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -46,6 +47,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// When the first one was started, on the clock that counts since boot: nobody sets it.
+    pub fn began(&self) -> Duration {
+        self.members.iter().map(Identity::started).min().unwrap_or_default()
+    }
+
     /// The process that serves.
     pub fn serving(&self) -> Option<Identity> {
         self.members.iter().find(|member| member.pid == self.pid).copied()
@@ -61,7 +67,7 @@ impl Chain {
 /// Looks for the host's process; `known` are those it had at the last look.
 pub fn look(table: &Table, rule: &ProcessRule, known: Option<&BTreeSet<Identity>>) -> Seen {
     let seen = match rule {
-        ProcessRule::PidFile(path) => by_pid_file(table, path),
+        ProcessRule::PidFile(path) => by_pid_file(table, path, known),
         ProcessRule::Command(word) => choose(chains(table, |process| process.runs(word)), known).map(Seen::Running),
         ProcessRule::InRoot { program, root } => in_root(table, program, root, known),
         ProcessRule::Unknown => Some(Seen::unseen("`pid_file` or `process` in [host] would say which process it is")),
@@ -77,15 +83,17 @@ fn unmatched(table: &Table) -> Seen {
 }
 
 /// `None`: no process has this pid, or it is a corpse.
-fn by_pid_file(table: &Table, path: &Path) -> Option<Seen> {
+fn by_pid_file(table: &Table, path: &Path, known: Option<&BTreeSet<Identity>>) -> Option<Seen> {
     let file = match PidFile::read(path) {
         Ok(Some(file)) => file,
         Ok(None) => return Some(Seen::Absent),
         Err(error) => return Some(Seen::Unseen(error.into())),
     };
     let process = table.get(file.pid)?;
-    // One that began after the file was written has inherited the pid only. Boot time is in whole seconds.
-    let inherited = process.started.duration_since(file.written) > SignedDuration::from_secs(2);
+    // One that began after the file was written has inherited the pid only. Boot time is in whole seconds. Of one that we
+    // know already it proves nothing: the wall clock was set since.
+    let is_known = known.is_some_and(|known| known.contains(&process.identity));
+    let inherited = !is_known && process.started.duration_since(file.written) > SignedDuration::from_secs(2);
     let chain = Chain { members: [process.identity].into(), pid: file.pid, started: process.started };
     Some(if process.alive && !inherited { Seen::Running(chain) } else { Seen::Absent })
 }

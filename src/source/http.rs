@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::sample::Denied;
 
@@ -336,29 +336,31 @@ async fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, 
     let unresolved = |text: &str| Error::Unresolved(text.to_owned());
     let found = timeout_at(deadline, lookup_host((host, port))).await.map_err(|_| unresolved("timed out"))?;
     let addresses: Vec<_> = found.map_err(|error| unresolved(&error.to_string()))?.collect();
-    timeout_at(deadline, first_of(addresses)).await.map_err(|_| Error::TimedOut { connected: false })?
+    first_of(addresses, deadline).await
 }
 
 /// An address that has not answered for so long is no longer waited for alone.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// The first connection to come of several addresses (RFC 8305): IPv6 that leads nowhere must not use up the time of IPv4
-/// that answers. `hyper-util` has it too, in a client that keeps connections, which we do not.
-async fn first_of(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
+/// that answers. `hyper-util` has it too, in a client that keeps connections, which we do not. What one address has told by
+/// the deadline stands, though another is silent: see `plainer`.
+async fn first_of(addresses: Vec<SocketAddr>, deadline: Instant) -> Result<TcpStream, Error> {
     let (mut trying, mut failed) = (JoinSet::new(), None);
     for address in by_turns(addresses) {
         trying.spawn(TcpStream::connect(address));
-        match timeout(HEAD_START, trying.join_next()).await {
+        match timeout_at(deadline.min(Instant::now() + HEAD_START), trying.join_next()).await {
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
             Ok(Some(Ok(Err(error)))) => failed = Some(plainer(failed, not_connected(&error))),
             _ => {}
         }
     }
-    while let Some(tried) = trying.join_next().await {
-        match tried {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failed = Some(plainer(failed, not_connected(&error))),
-            Err(_) => {}
+    while !trying.is_empty() {
+        match timeout_at(deadline, trying.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => failed = Some(plainer(failed, not_connected(&error))),
+            Ok(_) => {}
+            Err(_) => return Err(plainer(failed, Error::TimedOut { connected: false })),
         }
     }
     Err(failed.unwrap_or_else(|| Error::Unresolved("no address".to_owned())))
@@ -764,13 +766,21 @@ mod tests {
             let well = listener.local_addr().unwrap();
             let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let begun = Instant::now();
-            let stream = first_of(vec![hole.address, refusing, well]).await.unwrap();
+            let first_of = |addresses, time| first_of(addresses, Instant::now() + time);
+            let (long, short) = (Duration::from_secs(60), Duration::from_millis(700));
+            let stream = first_of(vec![hole.address, refusing, well], long).await.unwrap();
             assert_eq!(stream.peer_addr().unwrap(), well);
             let took = begun.elapsed();
             assert!(took >= HEAD_START && took < Duration::from_secs(5), "{took:?}");
-            assert_eq!(first_of(vec![refusing, refusing]).await.unwrap_err(), Error::Refused);
-            assert!(timeout(Duration::from_millis(700), first_of(vec![hole.address, refusing])).await.is_err());
-            assert!(matches!(first_of(Vec::new()).await, Err(Error::Unresolved(_))));
+            assert_eq!(first_of(vec![refusing, refusing], long).await.unwrap_err(), Error::Refused);
+            let silent = Error::TimedOut { connected: false };
+            assert_eq!(first_of(vec![hole.address, hole.address], short).await.unwrap_err(), silent);
+            for both in [vec![hole.address, refusing], vec![refusing, hole.address]] {
+                assert_eq!(first_of(both, short).await.unwrap_err(), Error::Refused, "known when the time was up");
+            }
+            let soon = Duration::from_millis(1);
+            assert_eq!(first_of(vec![hole.address; 3], soon).await.unwrap_err(), silent, "no head start after it");
+            assert!(matches!(first_of(Vec::new(), long).await, Err(Error::Unresolved(_))));
             let (v4, v6) =
                 (|port| SocketAddr::from(([127, 0, 0, 1], port)), |port| SocketAddr::from(([0u16; 8], port)));
             let turns = by_turns(vec![v6(1), v6(2), v6(3), v4(4), v4(5)]);

@@ -424,19 +424,34 @@ impl PidFile {
 }
 
 /// Waits until a child that was just spawned can be told by its command line: `spawn` returns within its exec, before the
-/// kernel has set that.
+/// kernel has set that. One that has ended already has none.
 #[cfg(test)]
 pub fn wait_for_words(child: &std::process::Child) {
-    let file = format!("/proc/{}/cmdline", child.id());
-    while std::fs::read(&file).unwrap().is_empty() {
+    let file = |name: &str| std::fs::read(format!("/proc/{}/{name}", child.id())).unwrap();
+    while file("cmdline").is_empty() && !is_corpse(&file("stat")) {
         std::thread::yield_now();
     }
+}
+
+#[cfg(test)]
+fn is_corpse(stat: &[u8]) -> bool {
+    stat.rsplit(|&byte| byte == b')').next().is_some_and(|rest| rest.starts_with(b" Z"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::{Child, Command};
+
+    #[test]
+    fn a_child_that_has_ended_is_not_waited_for() {
+        let mut child = Command::new("true").spawn().unwrap();
+        while !is_corpse(&std::fs::read(format!("/proc/{}/stat", child.id())).unwrap()) {
+            std::thread::yield_now();
+        }
+        wait_for_words(&child);
+        child.wait().unwrap();
+    }
 
     /// A child that ends with the test.
     struct Sleeper(Child);

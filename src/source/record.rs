@@ -79,6 +79,9 @@ pub struct Looked {
     /// Which of the facts, by place, no check judges by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub excused: BTreeMap<String, Vec<usize>>,
+    /// The same of what could not be seen for want of a right.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<String, Vec<usize>>,
 }
 
 /// The values of the labels, and the fact's; without one: listed, but not seen.
@@ -133,9 +136,9 @@ impl Looked {
     /// What of a reading is recorded. An infinite value is written as unknown: JSON has no other word for it.
     pub fn new(now: Now, reading: &Reading) -> Looked {
         let failed = reading.outcome.as_ref().err().map(|failure| failure.cause);
-        let (facts, excused) = (BTreeMap::new(), BTreeMap::new());
+        let (facts, excused, denied) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let collector = reading.collector.into();
-        let mut looked = Looked { collector, mono: now.into(), wall: wall(now), failed, facts, excused };
+        let mut looked = Looked { collector, mono: now.into(), wall: wall(now), failed, facts, excused, denied };
         reading.outcome.iter().for_each(|sample| looked.add(&sample.points));
         looked.add(&reading.own);
         looked
@@ -145,16 +148,23 @@ impl Looked {
         for point in points.0.iter().filter(|point| point.fact.can_be_judged()) {
             let value = (point.labels.clone(), point.value.filter(|value| value.is_finite()));
             let values = self.facts.entry(point.fact.prometheus.into()).or_default();
-            if point.excused {
-                self.excused.entry(point.fact.prometheus.into()).or_default().push(values.len());
+            let places = match point.withheld {
+                None | Some(Cause::Unanswered) => None,
+                Some(Cause::Excused) => Some(&mut self.excused),
+                Some(Cause::Denied) => Some(&mut self.denied),
+            };
+            if let Some(places) = places {
+                places.entry(point.fact.prometheus.into()).or_default().push(values.len());
             }
             values.push(value);
         }
     }
 
-    /// Whether the value at this place is excused.
-    pub fn is_excused(&self, fact: &str, place: usize) -> bool {
-        self.excused.get(fact).is_some_and(|places| places.contains(&place))
+    /// Why no check judges by the value at this place, if none does.
+    pub fn withheld(&self, fact: &str, place: usize) -> Option<Cause> {
+        let has = |places: &BTreeMap<String, Vec<usize>>| places.get(fact).is_some_and(|all| all.contains(&place));
+        let causes = [(&self.excused, Cause::Excused), (&self.denied, Cause::Denied)];
+        causes.into_iter().find_map(|(places, cause)| has(places).then_some(cause))
     }
 }
 

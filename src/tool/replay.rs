@@ -194,7 +194,7 @@ impl<'a> Replay<'a> {
             let of_loop = pulse::FACTS.iter().any(|own| own.is(fact));
             let place = if of_loop { &mut own } else { &mut points };
             for (number, value) in values.into_iter().enumerate() {
-                place.0.push(Point { excused: looked.is_excused(&name, number), ..point(fact, value)? });
+                place.0.push(Point { withheld: looked.withheld(&name, number), ..point(fact, value)? });
             }
         }
         let outcome = match looked.failed {
@@ -225,7 +225,7 @@ fn subsystem(name: &str) -> Option<&'static Subsystem> {
 
 fn point(fact: &'static Fact, (labels, value): Value) -> Result<Point, String> {
     match labels.len() == fact.labels.len() {
-        true => Ok(Point { fact, labels, value, excused: false, exported: true }),
+        true => Ok(Point { fact, labels, value, withheld: None, exported: true }),
         false => Err(format!("`{}` with {} labels, not {}", fact.prometheus, labels.len(), fact.labels.len())),
     }
 }

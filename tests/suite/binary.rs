@@ -45,6 +45,20 @@ pub fn exporter() -> Command {
     command
 }
 
+/// The same without the rights of root, if we are root; its program is copied to where everybody may read it.
+pub fn exporter_without_rights(folder: &Path) -> Command {
+    // Whoever may do everything must step down to be refused.
+    if !rustix::process::geteuid().is_root() {
+        return exporter();
+    }
+    let program = folder.join("exporter");
+    std::fs::copy(env!("CARGO_BIN_EXE_agenthost-exporter"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir("/").stdin(Stdio::null());
+    command
+}
+
 /// A running sidecar; it is ended when this is dropped.
 pub struct Sidecar {
     pub child: Child,
@@ -69,12 +83,18 @@ impl Sidecar {
     }
 
     pub fn spawn(config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
-        Sidecar::spawn_at(config, ["--web.listen-address=127.0.0.1:0".to_owned()].into_iter().chain(flags))
+        Sidecar::spawn_by(exporter(), config, flags)
     }
 
-    /// The same, where the flags say on which port.
-    pub fn spawn_at(config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
-        let mut child = exporter()
+    /// By a command of its own, as that of another user.
+    pub fn spawn_by(exporter: Command, config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
+        let anywhere = ["--web.listen-address=127.0.0.1:0".to_owned()];
+        Sidecar::spawn_at(exporter, config, anywhere.into_iter().chain(flags))
+    }
+
+    /// Where the flags say on which port.
+    pub fn spawn_at(mut exporter: Command, config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
+        let mut child = exporter
             .arg("--log.format=json")
             .arg(format!("--config.file={}", config.display()))
             .args(flags)

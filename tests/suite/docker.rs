@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Say};
-use crate::binary::{Sidecar, exporter};
+use crate::binary::{FAST, Sidecar, error, exporter, exporter_without_rights};
 use crate::dockerd::{AGENT, Engine};
+use crate::fake_docker::{self, Fake, container};
 use crate::fixture::Root;
+use crate::live::successes;
 
 fn engine() -> Option<Engine> {
     match Engine::start() {
@@ -525,4 +528,190 @@ fn the_program_sees_a_container_come_and_go_and_outlives_the_engine() {
     drop(UnixListener::bind(engine.socket()).unwrap());
     sidecar.until("refused", |status| said(status, "nobody listens at"));
     assert!(!sidecar.get("/status").1.contains("not_found"));
+}
+
+/// A LiteLLM that answers, and where its two containers are looked for. Its checks fail by the first bad look but one.
+fn gateway(api: &Api, socket: &Path) -> String {
+    api.json("/health/liveliness", json!("I'm alive!"));
+    api.json("/health/readiness", json!({"status": "healthy", "db": "connected"}));
+    format!(
+        "[host]\nurl = \"{url}\"\n[docker]\nsocket = \"{socket}\"\n[collect.exporter]\ninterval = \"1s\"\n\
+         [collect.containers]\ninterval = \"1s\"\n[collect.mcp]\ninterval = \"1s\"\n\
+         [collect.gateway]\nkind = \"litellm\"\nurl = \"{url}\"\ninterval = \"1s\"\ntimeout = \"2s\"\n\
+         containers = {{ gateway = \"pynchy-litellm\", postgres = \"pynchy-litellm-db\" }}\n\
+         [checks.gateway_container_running]\nfail_for = \"1s\"\nrecover_for = \"1s\"\nunknown_for = \"1s\"\n",
+        url = api.url,
+        socket = socket.display()
+    )
+}
+
+/// State and cause of the check on one of the gateway's containers.
+fn verdict(status: &Value, container: &str) -> Option<(String, Value)> {
+    let checks = status["health"]["checks"].as_array().unwrap();
+    let is = |one: &&Value| one["check"] == "gateway_container_running" && one["subject"] == container;
+    checks.iter().find(is).map(|one| (one["state"].as_str().unwrap().to_owned(), one["unknown_cause"].clone()))
+}
+
+#[test]
+fn containers_of_a_gateway_are_seen_as_they_run_pause_loop_end_and_go() {
+    let Some(engine) = engine() else { return };
+    let (root, api) = (Root::with_history(Now::read().wall), Api::healthy());
+    let sidecar = Sidecar::start(root.path(), &gateway(&api, &engine.socket()));
+    let is = |state: &'static str| move |status: &Value| status["gateway"]["litellm_container"] == state;
+    let running = |sidecar: &Sidecar, container: &str, value: u8| {
+        let line = format!("agenthost_gateway_container_running{{container=\"{container}\"}} {value}\n");
+        assert!(sidecar.get("/metrics").1.contains(&line), "{line}");
+    };
+    let status = sidecar.until_patiently("not there", is("not_found"));
+    assert_eq!(status["gateway"]["postgres_container"], "not_found", "a good answer has none");
+    engine.sleeper("pynchy-litellm", "litellm:test");
+    engine.sleeper("pynchy-litellm-db", "web:test");
+    let status = sidecar.until_patiently("both run", |status| {
+        is("running")(status) && status["gateway"]["postgres_container"] == "running"
+    });
+    let told = &status["gateway"]["containers"]["pynchy-litellm"];
+    for (key, value) in [("restarts", json!(0)), ("oom_killed", json!(false)), ("exit_code", json!(null))] {
+        assert_eq!(told[key], value, "{told:#}");
+    }
+    sidecar.until_patiently("ready", |status| status["health"]["ready"] == true);
+    running(&sidecar, "pynchy-litellm", 1);
+
+    engine.docker("pause pynchy-litellm");
+    sidecar.until_patiently("paused", is("paused"));
+    running(&sidecar, "pynchy-litellm", 0);
+    running(&sidecar, "pynchy-litellm-db", 1);
+    let failed = |status: &Value| verdict(status, "pynchy-litellm").is_some_and(|(state, _)| state == "failed");
+    let status = sidecar.until_patiently("failed", failed);
+    assert_eq!((&status["health"]["ready"], &status["gateway"]["up"]), (&json!(false), &json!(true)));
+    assert_eq!(verdict(&status, "pynchy-litellm-db").unwrap().0, "ok");
+    engine.docker("unpause pynchy-litellm");
+    sidecar.until_patiently("ready again", |status| is("running")(status) && status["health"]["ready"] == true);
+
+    engine.docker("kill pynchy-litellm");
+    let status = sidecar.until_patiently("exited", is("exited"));
+    assert_eq!(status["gateway"]["containers"]["pynchy-litellm"]["exit_code"], 137);
+    engine.docker("rm pynchy-litellm");
+    sidecar.until_patiently("gone", is("not_found"));
+    let looping = "run -d --network none --restart always --name pynchy-litellm litellm:test /bin/sh -c 'exit 3'";
+    engine.docker(looping);
+    let status = sidecar.until_patiently("restarting", is("restarting"));
+    assert!(status["gateway"]["containers"]["pynchy-litellm"]["restarts"].is_u64());
+    sidecar.until_patiently("restarted", |status| {
+        status["gateway"]["containers"]["pynchy-litellm"]["restarts"].as_u64() > Some(1)
+    });
+    engine.docker("rm -f pynchy-litellm");
+    sidecar.until_patiently("gone again", is("not_found"));
+
+    engine.signal(Signal::STOP);
+    let status = sidecar.until_patiently("unknown", is("unknown"));
+    assert!(status["gateway"]["containers"]["pynchy-litellm"]["error"].as_str().unwrap().contains("no answer from"));
+    assert_eq!((&status["gateway"]["postgres_container"], &status["gateway"]["up"]), (&json!("unknown"), &json!(true)));
+    let metrics = sidecar.get("/metrics").1;
+    assert!(!metrics.contains("agenthost_gateway_container_running{"), "what nobody tells has no value");
+    engine.signal(Signal::CONT);
+    sidecar.until_patiently("known", |status| status["gateway"]["postgres_container"] == "running");
+}
+
+/// What others have seen anew since.
+fn others_go_on(sidecar: &Sidecar) {
+    let before = successes(&sidecar.status());
+    sidecar.until_patiently("all others", |status| {
+        successes(status).iter().zip(&before).all(|(now, before)| now != before)
+    });
+}
+
+/// What a pynchy's engine has, of which the gateway's container is in this state.
+fn pynchys(state: &str) -> Vec<Value> {
+    let state = json!({"State": {"Status": state, "Running": state == "running"}});
+    vec![
+        container("pynchy-litellm", "litellm:test", state),
+        container("pynchy-litellm-db", "web:test", json!({})),
+        container("pynchy-family", AGENT, json!({})),
+        container("pynchy-mcp-web", "web:test", json!({})),
+    ]
+}
+
+#[test]
+fn an_engine_that_may_not_be_asked_is_denied_and_nothing_of_it_is_gone_or_well_again() {
+    let (root, api, fake) = (Root::with_history(Now::read().wall), Api::healthy(), Fake::with(pynchys("running")));
+    let allow = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    allow(root.path(), 0o755);
+    allow(fake.folder(), 0o755);
+    allow(&fake.socket(), 0o666);
+    let config = root.path().join("exporter.toml");
+    std::fs::write(&config, format!("{FAST}{}", gateway(&api, &fake.socket()))).unwrap();
+    let flags = [format!("--host.root={}", root.path().display())];
+    let sidecar = Sidecar::spawn_by(exporter_without_rights(root.path()), &config, flags);
+    let is = |state: &'static str| move |status: &Value| status["gateway"]["litellm_container"] == state;
+    let ready = |status: &Value| status["health"]["ready"] == true;
+    sidecar.until_patiently("running", |status| is("running")(status) && ready(status));
+    let says = "permission denied; run in the group";
+    let denied = |status: &Value| {
+        let access =
+            |name: &str| status["collectors"][name]["access"] == "denied" && error(status, name).contains(says);
+        is("unknown")(status) && access("containers") && access("mcp")
+    };
+
+    allow(&fake.socket(), 0o000);
+    let status = sidecar.until_patiently("denied", denied);
+    for name in ["pynchy-litellm", "pynchy-litellm-db"] {
+        let said = status["gateway"]["containers"][name]["error"].as_str().unwrap();
+        assert!(said.contains(says), "{said}");
+        assert_eq!(verdict(&status, name), Some(("unknown".to_owned(), json!("denied"))));
+    }
+    assert_eq!((&status["gateway"]["up"], &status["gateway"]["ready"]), (&json!(true), &json!(true)));
+    assert!(ready(&status) && status["health"]["overall"] == "degraded", "{:#}", status["health"]);
+    others_go_on(&sidecar);
+    let text = sidecar.get("/status").1 + &sidecar.get("/metrics").1;
+    assert!(!text.contains("not_found") && !text.contains("agenthost_gateway_container_running{"), "{text}");
+
+    // What has failed before stays failed for as long as nobody may look: longer than a silence, or an absence, may last.
+    allow(&fake.socket(), 0o666);
+    fake.have(pynchys("exited"));
+    let failed = |status: &Value| verdict(status, "pynchy-litellm").is_some_and(|(state, _)| state == "failed");
+    sidecar.until_patiently("failed", |status| is("exited")(status) && failed(status) && !ready(status));
+    allow(&fake.socket(), 0o000);
+    sidecar.until_patiently("denied again", denied);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(9) {
+        let status = sidecar.status();
+        assert!(failed(&status) && !ready(&status), "{:#}", status["health"]);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    allow(&fake.socket(), 0o666);
+    fake.have(pynchys("running"));
+    sidecar.until_patiently("well again", |status| is("running")(status) && ready(status));
+}
+
+#[test]
+fn an_engine_whose_list_comes_too_late_is_unknown_and_holds_up_nobody() {
+    let (root, api, fake) = (Root::with_history(Now::read().wall), Api::healthy(), Fake::with(pynchys("running")));
+    let drags = Arc::new(AtomicBool::new(false));
+    let drags_now = drags.clone();
+    fake.answer_with(move |path| {
+        if path.starts_with("/containers/json") && drags_now.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_secs(8));
+        }
+        Some(fake_docker::of(&pynchys("running"), path))
+    });
+    let sidecar = Sidecar::start(root.path(), &gateway(&api, &fake.socket()));
+    let is = |state: &'static str| move |status: &Value| status["gateway"]["litellm_container"] == state;
+    let up = |status: &Value| {
+        ["containers", "mcp"].iter().all(|name| status["collectors"][name]["up"] == true) && is("running")(status)
+    };
+    sidecar.until_patiently("running", up);
+    drags.store(true, Ordering::SeqCst);
+    let late = |status: &Value| {
+        let said = |name: &str| error(status, name).contains("no answer from");
+        is("unknown")(status) && said("containers") && said("mcp")
+    };
+    let status = sidecar.until_patiently("late", late);
+    let told = &status["gateway"]["containers"]["pynchy-litellm-db"];
+    assert!(told["state"] == "unknown" && told["error"].as_str().unwrap().contains("no answer from"), "{told:#}");
+    assert_eq!((&status["gateway"]["up"], &status["collectors"]["containers"]["access"]), (&json!(true), &Value::Null));
+    others_go_on(&sidecar);
+    let text = sidecar.get("/status").1 + &sidecar.get("/metrics").1;
+    assert!(!text.contains("not_found") && !text.contains("agenthost_gateway_container_running{"), "{text}");
+    drags.store(false, Ordering::SeqCst);
+    sidecar.until_patiently("in time", up);
 }

@@ -17,9 +17,9 @@ fn watched(api: &Api, extra: &str) -> (Root, Sidecar) {
 }
 
 /// What hears of the host without its API.
-const OTHERS: [&str; 6] = ["messages", "usage", "tasks", "host_jobs", "groups", "exporter"];
+pub const OTHERS: [&str; 6] = ["messages", "usage", "tasks", "host_jobs", "groups", "exporter"];
 
-fn successes(status: &Value) -> Vec<Value> {
+pub fn successes(status: &Value) -> Vec<Value> {
     OTHERS.map(|name| status["collectors"][name]["last_success_at"].clone()).into()
 }
 
@@ -419,5 +419,17 @@ fn the_demos_host_tells_of_its_channels_and_its_queue() {
     assert_eq!(status["channels"]["connection.whatsapp.personal"]["source"], "/status");
     assert_eq!(status["queue"]["max_concurrent"], 4);
     assert_eq!(status["collectors"]["queue"]["interval_seconds"], 15.0);
+    let gateway = &status["gateway"];
+    let told = ["mode", "state", "up", "ready", "database"].map(|key| gateway[key].clone());
+    assert_eq!(told.to_vec(), [json!("litellm"), json!("up"), json!(true), json!(true), json!("connected")]);
+    let counted = ["configured_models", "healthy_models", "unhealthy_models"].map(|key| gateway[key].clone());
+    assert_eq!(counted.to_vec(), [json!(3), json!(2), json!(1)]);
+    let (well, ill) = (json!({"healthy": 1, "unhealthy": 0}), json!({"healthy": 0, "unhealthy": 1}));
+    assert_eq!(gateway["models"], json!({"fast": well, "thorough": well, "local": ill}), "by public name");
+    assert_eq!(
+        (&gateway["keys"]["key"]["state"], &gateway["active_health"]["refused"]),
+        (&json!("accepted"), &Value::Null)
+    );
+    assert_eq!((&gateway["litellm_container"], &gateway["containers"]), (&Value::Null, &json!({})), "it runs in none");
     assert!(status["service"]["resources"]["threads"].as_u64().unwrap() > 0);
 }

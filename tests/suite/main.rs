@@ -3,6 +3,7 @@
 #[path = "../../src/collect/fixture/api.rs"]
 mod api;
 mod binary;
+mod boot;
 mod config;
 mod doors;
 mod docker;

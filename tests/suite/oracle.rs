@@ -107,7 +107,7 @@ impl Seen {
 
     /// Of two points of one subject, the one that counts.
     fn worse(one: Option<Seen>, other: Option<Seen>) -> Option<Seen> {
-        let order = [Some(Seen::Bad), Some(Seen::Unanswered), None];
+        let order = [Some(Seen::Bad), Some(Seen::Unanswered), Some(Seen::Denied), None];
         order.into_iter().find(|seen| [one, other].contains(seen)).unwrap_or(Some(Seen::Ok))
     }
 }
@@ -853,7 +853,10 @@ fn is_broken(state: State) -> bool {
 fn listed(rule: &Rule, points: &Points) -> BTreeMap<String, Option<Seen>> {
     let mut listed = BTreeMap::new();
     for point in points.0.iter().filter(|point| point.fact.is(rule.check.fact)) {
-        let seen = if point.excused { None } else { Some(Seen::of(point.value, rule.check.bad)) };
+        let seen = match point.withheld {
+            None => Some(Seen::of(point.value, rule.check.bad)),
+            Some(cause) => Seen::failed(cause),
+        };
         let subject = point.subject().to_string();
         if rule.policy(&subject).is_some() {
             listed.entry(subject).and_modify(|other| *other = Seen::worse(seen, *other)).or_insert(seen);

@@ -75,7 +75,7 @@ fn sample(points: Vec<Point>) -> Sample {
 
 fn point(fact: &'static Fact, label: &str, value: f64) -> Point {
     let labels = fact.labels.iter().map(|_| label.into()).collect();
-    Point { fact, labels, value: Some(value), excused: false, exported: true }
+    Point { fact, labels, value: Some(value), withheld: None, exported: true }
 }
 
 fn seen(subsystem: &Subsystem) -> Seen {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::binary::{FAST, Sidecar, up};
+use crate::binary::{FAST, Sidecar, exporter, up};
 use crate::fixture::Root;
 use crate::skipped;
 
@@ -183,7 +183,7 @@ fn say(api: &Api, connected: bool) {
 
 fn start(root: &Root, config: &Path, port: u16) -> Sidecar {
     let flags = [format!("--host.root={}", root.path().display()), format!("--web.listen-address=127.0.0.1:{port}")];
-    Sidecar::spawn_at(config, flags)
+    Sidecar::spawn_at(exporter(), config, flags)
 }
 
 #[test]

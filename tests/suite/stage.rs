@@ -51,7 +51,7 @@ pub fn sample(told: &[Told<'_>]) -> Sample {
         fact: fact(name),
         labels: labels.iter().map(|&label| label.into()).collect(),
         value,
-        excused: false,
+        withheld: None,
         exported: true,
     };
     Sample {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::binary::{exporter, get};
+use crate::binary::{exporter, exporter_without_rights, get};
 use crate::fixture::Root;
 
 /// Verdicts within seconds: bad for two fails, ok for two recovers.
@@ -332,19 +332,7 @@ fn on_a_full_disk_it_runs_on_and_says_so_once() {
 #[test]
 fn what_may_only_be_read_is_not_used() {
     let lab = Lab::begun();
-    let (root, sidecar) = (lab.root.path(), exporter());
-    // Whoever may write everywhere must step down to be refused.
-    let mut command = match rustix::process::geteuid().is_root() {
-        false => sidecar,
-        true => {
-            let program = lab.folder.path().join("exporter");
-            std::fs::copy(env!("CARGO_BIN_EXE_agenthost-exporter"), &program).unwrap();
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
-            command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir("/").stdin(Stdio::null());
-            command
-        }
-    };
+    let (root, mut command) = (lab.root.path(), exporter_without_rights(lab.folder.path()));
     for (path, mode) in [(lab.folder.path(), 0o555), (&lab.state(), 0o444), (root, 0o755)] {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();

@@ -1094,21 +1094,25 @@ enum Listed {
     Unseen,
     Is(i8),
     Excused(Option<i8>),
+    Denied,
     Twice(Option<i8>, Option<i8>),
 }
 
 impl Listed {
     /// The latest point, if that is what this says.
-    fn excuse(self, points: &mut Points) {
-        if let (Listed::Excused(_), Some(point)) = (self, points.0.last_mut()) {
-            point.excused = true;
-        }
+    fn withhold(self, points: &mut Points) {
+        let cause = match self {
+            Listed::Excused(_) => Cause::Excused,
+            Listed::Denied => Cause::Denied,
+            _ => return,
+        };
+        points.0.last_mut().unwrap().withheld = Some(cause);
     }
 
     fn values(self) -> Vec<Option<f64>> {
         match self {
             Listed::Not => vec![],
-            Listed::Unseen => vec![None],
+            Listed::Unseen | Listed::Denied => vec![None],
             Listed::Is(value) => vec![Some(value.into())],
             Listed::Excused(value) => vec![value.map(f64::from)],
             Listed::Twice(one, other) => vec![one.map(f64::from), other.map(f64::from)],
@@ -1137,12 +1141,12 @@ fn points(collector: usize, listed: [Listed; 3]) -> Points {
                 0 => points.put(&LOAD, [&(*pool).into()], value),
                 _ => points.put(&LINK, [&"here".into(), &(*pool).into()], value),
             }
-            listed.excuse(&mut points);
+            listed.withhold(&mut points);
         }
     }
     if collector == 0 {
         listed[0].values().into_iter().for_each(|value| points.put(&ALIVE, [], value));
-        listed[0].excuse(&mut points);
+        listed[0].withhold(&mut points);
     }
     points
 }
@@ -1468,6 +1472,7 @@ fn listed() -> impl Strategy<Value = Listed> {
         2 => Just(Listed::Unseen),
         10 => value().prop_map(Listed::Is),
         2 => prop::option::of(value()).prop_map(Listed::Excused),
+        1 => Just(Listed::Denied),
         1 => (prop::option::of(value()), prop::option::of(value())).prop_map(|(one, other)| Listed::Twice(one, other)),
     ]
 }

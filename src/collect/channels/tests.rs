@@ -295,7 +295,7 @@ fn a_host_that_is_starting_is_given_its_time() {
         let points = fixture::points::<Channels>(&look(channels, time).unwrap());
         let of =
             |name: &str| points.0.iter().find(|point| point.fact.is(&CONNECTED) && *point.subject() == *name).unwrap();
-        [of("well").excused, of("silent").excused]
+        [of("well"), of("silent")].map(|point| point.withheld.is_some())
     };
     starting.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));
     assert_eq!(excused(&mut channels, "20:01:00"), [false, true]);

@@ -1,6 +1,7 @@
 //! What is asked of a gateway, when, and with which key.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -279,10 +280,10 @@ impl Asker {
         let key_of_models = if self.key.is_some() { &mut self.key } else { &mut self.admin };
         learn(key_of_models, &mut self.questions.models, now);
         learn(&mut self.admin, &mut self.questions.admin_models, now);
-        learn(&mut self.admin, &mut self.questions.latest, now);
         learn(&mut self.admin, &mut self.questions.spend, now);
         self.learn_live(now);
         self.learn_health(now);
+        self.learn_latest(now);
         if let Some(told) = self.questions.traffic.news() {
             match &told.said.value {
                 Some(traffic) => self.movement.follow(traffic, told.at.mono),
@@ -302,6 +303,14 @@ impl Asker {
             && health.is_unnamed(names)
         {
             self.questions.names.hasten();
+        }
+    }
+
+    fn learn_latest(&mut self, now: Now) {
+        let Some(told) = self.questions.latest.news() else { return };
+        self.health.learn_latest(&told.said);
+        if let Some(admin) = &mut self.admin {
+            admin.learn(&told.said.seen, now);
         }
     }
 
@@ -329,10 +338,16 @@ impl Asker {
 
     /// The health of models, which nobody is told without a key.
     pub fn model_health(&self, now: Now) -> Measured<'_> {
-        if !self.credentials().any(|(_, credential)| credential.is_accepted() == Some(true)) {
-            return self.health.unasked();
-        }
-        self.health.measured(self.questions.health.latest(), self.questions.latest.latest(), now)
+        let is_accepted = |credential: &&Credential| credential.is_accepted() == Some(true);
+        let (key, admin) = (self.key.as_ref().filter(is_accepted), self.admin.as_ref().filter(is_accepted));
+        let health = self.questions.health.latest().filter(|_| key.or(admin).is_some());
+        let latest = self.questions.latest.latest().filter(|_| admin.is_some());
+        self.health.measured(health, latest, now)
+    }
+
+    /// The models of which the health was known last.
+    pub fn known_models(&self) -> Vec<Arc<str>> {
+        self.health.known().map(|health| health.by_model(self.names()).into_keys().collect()).unwrap_or_default()
     }
 
     /// Why nothing is asked that needs a key.

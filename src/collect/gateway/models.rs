@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::litellm::Health;
-use super::probe::{Read, State};
+use super::probe::{Auth, Read, Seen, State};
 use super::question::{Question, Told};
 use super::settings::ActiveHealth;
 use super::{Paid, Word};
@@ -40,8 +40,10 @@ pub struct ModelHealth {
     spent: Option<Vec<Timestamp>>,
     /// Checks in a row that found no model healthy.
     none_healthy: u32,
-    /// It was once found out: what is judged by it stands while nobody may ask.
-    was_measured: bool,
+    /// What was found out last, by each of the two questions: what is judged by it stands while nobody may ask, or while no
+    /// answer comes.
+    known: Option<Health>,
+    known_by_latest: Option<Health>,
 }
 
 /// What was found of models.
@@ -92,7 +94,8 @@ impl ModelHealth {
             refused: None,
             spent: None,
             none_healthy: 0,
-            was_measured: false,
+            known: None,
+            known_by_latest: None,
         }
     }
 
@@ -109,7 +112,7 @@ impl ModelHealth {
             ActiveHealth::Paid => self.pay(now).map(|is_paid| is_paid.then_some(PAID)),
         };
         if allowed.is_err() && self.mode != ActiveHealth::Paid {
-            self.was_measured = false;
+            self.known = None;
             asked.forget();
         }
         self.refused = allowed.as_ref().err().cloned();
@@ -128,12 +131,27 @@ impl ModelHealth {
             ));
         }
         if let Some(health) = told.value.as_ref().and_then(Option::as_ref) {
-            self.was_measured = true;
+            self.known = Some(health.clone());
             self.none_healthy = if health.healthy == 0 { self.none_healthy.saturating_add(1) } else { 0 };
         }
     }
 
-    /// What was found, as long as it counts: by LiteLLM's `/health`, else by its `/health/latest`.
+    /// The same of `/health/latest`. A refused key and silence leave what was found before; any other answer without a finding
+    /// says that there is none.
+    pub fn learn_latest(&mut self, told: &Answered) {
+        let is_told = told.seen.auth != Auth::Rejected && !is_silent(&told.seen);
+        if is_told {
+            self.known_by_latest = told.value.clone().flatten();
+        }
+    }
+
+    /// What was found out last, while nobody tells it anew.
+    pub fn known(&self) -> Option<&Health> {
+        self.known.as_ref().or(self.known_by_latest.as_ref())
+    }
+
+    /// What was found, as long as it counts: by LiteLLM's `/health`, else by its `/health/latest`, which is `None` also while
+    /// nobody may ask for it.
     pub fn measured<'a>(
         &self,
         health: Option<&'a Told<Answered>>,
@@ -143,14 +161,14 @@ impl ModelHealth {
         match (health, latest) {
             (Some(told), _) if self.mode == ActiveHealth::Paid => self.of_paid(told, now),
             (Some(told), _) if self.refused.is_none() => fresh(told, now).map_or(Measured::Unseen, seen),
-            (_, Some(told)) => of_latest(told, now),
+            (_, Some(told)) => self.of_latest(told, now),
             _ => self.unasked(),
         }
     }
 
     /// What stands while nobody may ask.
     pub fn unasked(&self) -> Measured<'static> {
-        if self.was_measured { Measured::Resting } else { Measured::Not }
+        if self.known().is_some() { Measured::Resting } else { Measured::Not }
     }
 
     /// What it costs, if it costs anything.
@@ -200,6 +218,16 @@ impl ModelHealth {
             measured => measured,
         }
     }
+
+    /// Without a database, or without checks of its own, it has no such thing.
+    fn of_latest<'a>(&self, told: &'a Told<Answered>, now: Now) -> Measured<'a> {
+        match (&told.said.value, &told.said.seen) {
+            (Some(Some(_)), _) => fresh(told, now).map_or(Measured::Unseen, seen),
+            (None, asked) if is_silent(asked) => Measured::Unseen,
+            (None, Seen { auth: Auth::Rejected, .. }) => self.unasked(),
+            _ => Measured::Not,
+        }
+    }
 }
 
 /// Its configuration file decides, at each question.
@@ -228,11 +256,6 @@ fn seen(told: &Told<Answered>) -> Measured<'_> {
     }
 }
 
-/// Without a database, or without checks of its own, it has no such thing.
-fn of_latest(told: &Told<Answered>, now: Now) -> Measured<'_> {
-    match (&told.said.value, told.said.seen.state) {
-        (Some(Some(_)), _) => fresh(told, now).map_or(Measured::Unseen, seen),
-        (None, State::Hung | State::Down) => Measured::Unseen,
-        _ => Measured::Not,
-    }
+fn is_silent(seen: &Seen) -> bool {
+    matches!(seen.state, State::Hung | State::Down)
 }

@@ -372,25 +372,115 @@ fn the_hosts_own_configuration_decides_at_each_question() {
     assert_eq!(refused, "no `key_file` in [collect.gateway]; the host's own is GATEWAY__MASTER_KEY in /srv/p/.env");
 }
 
+const NONE_HEALTHY: &str = r#"{"unhealthy_endpoints": [{"model_id": "f32a"}, {"model_id": "5c93"}],
+    "healthy_count": 0, "unhealthy_count": 2}"#;
+
+/// Value, and whether it is excused.
+fn judged(section: &Section, fact: &'static Fact, subject: &str) -> (Option<Option<f64>>, bool) {
+    (value(section, fact, subject), is_excused(section, fact, subject))
+}
+
 #[test]
 fn what_is_slow_was_no_memory_and_is_left_alone() {
-    let mut lab = Lab::litellm("key_file = \"$DIR/key\"\nactive_health = \"background\"\n");
-    lab.gateway.within(Duration::from_secs(1));
-    lab.fake.on("/health", Manner::Hangs);
-    for run in 0..8 {
-        lab.at(run * 15);
+    let background = || {
+        let mut lab = Lab::litellm("key_file = \"$DIR/key\"\nactive_health = \"background\"\n");
+        lab.gateway.within(Duration::from_secs(1));
+        lab
+    };
+    let (mut lab, mut before) = (background(), background());
+    before.fake.on("/health", fake::json(200, NONE_HEALTHY));
+    assert_eq!(judged(&before.at(0), &HEALTHY, ""), (Some(Some(0.0)), false));
+    for lab in [&mut lab, &mut before] {
+        lab.fake.on("/health", Manner::Hangs);
+        for run in 4..12 {
+            lab.at(run * 15);
+        }
     }
-    assert_eq!(lab.fake.asked("/health"), 1, "one is under way");
+    assert_eq!((lab.fake.asked("/health"), before.fake.asked("/health")), (1, 2), "one is under way");
     std::thread::sleep(Duration::from_secs(6)); // as long as it is given
-    let section = lab.at(130);
-    assert!(section.active_health.refused.unwrap().starts_with("it took longer than 5s"));
-    for run in 9..200 {
-        let section = lab.at(run * 15);
-        assert_eq!(value(&section, &HEALTHY, ""), None, "nobody may ask");
+    for (lab, asked) in [(&mut lab, 1), (&mut before, 2)] {
+        let section = lab.at(190);
+        assert!(section.active_health.refused.unwrap().starts_with("it took longer than 5s"));
+        for run in 13..200 {
+            let section = lab.at(run * 15);
+            // Nobody may ask. What was judged before stands, and of what was never measured nothing is.
+            let expected = if asked == 1 { (None, false) } else { (Some(None), true) };
+            assert_eq!(judged(&section, &HEALTHY, ""), expected);
+            assert_eq!(judged(&section, &MODEL_HEALTHY, "fast"), expected);
+            assert_eq!((section.healthy_models, section.models.len()), (None, 0), "and is not shown as if it were new");
+        }
+        assert_eq!(lab.fake.asked("/health"), asked);
+        lab.fake.on("/health", fake::json(200, HEALTH));
+        let section = lab.at(190 + 3600);
+        assert_eq!(judged(&section, &HEALTHY, ""), (Some(Some(1.0)), false), "after an hour it is asked again");
+        assert_eq!(judged(&section, &MODEL_HEALTHY, "fast"), (Some(Some(1.0)), false));
     }
-    assert_eq!(lab.fake.asked("/health"), 1);
-    lab.fake.on("/health", fake::json(200, HEALTH));
-    assert_eq!(value(&lab.at(130 + 3600), &HEALTHY, ""), Some(Some(1.0)), "after an hour it is asked again");
+}
+
+/// Looks again at the same moment, until what is under way has come.
+fn until(lab: &mut Lab, seconds: u64, has_come: impl Fn(&Section) -> bool) -> Section {
+    for _ in 0..6000 {
+        let section = lab.at(seconds);
+        if has_come(&section) {
+            return section;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("nothing has come");
+}
+
+#[test]
+fn what_was_paid_for_once_and_found_nothing_healthy_is_shown_and_not_judged_until_the_next_says_so_too() {
+    let mut lab = Lab::litellm("key_file = \"$DIR/key\"\nactive_health = \"paid\"\nmax_probes_per_day = 24\n");
+    for (hour, body, healthy, is_excused) in [
+        (0, NONE_HEALTHY, 0, true),
+        (1, HEALTH, 1, false),
+        (2, NONE_HEALTHY, 0, true),
+        (3, NONE_HEALTHY, 0, false),
+        (4, NONE_HEALTHY, 0, false),
+        (5, HEALTH, 1, false),
+    ] {
+        lab.fake.on("/health", fake::json(200, body));
+        let asked_at = json!(fixture::now().plus(Duration::from_secs(hour * 3600)).wall.to_string());
+        let section = until(&mut lab, hour * 3600, |section| json_of(section)["models_at"] == asked_at);
+        assert_eq!(section.healthy_models, Some(healthy), "hour {hour}");
+        let expected = (Some(Some(healthy as f64)), is_excused);
+        assert_eq!(judged(&section, &HEALTHY, ""), expected, "hour {hour}");
+        assert_eq!(judged(&lab.at(hour * 3600 + 1800), &HEALTHY, ""), expected, "as long as it stands");
+    }
+    assert_eq!(lab.fake.asked("/health"), 6);
+}
+
+#[test]
+fn what_an_admin_key_told_of_models_is_held_while_the_key_rests() {
+    const LATEST: &str = r#"{"latest_health_checks": {"f32a": {"model_name": "fast", "model_id": "f32a",
+        "status": "unhealthy", "checked_at": "2026-11-21T19:47:23.013000+00:00"}}}"#;
+    for other_key in ["", "key_file = \"$DIR/key\"\n"] {
+        let mut lab = Lab::litellm(&format!("admin_key_file = \"$DIR/admin\"\n{other_key}"));
+        lab.fake.on("/health/latest", fake::json(200, LATEST));
+        let both = |section: &Section| [judged(section, &HEALTHY, ""), judged(section, &MODEL_HEALTHY, "fast")];
+        assert_eq!(both(&lab.at(0)), [(Some(Some(0.0)), false); 2]);
+        // It is refused, and then its file is gone: neither says anything of models, however long.
+        lab.fake.on("/health/latest", fake::json(401, "{}"));
+        let held = [(Some(None), true); 2];
+        for minute in 1..=9 {
+            let section = lab.at(minute * 60);
+            assert_eq!((both(&section), section.healthy_models), (held, None), "{other_key}, minute {minute}");
+        }
+        std::fs::rename(lab.folder.path().join("admin"), lab.folder.path().join("away")).unwrap();
+        for minute in 10..=30 {
+            assert_eq!(both(&lab.at(minute * 60)), held, "{other_key}, minute {minute}");
+        }
+        std::fs::rename(lab.folder.path().join("away"), lab.folder.path().join("admin")).unwrap();
+        lab.fake.on("/health/latest", Manner::Closes);
+        assert_eq!(both(&lab.at(1900)), [(Some(None), false); 2], "whoever may ask and is not answered is not excused");
+        lab.fake.on("/health/latest", fake::json(200, &LATEST.replace("unhealthy", "healthy")));
+        assert_eq!(both(&lab.at(1960)), [(Some(Some(1.0)), false); 2]);
+        lab.fake.on("/health/latest", fake::json(500, "{}"));
+        assert_eq!(both(&lab.at(2020)), [(None, false); 2], "it has no database any more, and so no such thing");
+        std::fs::remove_file(lab.folder.path().join("admin")).unwrap();
+        assert_eq!(both(&lab.at(2080)), [(None, false); 2], "nothing to hold");
+    }
 }
 
 #[test]
@@ -403,6 +493,7 @@ fn a_refused_key_rests_ten_minutes_unless_it_is_replaced() {
         assert_eq!(value(&section, &KEY_ACCEPTED, "key"), Some(Some(0.0)));
         assert_eq!(value(&section, &HEALTHY, ""), Some(None), "what was judged before stands");
         assert!(is_excused(&section, &HEALTHY, ""));
+        assert_eq!(judged(&section, &MODEL_HEALTHY, "hangs"), (Some(None), true));
         assert_eq!((section.configured_models, value(&section, &READY, "")), (None, Some(Some(1.0))));
         let keys = &json_of(&section)["keys"]["key"];
         assert_eq!((&keys["state"], &keys["retry_at"]), (&json!("rejected"), &json!("2026-11-21T20:11:00Z")));
@@ -633,7 +724,10 @@ fn a_database_whose_name_leads_nowhere_from_here_says_nothing() {
 
 fn is_excused(section: &Section, fact: &'static Fact, subject: &str) -> bool {
     let points = fixture::points::<Gateway>(section);
-    points.0.iter().any(|point| point.fact.is(fact) && *point.subject() == *subject && point.excused)
+    points
+        .0
+        .iter()
+        .any(|point| point.fact.is(fact) && *point.subject() == *subject && point.withheld == Some(Cause::Excused))
 }
 
 #[test]
@@ -701,10 +795,18 @@ fn of_a_gateway_that_starts_with_its_host_containers_and_models_are_excused_too(
         error: None,
         denied: false,
     };
-    section.containers = [("gone".into(), container("not_found")), ("runs".into(), container("running"))].into();
+    let hidden = Container { denied: true, ..container("unknown") };
+    section.containers = [("gone", container("not_found")), ("runs", container("running")), ("hidden", hidden)]
+        .map(|(name, container)| (name.into(), container))
+        .into();
     let excused = |section: &Section| {
         let subjects = [(&CONTAINER_RUNNING, "gone"), (&CONTAINER_RUNNING, "runs"), (&HEALTHY, "")];
         subjects.map(|(fact, subject)| is_excused(section, fact, subject))
+    };
+    let withheld = |section: &Section| {
+        let points = fixture::points::<Gateway>(section);
+        let found = points.0.iter().find(|point| point.fact.is(&CONTAINER_RUNNING) && *point.subject() == *"hidden");
+        found.map(|point| (point.value, point.withheld))
     };
     for (starting, healthy, expected) in [
         (false, Some(0), [false, false, false]),
@@ -714,6 +816,7 @@ fn of_a_gateway_that_starts_with_its_host_containers_and_models_are_excused_too(
     ] {
         (section.starting, section.healthy_models) = (starting, healthy);
         assert_eq!(excused(&section), expected, "{starting} {healthy:?}");
+        assert_eq!(withheld(&section), Some((None, Some(Cause::Denied))), "it is listed, and nobody may know");
     }
 }
 

@@ -94,9 +94,12 @@ impl Reply {
         match asked {
             // A proxy's word that nobody behind it answers; 503 may be the host's own, and then it is JSON.
             Ok(http::Head { status: 502 | 504, .. } | http::Head { status: 503, is_json: false, .. }) => Reply::Silent,
-            Ok(_) | Err(http::Error::TooLarge) => Reply::Answered,
+            Ok(_) => Reply::Answered,
             Err(http::Error::Refused) => Reply::Refused,
-            Err(http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_)) => Reply::Silent,
+            // A body is read only where it must show that it is the host's: one that does not end shows nothing.
+            Err(
+                http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_) | http::Error::TooLarge,
+            ) => Reply::Silent,
             Err(http::Error::Unreachable(_) | http::Error::Unresolved(_)) => Reply::NotAsked,
         }
     }

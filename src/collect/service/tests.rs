@@ -3,15 +3,16 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use jiff::SignedDuration;
 use serde_json::json;
 
-use super::starts::HOUR;
 use super::status::Life;
 use super::*;
 use crate::collect::fixture::api::{Api as HostStub, Say};
 use crate::collect::host_api::HEALTH;
 use crate::host::running::stage::{Root, running, unprivileged};
 use crate::sample::Cause;
+use crate::source::process::{Cwd, Process};
 
 const GRACE: Duration = Duration::from_secs(300);
 
@@ -59,7 +60,7 @@ fn replies_are_told_apart() {
         (Ok(http::Head { status: 503, is_json: true, took: Duration::ZERO }), Reply::Answered),
         (Ok(http::Head { status: 503, is_json: false, took: Duration::ZERO }), Reply::Silent),
         (Ok(http::Head { status: 504, is_json: true, took: Duration::ZERO }), Reply::Silent),
-        (Err(http::Error::TooLarge), Reply::Answered),
+        (Err(http::Error::TooLarge), Reply::Silent),
         (Err(http::Error::Refused), Reply::Refused),
         (Err(http::Error::TimedOut { connected: true }), Reply::Silent),
         (Err(http::Error::TimedOut { connected: false }), Reply::Silent),
@@ -162,7 +163,7 @@ fn a_child_that_takes_over_from_its_launcher_is_no_start() {
     let root = Root::new();
     let mut launcher = root.spawn("uv/pynchy", &["-c", "read x; ./pynchy 60; true"]);
     let mut starts = Starts::default();
-    let now = Timestamp::now();
+    let now = Now::read().mono;
     starts.follow(&running(root.look(None)), now);
     let child = root.wake(&mut launcher);
     for launcher in [Some(launcher), None] {
@@ -173,23 +174,46 @@ fn a_child_that_takes_over_from_its_launcher_is_no_start() {
     }
 }
 
+/// A process that began so many seconds after boot.
+fn chain(second: u32) -> Chain {
+    let process = Process::imagined(second * 100, 1, "pynchy", Cwd::Gone);
+    assert_eq!(process.identity.started(), seconds(second.into()));
+    Chain { members: [process.identity].into(), pid: process.pid(), started: process.started }
+}
+
 #[test]
 fn starts_are_counted_once_and_leave_after_an_hour() {
-    let root = Root::new();
     let mut starts = Starts::default();
-    let now = Timestamp::now();
-    for count in 1..=3 {
-        let _host = root.host();
-        let chain = running(root.look(starts.members()));
-        starts.follow(&chain, now);
-        starts.follow(&chain, now);
-        assert_eq!((starts.total, starts.recent(now)), (count, count));
+    for (count, second) in [(1, 10), (2, 20), (3, 30)] {
+        starts.follow(&chain(second), seconds(31));
+        starts.follow(&chain(second), seconds(40));
+        assert_eq!((starts.total, starts.recent(seconds(40))), (count, count));
     }
-    let later = now + HOUR + SignedDuration::from_secs(3);
-    assert_eq!((starts.total, starts.recent(later)), (3, 0));
-    let _host = root.host();
-    starts.follow(&running(root.look(None)), later);
+    assert_eq!((starts.recent(seconds(3629)), starts.recent(seconds(3630))), (1, 0));
+    starts.latest_mut().unwrap().live(Reply::Answered, moment(3630));
+    starts.follow(&chain(3700), seconds(3700));
     assert_eq!((starts.total, starts.runs.len()), (4, 1), "old ones are forgotten");
+}
+
+fn moment(second: u64) -> Now {
+    Now { mono: seconds(second), wall: Timestamp::UNIX_EPOCH }
+}
+
+#[test]
+fn of_a_host_that_crashes_for_longer_than_an_hour_the_first_start_is_not_forgotten() {
+    let mut starts = Starts::default();
+    starts.follow(&chain(10), seconds(10));
+    starts.latest_mut().unwrap().live(Reply::Answered, moment(10));
+    assert_eq!(starts.waiting_since(), None);
+    for second in (100..30_000).step_by(50) {
+        starts.follow(&chain(second), seconds(second.into()));
+        assert_eq!(starts.waiting_since(), Some(seconds(100)), "at {second} s");
+        assert!(starts.runs.len() <= 74, "an hour of them and the first: {}", starts.runs.len());
+    }
+    starts.latest_mut().unwrap().live(Reply::Answered, moment(30_000));
+    assert_eq!(starts.waiting_since(), None);
+    starts.follow(&chain(40_000), seconds(40_000));
+    assert_eq!((starts.waiting_since(), starts.runs.len()), (Some(seconds(40_000)), 1));
 }
 
 // -- the whole collector, beside a real process and a real port
@@ -373,17 +397,49 @@ fn others_bear_with_a_start_for_its_grace_and_with_no_more_starts_than_one() {
 }
 
 #[test]
-fn one_that_crashes_and_starts_for_ever_is_soon_said_not_to_respond() {
-    let root = Root::new();
-    let mut service = collector(&root, &refusing());
-    for (ago, responding) in [(0, 1.0), (200, 1.0), (310, 0.0), (3000, 0.0)] {
-        // The first of them that came to nothing was so long ago, and this one has only begun.
-        if let Some(first) = service.starts.runs.first_mut() {
-            first.started = Timestamp::now() - SignedDuration::from_secs(ago);
+fn one_that_crashes_and_starts_for_ever_is_said_not_to_respond_when_its_grace_is_over() {
+    // The second is longer than starts are counted.
+    for grace in [300, 7200] {
+        let mut service = collector(&Root::new(), &refusing());
+        service.boot_grace = seconds(grace);
+        let refused = Err(http::Error::Refused);
+        for second in (1000..12_000).step_by(50) {
+            let (chain, at) = (chain(second), moment(second.into()));
+            service.starts.follow(&chain, at.mono);
+            let section = service.section(&Seen::Running(chain), Some((String::new(), &refused)), at);
+            let responding = if u64::from(second) < 1000 + grace { 1.0 } else { 0.0 };
+            let values = values(&section);
+            assert_eq!(values["agenthost_service_responding"], responding, "{grace} s, at {second} s");
+            assert_eq!(service.boot.is_under_way(at), responding == 1.0);
         }
-        let _host = root.host();
-        let section = collect(&mut service, Now::read());
-        assert_eq!(values(&section)["agenthost_service_responding"], responding, "after {ago} s");
+    }
+}
+
+#[test]
+fn a_wall_clock_that_is_set_makes_no_start_older_or_younger() {
+    let root = Root::new();
+    let host = root.host();
+    let mut service = collector(&root, &refusing());
+    let file = root.path.join("pid");
+    std::fs::write(&file, host.pid().to_string()).unwrap();
+    service.rule = ProcessRule::PidFile(file.clone());
+    let begin = Now::read();
+    assert_eq!(collect(&mut service, begin).status, Status::Starting);
+    // As its file looks when the clock was set on by an hour: written before the process began.
+    let before = std::time::SystemTime::now() - seconds(3600);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(before).unwrap();
+    for (second, jump, status) in [
+        (15, 1, Status::Starting),
+        (30, -1, Status::Starting),
+        (290, 1, Status::Starting),
+        (305, -1, Status::Stalled),
+        (320, 1, Status::Stalled),
+    ] {
+        let at = begin.plus(seconds(second));
+        let section = collect(&mut service, Now { wall: at.wall + SignedDuration::from_hours(jump), ..at });
+        assert_eq!((section.status, section.process), (status, Sight::Found), "at {second} s, {jump} h");
+        assert!((second..second + 10).contains(&section.uptime_seconds.unwrap()), "{:?}", section.uptime_seconds);
+        assert_eq!((section.starts_last_hour, section.starts_total), (Some(1), Some(1)));
     }
 }
 
@@ -581,6 +637,12 @@ fn of_an_openclaw_only_json_is_an_answer_and_it_says_whether_it_is_ready() {
         section.api.as_ref().unwrap().error.as_deref(),
         Some("answered with status 200 and HTML instead of JSON")
     );
+    // So may a page be that does not end.
+    api.say("/healthz", Say::Flood(50));
+    let flooded = collect_live(&mut service, begin.plus(seconds(5000)));
+    assert_eq!((flooded.status, flooded.health.is_none()), (Status::Stalled, true));
+    assert_eq!(values(&flooded)["agenthost_service_responding"], 0.0);
+    assert_eq!(flooded.api.as_ref().unwrap().error.as_deref(), Some("the answer is too large"));
     let mut points = Points::default();
     Service::points(&section, &mut points);
     let ready = points.0.iter().find(|point| point.fact.is(&READY)).map(|point| point.value);

@@ -62,7 +62,7 @@ fn points(fact: &'static Fact, seen: &[(&str, f64)]) -> Points {
         fact,
         labels: vec![subject.into()],
         value: Some(value),
-        excused: false,
+        withheld: None,
         exported: true,
     };
     Points(seen.iter().map(point).collect())

@@ -18,6 +18,22 @@ struct Launcher {
     code: &'static [&'static str],
 }
 
+const NODE_OPTIONS: &[&str] = &[
+    "-r",
+    "--require",
+    "--import",
+    "--loader",
+    "--experimental-loader",
+    "-C",
+    "--conditions",
+    "--env-file",
+    // Of tsx.
+    "--tsconfig",
+    "--include",
+    "--exclude",
+    "--ignore",
+];
+
 const LAUNCHERS: &[Launcher] = &[
     Launcher { names: &["python", "pypy"], commands: &[], with_value: &["-X", "-W"], code: &["-c"] },
     Launcher {
@@ -44,25 +60,29 @@ const LAUNCHERS: &[Launcher] = &[
         code: &[],
     },
     Launcher {
-        names: &["node", "tsx", "ts-node"],
+        names: &["node", "nodejs", "ts-node"],
         commands: &[],
-        with_value: &[
-            "-r",
-            "--require",
-            "--import",
-            "--loader",
-            "--experimental-loader",
-            "-C",
-            "--conditions",
-            "--env-file",
-        ],
+        with_value: NODE_OPTIONS,
+        code: &["-e", "--eval", "-p", "--print"],
+    },
+    Launcher {
+        names: &["tsx"],
+        commands: &["watch"],
+        with_value: NODE_OPTIONS,
         code: &["-e", "--eval", "-p", "--print"],
     },
     Launcher {
         names: &["bun", "deno"],
         commands: &["run", "x"],
-        with_value: &["--config", "--cwd"],
-        code: &["-e", "eval"],
+        with_value: &["--config", "--cwd", "--preload", "--env-file"],
+        code: &["-e", "--eval", "eval"],
+    },
+    Launcher {
+        names: &["npm", "npx", "pnpm", "pnpx", "bunx", "yarn"],
+        // Not `run`: it may run anything, by a name that says little.
+        commands: &["exec", "x", "dlx"],
+        with_value: &["-p", "--package", "--prefix", "-C", "--dir", "-w", "--workspace"],
+        code: &["-c", "--call"],
     },
     Launcher {
         names: &["dotnet"],
@@ -81,55 +101,46 @@ const LAUNCHERS: &[Launcher] = &[
     Launcher { names: &["env"], commands: &[], with_value: &["-u", "--unset", "-C", "--chdir"], code: &[] },
 ];
 
-/// They run what a registry has. A host is never told by them.
-const FETCHERS: &[Launcher] = &[
-    Launcher {
-        names: &["npm", "npx", "pnpm", "pnpx", "bunx", "yarn"],
-        // Not `run`: it may run anything, by a name that says little.
-        commands: &["exec", "x", "dlx"],
-        with_value: &["-p", "--package", "--prefix", "-C", "--dir", "-w", "--workspace"],
-        code: &["-c", "--call"],
-    },
-    Launcher {
-        names: &["docker", "podman"],
-        commands: &["run", "exec", "container", "compose"],
-        with_value: &[
-            "-e",
-            "--env",
-            "--env-file",
-            "-v",
-            "--volume",
-            "--mount",
-            "--name",
-            "--network",
-            "--net",
-            "-p",
-            "--publish",
-            "-w",
-            "--workdir",
-            "-u",
-            "--user",
-            "-l",
-            "--label",
-            "-m",
-            "--memory",
-            "--cpus",
-            "--entrypoint",
-            "--platform",
-            "--pull",
-            "--add-host",
-            "--security-opt",
-            "--cap-add",
-            "--cap-drop",
-            "--context",
-            "-f",
-            "--file",
-            "-H",
-            "--host",
-        ],
-        code: &[],
-    },
-];
+/// They run an image. A host is never told by them: what they run has its own process.
+const CONTAINERS: &[Launcher] = &[Launcher {
+    names: &["docker", "podman"],
+    commands: &["run", "exec", "container", "compose"],
+    with_value: &[
+        "-e",
+        "--env",
+        "--env-file",
+        "-v",
+        "--volume",
+        "--mount",
+        "--name",
+        "--network",
+        "--net",
+        "-p",
+        "--publish",
+        "-w",
+        "--workdir",
+        "-u",
+        "--user",
+        "-l",
+        "--label",
+        "-m",
+        "--memory",
+        "--cpus",
+        "--entrypoint",
+        "--platform",
+        "--pull",
+        "--add-host",
+        "--security-opt",
+        "--cap-add",
+        "--cap-drop",
+        "--context",
+        "-f",
+        "--file",
+        "-H",
+        "--host",
+    ],
+    code: &[],
+}];
 
 /// What scripts and assemblies are called besides.
 const ENDINGS: [&str; 13] =
@@ -145,7 +156,7 @@ pub(super) fn runs(name: &str, words: &[OsString], program: &str) -> bool {
 /// launches. `None`: code or nothing.
 pub(super) fn launched(words: &[OsString]) -> Option<&OsStr> {
     let mut words = words;
-    while let Some(launcher) = Launcher::of(words.first()?).or_else(|| Launcher::among(FETCHERS, &words[0])) {
+    while let Some(launcher) = Launcher::of(words.first()?).or_else(|| Launcher::among(CONTAINERS, &words[0])) {
         words = launcher.launched(&words[1..]);
     }
     words.first().map(OsString::as_os_str)
@@ -171,7 +182,7 @@ impl Launcher {
     fn launches(&self, words: &[OsString], program: &str) -> bool {
         let launched = self.launched(words);
         let Some(word) = launched.first() else { return false };
-        is_called(without_ending(word), program) || names_program(launched, program)
+        is_called(without_version(without_ending(word)), program) || names_program(launched, program)
     }
 
     /// `-c`, `--eval=…`, or a bundle of letters with it: `bash -lc`, `perl -ne`.
@@ -201,6 +212,14 @@ impl Launcher {
         }
         &[]
     }
+}
+
+/// `openclaw@latest`, as those that fetch what they run are told. The mark of a scope is none: `@org/name`.
+fn without_version(word: &OsStr) -> &OsStr {
+    let bytes = word.as_bytes();
+    let mark = bytes.iter().rposition(|&byte| byte == b'@');
+    let version = mark.filter(|&at| at > 0 && !bytes[at..].contains(&b'/'));
+    version.map_or(word, |at| OsStr::from_bytes(&bytes[..at]))
 }
 
 fn without_ending(word: &OsStr) -> &OsStr {
@@ -247,6 +266,23 @@ mod tests {
             ("node", "node --require ./hook.js /x/dist/cli.js gateway", "dist/cli.js"),
             ("node", "node /x/dist/openclaw.mjs gateway", "openclaw"),
             ("MainThread", "node /srv/bot/index.js", "bot/index.js"),
+            ("node", "nodejs /srv/bot/index.js", "bot/index.js"),
+            ("node", "/usr/bin/nodejs18 --env-file .env /srv/bot.js", "bot"),
+            ("tsx", "tsx src/bot.ts", "bot"),
+            ("tsx", "tsx watch --tsconfig t.json src/bot.ts --port 8080", "src/bot.ts"),
+            ("node", "node /srv/node_modules/.bin/tsx watch src/bot.ts", "bot"),
+            ("node", "node --require /x/preflight.cjs --import file:///x/loader.mjs src/bot.ts", "bot"),
+            ("npx", "npx openclaw gateway", "openclaw"),
+            ("npm exec opencl", "npm exec openclaw@latest gateway", "openclaw"),
+            ("npx", "npx -y @org/claw@1.2.3", "claw"),
+            ("npx", "npx -y @org/claw", "@org/claw"),
+            ("npx", "npx tsx watch src/bot.ts", "bot"),
+            ("pnpm", "pnpm dlx claw", "claw"),
+            ("bunx", "bunx --bun claw", "claw"),
+            ("bun", "bun x claw@2", "claw"),
+            ("uvx", "uvx claw@2.1", "claw"),
+            ("python", "python /srv/a@b/claw.py", "claw"),
+            ("bun", "bun --preload ./hook.ts run bot.ts", "bot"),
             ("bun", "bun run /srv/bot.ts", "bot"),
             ("java", "java -Xmx1g -cp /a:/b -jar /opt/claw.jar", "claw"),
             ("bash", "bash /srv/bin/claw.sh", "claw"),
@@ -282,6 +318,16 @@ mod tests {
             ("uv", "uv run pytest src/pynchy", "pynchy"),
             ("uv", "uv run --with pynchy pytest", "pynchy"),
             ("node", "node -e code netclawd", "netclawd"),
+            ("nodejs", "nodejs -p code netclawd", "netclawd"),
+            ("tsx", "tsx watch build.ts netclawd", "netclawd"),
+            ("tsx", "tsx --ignore netclawd.ts build.ts", "netclawd"),
+            ("node", "node watch netclawd", "netclawd"),
+            ("npx", "npx -p netclawd cowsay", "netclawd"),
+            ("npx", "npx -c netclawd", "netclawd"),
+            ("npm", "npm install netclawd", "netclawd"),
+            ("npm", "npm run netclawd", "netclawd"),
+            ("npx", "npx netclawd-tools@netclawd", "netclawd"),
+            ("docker", "docker run netclawd", "netclawd"),
             ("node", "node /x/watch.js netclawd", "netclawd"),
             ("bash", "bash -c pynchyd", "pynchy"),
             ("bash", "bash /srv/stop.sh netclawd", "netclawd"),

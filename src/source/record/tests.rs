@@ -52,17 +52,19 @@ fn lines(path: &Path) -> Vec<Line> {
 const HEADER: &str = r#"{"line":"header","format":1,"version":"1.2.3","mono":1000000000,"wall":"2026-11-21T20:00:00.123Z","collectors":[{"name":"tanks","interval":"15s","timeout":"2s500ms"}]}"#;
 
 #[test]
-fn what_is_excused_is_told_from_what_is_silent() {
+fn what_is_excused_or_denied_is_told_from_what_is_silent() {
     let mut told = (*reading(1, &[("a", None)])).clone();
     told.outcome.as_mut().unwrap().points.excuse(&LEVEL, [&"b".into()], 0.5);
+    told.outcome.as_mut().unwrap().points.deny(&LEVEL, [&"c".into()]);
     let looked = Looked::new(at(1), &told);
     let text = serde_json::to_string(&looked).unwrap();
-    assert!(
-        text.contains(r#"[["a"],null],[["b"],0.5]"#) && text.ends_with(r#""excused":{"test_level":[1]}}"#),
-        "{text}"
-    );
+    let withheld = r#""excused":{"test_level":[1]},"denied":{"test_level":[2]}}"#;
+    assert!(text.contains(r#"[["a"],null],[["b"],0.5],[["c"],null]"#) && text.ends_with(withheld), "{text}");
     assert_eq!(serde_json::from_str::<Looked>(&text).unwrap(), looked);
-    assert_eq!([0, 1].map(|place| looked.is_excused("test_level", place)), [false, true]);
+    assert_eq!(
+        [0, 1, 2].map(|place| looked.withheld("test_level", place)),
+        [None, Some(Cause::Excused), Some(Cause::Denied)]
+    );
     assert_eq!(Looked::new(at(2), &failed(2, Cause::Excused)).failed, Some(Cause::Excused));
 }
 

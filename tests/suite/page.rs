@@ -265,7 +265,7 @@ fn a_check_goes_bad_and_comes_back_while_it_is_open() {
     let verdict = browser.until_verdict("Not ready");
     assert!(verdict.contains(&format!("{HOSTILE} disconnected for ")), "{verdict}");
     assert!(browser.text(".wrong").contains("has lost the channel"), "{}", browser.text(".wrong"));
-    assert!(browser.text(".wrong").contains("not ready by this"), "{}", browser.text(".wrong"));
+    assert!(browser.text(".wrong").contains("blocks readiness"), "{}", browser.text(".wrong"));
     browser.until("its line of the day", "return [...document.querySelectorAll('.line rect.f-failed')].length > 0");
     assert!(browser.ask("return document.title").as_str().unwrap().starts_with("✕ Not ready: <img"));
     say(&stage.api, true);
@@ -291,7 +291,7 @@ fn a_sidecar_that_is_gone_is_told_and_one_that_is_back_is_seen() {
     stage.sidecar.child.wait().unwrap();
     browser.until_verdict("Lost the sidecar for");
     let verdict = browser.text(".verdict");
-    assert!(verdict.contains("It cannot be reached") && verdict.contains("The last it said: "), "{verdict}");
+    assert!(verdict.contains("It cannot be reached") && verdict.contains("Last known, at "), "{verdict}");
     assert!(before.contains("Ready"), "{before}");
     assert!(browser.ask("return document.title").as_str().unwrap().starts_with("? Lost"));
     assert!(

@@ -13,7 +13,8 @@ const view = {
   recent: null, // the latest /status/workers/recent
   tag: null, // its ETag
   offset: 0, // the sidecar's clock minus ours, milliseconds
-  changedAt: null, // by our clock
+  changedAt: null, // by our clock: the latest document
+  heardAt: null, // and the latest answer of any kind
   lost: null, // {since, why}
   stuck: null, // why the sidecar calls itself not alive
   failures: 0,
@@ -55,7 +56,8 @@ const capital = (text) => text.replace(/^./u, (c) => c.toUpperCase());
 const title = (name) => capital(words(name.replace(/_(seconds|bytes|usd|percent|at)$/, '')).replace(/\b(cpu|mcp|api|url|pid)\b/g, (short) => short.toUpperCase()));
 const two = (n) => String(n).padStart(2, '0');
 
-const now = () => Date.now() + view.offset;
+/** By the sidecar's clock; once it is lost, time stands still for all that it said. */
+const now = () => (view.lost ? view.heardAt : Date.now()) + view.offset;
 
 function clock(ms) {
   const [at, today] = [new Date(ms), new Date(now())];
@@ -67,12 +69,13 @@ function clock(ms) {
 /** How long a moment is from now, in words, as `kind` has it. */
 function spell(kind, at) {
   const seconds = (now() - at) / 1000;
+  if (kind === 'lately') return `${span((Date.now() + view.offset - at) / 1000)}`;
   if (kind === 'for') return span(seconds);
   if (kind === 'clock') return clock(at);
   return seconds < -0.5 ? `in ${span(-seconds)}` : `${span(seconds)} ago`;
 }
 
-/** A moment that ages on the screen; the whole of it on hover. `kind`: `ago`, `for` or `clock`. */
+/** A moment that ages on the screen; the whole of it on hover. `kind`: `ago`, `for`, `clock`, or `lately`: as it is for who looks, also when the sidecar is lost. */
 function moment(value, kind = 'ago') {
   if (value === null || value === undefined) return UNKNOWN;
   const at = typeof value === 'number' ? value : Date.parse(value);
@@ -172,7 +175,7 @@ function become(node, wish, isDrawn) {
 
 const MARKS = { ok: '✓', failed: '✕', failing: '▲', recovering: '△', starting: '○', unknown: '?' };
 const SAYS = {
-  ok: 'ok', failed: 'failed', failing: 'bad of late', recovering: 'recovering', starting: 'not seen yet', unknown: 'unknown',
+  ok: 'ok', failed: 'failed', failing: 'recently bad', recovering: 'recovering', starting: 'not seen yet', unknown: 'unknown',
 };
 const WORST = ['failed', 'recovering', 'failing', 'unknown', 'starting', 'ok'];
 const GRAVEST = ['critical', 'warning', 'info'];
@@ -213,7 +216,7 @@ function sentence(status) {
   if (health.overall === 'starting') {
     const all = Object.values(collectors);
     const seen = all.filter((one) => one.up !== null).length;
-    return [said, ' for ', since(health.since), `: ${seen} of ${all.length} parts looked at so far`];
+    return [said, ' for ', since(health.since), `: ${seen} of ${all.length} parts seen so far`];
   }
   if (health.overall === 'healthy') return [said, ' for ', since(health.since)];
   const joint = health.overall === 'degraded' ? ', but ' : ': ';
@@ -235,23 +238,25 @@ function tally({ checks }) {
 
 function verdict(status) {
   const { health } = status;
-  const probe = health.ready ? 'Traffic may come: /readyz answers 200.' : 'No traffic should come: /readyz answers 503.';
-  const last = (text) => h('p', { key: 'then' }, 'The last it said: ', text);
+  const probe = health.ready ? 'Ready for traffic: /readyz answers 200.' : 'Send no traffic: /readyz answers 503.';
+  const missing = Object.entries(status.collectors).filter(([, { up }]) => up === null).map(([name]) => words(name));
+  const last = h('p', { key: 'then', class: 'then' }, 'Last known, at ', moment(view.heardAt + view.offset, 'clock'), ': ', sentence(status));
   if (view.lost) {
     return h('section', { class: 'verdict is-lost', key: 'verdict', 'aria-live': 'polite' },
-      h('h1', {}, 'Lost the sidecar for ', since(view.lost.since)),
-      h('p', { key: 'why' }, `${view.lost.why}. Whether the host works, nobody here can tell now; below stands what was seen before. This page goes on asking every ${EVERY / 1000} s; see whether the sidecar’s process runs.`),
-      last(sentence(status)));
+      h('h1', {}, h('span', { 'aria-hidden': 'true' }, '? '), 'Lost the sidecar for ', moment(view.lost.since, 'lately'), ', since ', moment(view.lost.since, 'clock')),
+      last,
+      h('p', { key: 'why' }, `${view.lost.why}. Whether the host works, nobody here can tell now. This page asks again every ${EVERY / 1000} s: see whether the sidecar’s process runs. Below stands what it saw last.`));
   }
   if (view.stuck) {
     return h('section', { class: 'verdict is-lost', key: 'verdict', 'aria-live': 'polite' },
       h('h1', {}, 'The sidecar itself stands still'),
-      h('p', { key: 'why' }, 'It answers, but takes no new readings: no verdict holds. Restart it.'),
-      last(sentence(status)));
+      last,
+      h('p', { key: 'why' }, 'It answers, but takes no new readings: no verdict holds. Restart it.'));
   }
   return h('section', { class: `verdict is-${health.overall}`, key: 'verdict', 'aria-live': 'polite' },
     h('h1', {}, sentence(status)),
     h('p', { key: 'probe' }, `${probe} ${tally(health)}`),
+    missing.length > 0 && h('p', { key: 'missing' }, `Still to be seen: ${missing.join(', ')}.`),
     status.sidecar.config.error && h('p', { key: 'config' }, 'A newer configuration was refused: ', status.sidecar.config.error));
 }
 
@@ -263,7 +268,8 @@ function wrong(status) {
   const hints = grouped(checks.filter((check) => down(check) && check.severity === 'info'));
   const doubtful = grouped(checks.filter((check) => check.state === 'failing' || check.state === 'unknown'));
   return [
-    listing('wrong', 'What has failed', failed, (group) => fault(group, status)),
+    listing('wrong', 'What blocks readiness', failed.filter(([check]) => check.unready), (group) => fault(group, status)),
+    listing('wrong too', failed.some(([check]) => check.unready) ? 'What else has failed' : 'What has failed', failed.filter(([check]) => !check.unready), (group) => fault(group, status)),
     listing('doubtful', 'Not failed yet, or unknown', doubtful, (group) => remark(group, status)),
     listing('hints', 'Good to know', hints, (group) => remark(group, status)),
   ];
@@ -273,7 +279,7 @@ function wrong(status) {
 function grouped(checks) {
   const groups = new Map();
   for (const check of checks.sort(byWeight)) {
-    const key = `${check.check} ${check.state} ${check.severity}`;
+    const key = `${check.check} ${check.state} ${check.severity} ${check.unready}`;
     groups.set(key, [...(groups.get(key) ?? []), check]);
   }
   return [...groups.values()];
@@ -281,10 +287,11 @@ function grouped(checks) {
 
 function listing(name, head, groups, item) {
   if (!groups.length) return null;
-  const first = name === 'wrong' ? ROWS : FEW;
+  const isGrave = name.startsWith('wrong');
+  const first = isGrave ? ROWS : FEW;
   const shown = groups.slice(0, view.all.has(name) ? Infinity : first);
   return h('section', { key: name }, h('h2', {}, head, ' ', h('span', { class: 'soft' }, plural(groups.flat().length, 'check'))),
-    h('ul', { class: name === 'wrong' ? 'wrong' : 'wrong brief' }, shown.map(item)),
+    h('ul', { class: isGrave ? 'wrong' : 'wrong brief' }, shown.map(item)),
     more(name, groups.length, first));
 }
 
@@ -323,12 +330,12 @@ function remark(group, status) {
 
 const severity = (check) => {
   const grave = { critical: 's-failed', warning: 's-failing', info: 's-unknown' }[check.severity];
-  return h('span', { class: `tag ${grave}` }, check.unready ? 'critical: not ready by this' : check.severity);
+  return h('span', { class: `tag ${grave}` }, check.unready ? 'critical, blocks readiness' : check.severity);
 };
 
 /** By which rule it stands as it does, and what turns it. */
 function explanation(check, status) {
-  const seen = `Bad in ${check.bad} of ${plural(check.observed, 'look')}`;
+  const seen = `Bad in ${check.bad} of ${plural(check.observed, 'observation')}`;
   const error = status.collectors[check.collector]?.error;
   switch (check.state) {
     case 'failed':
@@ -344,12 +351,12 @@ function explanation(check, status) {
 
 function trip({ trips_at }) {
   if (trips_at === null) return 'Not yet long enough to count as failed.';
-  return Date.parse(trips_at) > now() ? ['It fails ', moment(trips_at), ' if this goes on.'] : 'It fails with the next bad look.';
+  return Date.parse(trips_at) > now() ? ['It fails ', moment(trips_at), ' if this goes on.'] : 'It fails if the next observation is bad.';
 }
 
 function recovery({ recovers_at, recovers_after_seconds }) {
   if (recovers_at) return ['Recovered ', moment(recovers_at), ' if it stays ok.'];
-  return recovers_after_seconds ? `It recovers after ${span(recovers_after_seconds)} of nothing but ok.` : 'It recovers with the next good answer.';
+  return recovers_after_seconds ? `It recovers after ${span(recovers_after_seconds)} without a bad one.` : 'It recovers with the next good answer.';
 }
 
 const CAUSES = {
@@ -358,7 +365,7 @@ const CAUSES = {
   excused: 'It cannot be told now, and that is nobody’s fault: the host is starting, or what it depends on is away.',
 };
 
-const where = (check, status) => check.collector in status && h('a', { href: `#${check.collector}` }, `See ${words(check.collector)}`);
+const where = (check, status) => check.collector in status && h('a', { href: `#${check.collector}` }, `See\u00a0${words(check.collector).replaceAll(' ', '\u00a0')}`);
 
 // ---- The last day ------------------------------------------------------------------------------------------------
 
@@ -384,8 +391,8 @@ function timeline(status) {
   if (!view.history) return null;
   const end = now();
   const watched = Math.max(end - DAY, firstKnown(status));
-  // An hour, so that what lasted for a minute does not look like all of it.
-  const begin = Math.min(watched, end - DAY / 24);
+  // At least so long that what lasted for seconds does not look like all of it.
+  const begin = Math.min(watched, end - DAY / 96);
   const latest = new Map(status.health.checks.map((check) => [`${check.check} ${check.subject}`, check]));
   const pasts = new Map(view.history.checks.map((past) => [`${past.check} ${past.subject}`, past]));
   const lines = [...new Set([...pasts.keys(), ...latest.keys()])]
@@ -410,15 +417,15 @@ function timeline(status) {
     more('day', lines.length, 2 * FEW));
 }
 
-const HEIGHTS = { ok: 4, starting: 4, unknown: 8, failing: 10, recovering: 10, failed: 18, away: 18 };
+const HEIGHTS = { ok: 3, starting: 3, unknown: 6, failing: 11, recovering: 11, failed: 18, away: 18 };
 
 const hour = (at) => new Date(at).toTimeString().slice(0, 5);
 
 function past({ key, name, subject, check, parts }, away, begin, end) {
   const failures = parts.filter(({ state }) => state === 'failed');
   const spent = failures.reduce((sum, { from, to }) => sum + to - from, 0) / 1000;
-  const sum = failures.length ? `failed ${failures.length === 1 ? 'once' : `${failures.length} times`}, ${span(spent)}` : 'never failed';
-  const label = subject ? `${words(name)} ${subject}` : words(name);
+  const sum = failures.length ? `failed ${failures.length === 1 ? 'once' : `${failures.length} times`}, ${span(spent)}` : 'no failure';
+  const label = check ? lead({ ...check, state: 'failed' }) : capital(subject ? `${words(name)} ${subject}` : words(name));
   const scale = (at) => Math.round(((at - begin) / (end - begin)) * 2880) / 2;
   const bar = ({ state, from, to }) =>
     h('rect', {
@@ -427,7 +434,7 @@ function past({ key, name, subject, check, parts }, away, begin, end) {
     }, h('title', {}, `${state === 'away' ? 'nobody watched' : SAYS[state]} ${clock(from)} to ${clock(to)} (${span((to - from) / 1000)})`));
   const rects = [...parts, ...away.filter(({ to }) => to > begin)].map(bar);
   return h('div', { class: 'line', key },
-    h('span', { class: 'name' }, check ? mark(check.state) : null, words(name), ' ', h('span', { class: 'soft' }, subject)),
+    h('span', { class: 'name' }, label),
     h('svg', { viewBox: '0 0 1440 18', preserveAspectRatio: 'none', role: 'img', 'aria-label': `${label}: ${sum} in this time` }, rects),
     h('span', { class: 'sum' }, sum));
 }
@@ -485,7 +492,7 @@ function more(name, length, first = ROWS) {
     all ? view.all.delete(name) : view.all.add(name);
     draw();
   };
-  return h('button', { class: 'more', type: 'button', key: `${name} more`, on: { click: turn } }, all ? `Show the first ${first}` : `Show all ${count(length)}`);
+  return h('button', { class: 'more', type: 'button', key: `${name} more`, on: { click: turn } }, all ? `Show the first ${first}` : `Show ${count(length - first)} more`);
 }
 
 const facts = (entries) =>
@@ -829,7 +836,7 @@ function checks(status) {
     { head: 'State', cell: (check) => SAYS[check.state] },
     { head: 'Since', num: true, cell: (check) => moment(check.since, 'for') },
     { head: 'Severity', cell: (check) => check.severity },
-    { head: 'Bad looks', num: true, cell: (check) => `${check.bad} of ${check.observed}` },
+    { head: 'Bad', num: true, cell: (check) => `${check.bad} of ${check.observed}` },
     { head: 'Rule', cell: (check) => check.rule },
   ];
   const all = status.health.checks;
@@ -849,7 +856,7 @@ function top({ sidecar }) {
   const live = view.lost ? 'no answer' : document.hidden ? 'paused' : 'live';
   return h('header', { class: 'top', key: 'top' },
     h('p', { class: 'host' }, profile, ' ', root && h('span', {}, root)),
-    h('p', { class: 'live' }, `${live}, read `, moment(view.changedAt + view.offset)));
+    h('p', { class: 'live' }, `${live}, read `, moment(view.changedAt + view.offset, 'lately'), ' ago'));
 }
 
 // ---- Drawing and asking ------------------------------------------------------------------------------------------
@@ -893,6 +900,7 @@ async function also(path) {
 
 async function look() {
   const answer = await ask('/status', view.tag ? { 'If-None-Match': view.tag } : {});
+  view.heardAt = Date.now();
   const date = Date.parse(answer.headers.get('Date') ?? '');
   // Whole seconds: a smaller difference is none.
   if (!Number.isNaN(date)) view.offset = Math.abs(date - Date.now()) > 2000 ? date - Date.now() : 0;
@@ -932,7 +940,8 @@ async function turn() {
   } catch (error) {
     view.failures += 1;
     if (view.failures >= LOST_AFTER || !view.status) {
-      view.lost ??= { since: now(), why: told(error) };
+      view.heardAt ??= Date.now();
+      view.lost ??= { since: Date.now() + view.offset, why: told(error) };
       view.lost.why = told(error);
       view.tag = null; // another process may count its documents anew
       changed = true;

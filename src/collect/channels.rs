@@ -16,7 +16,7 @@
 //! The interval `I` of the checks is that of the polls. After one that failed the loop asks again sooner (`RETRY`), which
 //! adds observations between: never a bad one more than the host said, and an unknown one weighs as any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use crate::collect::http::ask_all;
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
-use crate::sample::{Denied, Excused, Now, Points};
+use crate::sample::{Excused, Now, Points};
 use crate::source::Sources;
 use crate::source::http::{self, NotGood};
 use crate::source::sqlite::{Database, Followed, Reader};
@@ -197,14 +197,15 @@ impl Collector for Channels {
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let starting = self.sources.boot.is_under_way(now);
-        let said = self.ask(now).await.map_err(|error| if starting { while_starting(error) } else { error })?;
+        let (said, silent) =
+            self.ask(now).await.map_err(|error| if starting { while_starting(error) } else { error })?;
         let ledger = self.ledger.as_mut().map(|ledger| ledger.look(now));
         let seen = std::mem::take(&mut self.seen);
         self.seen = said.into_iter().map(|(name, state)| remember(&seen, name, state, now.wall)).collect();
         let channel = |(name, (state, since)): (&Arc<str>, &(State, Timestamp))| {
             let evidence = ledger.as_ref().map_or(Evidence::Unmeasured, |ledger| ledger.judge(name, state, now.wall));
             let State { connected, status, source } = state.clone();
-            let excused = starting && connected.is_none();
+            let excused = starting && connected.is_none() && silent.contains(&source);
             (name.clone(), Channel { connected, status, since: *since, source, evidence, excused })
         };
         Ok(Section { channels: self.seen.iter().map(channel).collect() })
@@ -227,9 +228,18 @@ impl Collector for Channels {
     }
 }
 
-/// What a host cannot say yet is no failure of what it would say.
+/// What a host cannot say yet is no failure of what it would say. One that does answer, and wrongly, is not excused.
 fn while_starting(error: anyhow::Error) -> anyhow::Error {
-    if error.is::<Denied>() { error } else { anyhow!(Excused(format!("{error:#} (the host is starting)"))) }
+    if is_silence(&error) { anyhow!(Excused(format!("{error:#} (the host is starting)"))) } else { error }
+}
+
+/// Nobody answers, or says that who should does not yet.
+fn is_silence(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match cause.downcast_ref() {
+        Some(http::Error::TooLarge | http::Error::Tls(_)) => false,
+        Some(_) => true,
+        None => matches!(cause.downcast_ref(), Some(NotGood(502..=504))),
+    })
 }
 
 /// With the moment at which it was first seen so, whoever says it.
@@ -278,19 +288,25 @@ struct HealthAnswer {
 }
 
 impl Channels {
+    /// What was said, and which sources said nothing.
+    ///
     /// # Errors
     /// Nobody told of any channel: why the first did not.
-    async fn ask(&mut self, now: Now) -> Result<BTreeMap<Arc<str>, State>> {
-        let mut said = self.ask_host(now).await?;
+    async fn ask(&mut self, now: Now) -> Result<(BTreeMap<Arc<str>, State>, BTreeSet<Arc<str>>)> {
+        let (mut said, mut silent) = (self.ask_host(now).await?, BTreeSet::new());
         let answers = ask_all(&self.listed, &self.sources, self.run, now).await;
         let heard = self.api.is_some() || answers.iter().any(Result::is_ok);
         for (endpoint, answer) in self.listed.iter().zip(answers) {
             match answer {
                 Err(error) if !heard => return Err(error),
-                answer => said.extend(State::of_endpoint(endpoint, answer.as_ref().ok())),
+                answer => {
+                    let is_silent = answer.as_ref().is_err_and(is_silence);
+                    silent.extend(is_silent.then(|| source_of(endpoint)));
+                    said.extend(State::of_endpoint(endpoint, answer.as_ref().ok()));
+                }
             }
         }
-        Ok(said)
+        Ok((said, silent))
     }
 }
 
@@ -396,7 +412,7 @@ impl State {
 
     /// The channels that are mapped to an endpoint, as it says, or unknown if it says nothing.
     fn of_endpoint(endpoint: &Endpoint, answer: Option<&Value>) -> Vec<(Arc<str>, State)> {
-        let source = format!("http {}", endpoint.name);
+        let source = source_of(endpoint);
         let state = |pointer: &Pointer| {
             let plain = State::plain(answer.and_then(|answer| endpoint.truth(pointer, answer)), &source);
             match answer.and_then(|answer| endpoint.word(pointer, answer)) {
@@ -422,6 +438,10 @@ impl State {
         };
         State { connected, status: status.into(), source: source.into() }
     }
+}
+
+fn source_of(endpoint: &Endpoint) -> Arc<str> {
+    format!("http {}", endpoint.name).into()
 }
 
 /// It is shown, so it must be a word and not a text.

@@ -29,7 +29,7 @@ use health::{CHEAP_AGE, Health, Says};
 use resources::{Cpu, Resources};
 use runtime::{RUNTIME, Runtime, RuntimeAnswer};
 use starts::Starts;
-use status::{Asked, Reply, Sight, Status, decide, decide_unasked};
+use status::{Asked, Fault, Reply, Sight, Status, decide, decide_unasked};
 
 /// No host knows it, so any answer costs it next to nothing.
 const LIVENESS: &str = "/agenthost-exporter-liveness";
@@ -428,16 +428,19 @@ impl Service {
     /// Any answer will do, but of a host that answers everything.
     async fn ask_alive(&self, base: &str) -> Asked {
         let Some(path) = self.says.alive() else {
-            return self.http.probe(&format!("{base}{LIVENESS}"), self.patience.liveness).await;
+            return Ok(self.http.probe(&format!("{base}{LIVENESS}"), self.patience.liveness).await?);
         };
         let limits = Limits::within(self.patience.liveness);
         let answer = self.http.get(&format!("{base}{path}"), &[("Accept", "application/json")], limits).await?;
         match answer.json::<serde_json::Value>() {
             Ok(said) if said.get("ok") == Some(&false.into()) => {
-                Err(http::Error::Broken(format!("answered with status {} that it is not ok", answer.status)))
+                let error = format!("answered with status {} that it is not ok", answer.status);
+                Err(http::Error::Broken(error).into())
             }
             Ok(_) => Ok(http::Head { status: answer.status, is_json: true, took: answer.took }),
-            Err(error) => Err(http::Error::Broken(error.to_string())),
+            // A proxy's word that nobody behind it answers yet.
+            Err(error) if answer.status >= 500 => Err(http::Error::Broken(error.to_string()).into()),
+            Err(error) => Err(Fault::Wrong(error.to_string())),
         }
     }
 
@@ -446,7 +449,7 @@ impl Service {
         match reply {
             Reply::Answered => address.answered(base),
             Reply::Refused => address.refused(),
-            Reply::Silent | Reply::NotAsked => {}
+            Reply::Silent | Reply::Wrong | Reply::NotAsked => {}
         }
     }
 

@@ -272,7 +272,8 @@ fn of_one_channel_or_of_none_known_yet_health_tells_all() {
 fn a_host_that_is_starting_is_given_its_time() {
     let (api, starting) = (Api::new(), Sources::default());
     for profile in [Profile::Pynchy, Profile::Netclaw] {
-        let host = Host { profile, ..host(&api) };
+        let url = Some("http://127.0.0.1:1".into());
+        let host = Host { profile, url, ..host(&api) };
         let mut channels = Channels::new(Config {}, &host, &starting).unwrap().unwrap();
         starting.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));
         for (minute, cause) in [(0, Cause::Excused), (1, Cause::Excused), (2, Cause::Unanswered)] {
@@ -299,7 +300,41 @@ fn a_host_that_is_starting_is_given_its_time() {
     };
     starting.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));
     assert_eq!(excused(&mut channels, "20:01:00"), [false, true]);
+    hung.say("/s", Say::Status(500));
+    assert_eq!(excused(&mut channels, "20:01:20"), [false, false], "it answers, and wrongly");
+    hung.say("/s", Say::Status(503));
     assert_eq!(excused(&mut channels, "20:02:00"), [false, false]);
+}
+
+#[test]
+fn a_host_that_is_starting_and_answers_wrongly_is_not_excused() {
+    for (say, cause) in [
+        (Say::Status(502), Cause::Excused),
+        (Say::Status(503), Cause::Excused),
+        (Say::Status(504), Cause::Excused),
+        (Say::Hang, Cause::Excused),
+        (Say::Status(401), Cause::Denied),
+        (Say::Status(404), Cause::Unanswered),
+        (Say::Status(500), Cause::Unanswered),
+        (Say::Html("<p>".into()), Cause::Unanswered),
+        (Say::Json("{\"connectors\": 7}".into()), Cause::Unanswered),
+        (Say::Json("{".into()), Cause::Unanswered),
+        (Say::Redirect("http://127.0.0.2:1/secret"), Cause::Unanswered),
+        (Say::Flood(50), Cause::Unanswered),
+    ] {
+        for profile in [Profile::Pynchy, Profile::Netclaw] {
+            let (api, starting) = (Api::new(), Sources::default());
+            for path in ["/status", "/health", "/api/health/status"] {
+                api.say(path, say.clone());
+            }
+            let mut channels = Channels::new(Config {}, &Host { profile, ..host(&api) }, &starting).unwrap().unwrap();
+            channels.within(Duration::from_secs(2));
+            starting.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));
+            let (told, text) = looked(&mut channels, 1).unwrap_err();
+            assert_eq!(told, cause, "{say:?}: {text}");
+            assert_eq!(text.ends_with("(the host is starting)"), cause == Cause::Excused, "{text}");
+        }
+    }
 }
 
 #[test]

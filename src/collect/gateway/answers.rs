@@ -2,8 +2,9 @@
 
 use super::asker::Asker;
 use super::litellm::{Database, Names};
-use super::probe::{Auth, Seen};
+use super::probe::{Auth, Seen, State};
 use super::provider::{self, Traffic};
+use super::questions::Questions;
 use super::{Load, Word, can_serve, takes_connections};
 use crate::fact::Span;
 use crate::host::gateway::Kind;
@@ -54,9 +55,16 @@ impl Asker {
         listed.or_else(|| asked.into_iter().find_map(|question| question.standing(now)?.said.value))
     }
 
-    /// Whether the host is, and this gateway with it.
+    /// Whether the host is, and this gateway with it: of one that answers, and wrongly, that is no excuse.
     pub fn is_starting(&self, now: Now) -> bool {
-        self.watched.own.is_some() && self.boot.is_under_way(now)
+        self.watched.own.is_some() && self.boot.is_under_way(now) && !self.answers_wrongly()
+    }
+
+    fn answers_wrongly(&self) -> bool {
+        let Questions { live, readiness, .. } = &self.questions;
+        let seen = [live.latest().map(|told| &told.said.seen), readiness.latest().map(|told| &told.said.seen)];
+        let is_wrong = |state| matches!(state, State::Stranger | State::Misconfigured | State::OutOfCredit);
+        seen.into_iter().flatten().any(|seen| is_wrong(seen.state))
     }
 
     pub fn names(&self) -> Option<&Names> {

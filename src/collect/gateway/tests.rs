@@ -784,6 +784,31 @@ fn a_host_that_is_starting_starts_its_gateway_too_and_nobody_elses() {
 }
 
 #[test]
+fn a_gateway_that_answers_wrongly_is_not_excused_by_a_start_of_its_host() {
+    let well = || fake::json(200, "\"I'm alive!\"");
+    let ready = |body: &str| fake::json(503, body);
+    for (live, readiness, excused) in [
+        (Manner::Closes, Manner::Closes, [true, true]),
+        (fake::json(503, "{}"), fake::json(503, "{}"), [false, true]),
+        (well(), ready(r#"{"status": "healthy", "db": "disconnected"}"#), [false, true]),
+        (html(), html(), [false, false]),
+        (fake::json(404, "{}"), fake::json(404, "{}"), [false, false]),
+        (well(), html(), [false, false]),
+        (well(), fake::json(402, "{}"), [false, false]),
+    ] {
+        let (fake, sources, told) = (Fake::new(), Sources::default(), format!("{live:?} {readiness:?}"));
+        fake.on("/health/liveliness", live).on("/health/readiness", readiness);
+        let (kind, url) = (Some(Kind::Litellm), Some(fake.url.clone()));
+        let own = Own { kind, url, configured: true, ..Own::default() };
+        let host = Host { gateway: Some(own), ..fixture::host(None) };
+        let mut gateway = Gateway::new(Config::default(), &host, &sources).unwrap().unwrap();
+        sources.boot.tell(fixture::now(), Some(Duration::from_secs(100)));
+        let section = runtime().block_on(gateway.collect(fixture::now())).unwrap();
+        assert_eq!([&UP, &READY].map(|fact| is_excused(&section, fact, "")), excused, "{told}");
+    }
+}
+
+#[test]
 fn of_a_gateway_that_starts_with_its_host_containers_and_models_are_excused_too() {
     let mut section = Lab::litellm("key_file = \"$DIR/key\"\nactive_health = \"background\"\n").at(0);
     let container = |state: &'static str| Container {

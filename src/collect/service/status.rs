@@ -1,5 +1,6 @@
 //! What the service does, by what is seen of its process and of its answer.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -74,7 +75,34 @@ impl Sight {
     }
 }
 
-pub type Asked = Result<http::Head, http::Error>;
+pub type Asked = Result<http::Head, Fault>;
+
+/// Why nobody answered, or not the host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    Unanswered(http::Error),
+    /// What was answered is not what this kind of host answers.
+    Wrong(String),
+}
+
+impl From<http::Error> for Fault {
+    fn from(error: http::Error) -> Fault {
+        match error {
+            // A body is read only where it must show that it is the host's: one that does not end shows another.
+            http::Error::TooLarge => Fault::Wrong(error.to_string()),
+            error => Fault::Unanswered(error),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Unanswered(error) => error.fmt(f),
+            Fault::Wrong(why) => f.write_str(why),
+        }
+    }
+}
 
 /// What came of asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +112,8 @@ pub enum Reply {
     Refused,
     /// Somebody listens and gives no HTTP answer in time.
     Silent,
+    /// Somebody answers who is not it: that it is young does not excuse that.
+    Wrong,
     /// We could not ask: the name or the route is missing.
     NotAsked,
 }
@@ -91,16 +121,21 @@ pub enum Reply {
 impl Reply {
     /// A full backlog of a hung host also makes connecting time out, so that counts as silence.
     pub fn of(asked: &Asked) -> Reply {
-        match asked {
+        let error = match asked {
             // A proxy's word that nobody behind it answers; 503 may be the host's own, and then it is JSON.
-            Ok(http::Head { status: 502 | 504, .. } | http::Head { status: 503, is_json: false, .. }) => Reply::Silent,
-            Ok(_) => Reply::Answered,
-            Err(http::Error::Refused) => Reply::Refused,
-            // A body is read only where it must show that it is the host's: one that does not end shows nothing.
-            Err(
-                http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_) | http::Error::TooLarge,
-            ) => Reply::Silent,
-            Err(http::Error::Unreachable(_) | http::Error::Unresolved(_)) => Reply::NotAsked,
+            Ok(http::Head { status: 502 | 504, .. } | http::Head { status: 503, is_json: false, .. }) => {
+                return Reply::Silent;
+            }
+            Ok(_) => return Reply::Answered,
+            Err(Fault::Wrong(_)) => return Reply::Wrong,
+            Err(Fault::Unanswered(error)) => error,
+        };
+        match error {
+            http::Error::Refused => Reply::Refused,
+            http::Error::TimedOut { .. } | http::Error::Broken(_) | http::Error::Tls(_) | http::Error::TooLarge => {
+                Reply::Silent
+            }
+            http::Error::Unreachable(_) | http::Error::Unresolved(_) => Reply::NotAsked,
         }
     }
 }
@@ -122,7 +157,7 @@ pub fn decide(sight: Sight, reply: Reply, life: Option<Life>, is_booting: bool) 
     match (reply, life) {
         (Reply::Answered, _) => Status::Ok,
         (_, Some(life)) => decide_alive(reply, life, is_booting),
-        (Reply::Silent, None) => Status::Stalled,
+        (Reply::Silent | Reply::Wrong, None) => Status::Stalled,
         (Reply::Refused, None) => Status::Down,
         // That we see no process proves something only where we see all of them.
         (Reply::NotAsked, None) if sight == Sight::Absent => Status::Down,
@@ -141,7 +176,7 @@ pub fn decide_unasked(sight: Sight) -> Status {
 
 pub fn decide_alive(reply: Reply, life: Life, is_booting: bool) -> Status {
     match life.answered_ago {
-        None if is_booting => Status::Starting,
+        None if is_booting && reply != Reply::Wrong => Status::Starting,
         Some(ago) if reply == Reply::Refused && ago <= SHUTDOWN => Status::ShuttingDown,
         _ => Status::Stalled,
     }

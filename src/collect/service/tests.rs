@@ -32,17 +32,17 @@ fn every_combination_has_its_status() {
     let (young, old) = (alive(299, None), alive(300, None));
     let (stopping, stopped) = (alive(20, Some(30)), alive(20, Some(31)));
     let (old_stopping, old_stopped) = (alive(9000, Some(15)), alive(9000, Some(45)));
-    let by_reply = [Refused, Silent, NotAsked];
+    let by_reply = [Refused, Silent, NotAsked, Wrong];
     let lives = [
-        (Found, young, ["starting", "starting", "starting"]),
-        (Found, old, ["stalled", "stalled", "stalled"]),
-        (Found, stopping, ["shutting_down", "stalled", "stalled"]),
-        (Found, stopped, ["stalled", "stalled", "stalled"]),
-        (Found, old_stopping, ["shutting_down", "stalled", "stalled"]),
-        (Found, old_stopped, ["stalled", "stalled", "stalled"]),
-        (Absent, None, ["down", "stalled", "down"]),
-        (Unseen, None, ["down", "stalled", "unknown"]),
-        (Denied, None, ["down", "stalled", "unknown"]),
+        (Found, young, ["starting", "starting", "starting", "stalled"]),
+        (Found, old, ["stalled", "stalled", "stalled", "stalled"]),
+        (Found, stopping, ["shutting_down", "stalled", "stalled", "stalled"]),
+        (Found, stopped, ["stalled", "stalled", "stalled", "stalled"]),
+        (Found, old_stopping, ["shutting_down", "stalled", "stalled", "stalled"]),
+        (Found, old_stopped, ["stalled", "stalled", "stalled", "stalled"]),
+        (Absent, None, ["down", "stalled", "down", "stalled"]),
+        (Unseen, None, ["down", "stalled", "unknown", "stalled"]),
+        (Denied, None, ["down", "stalled", "unknown", "stalled"]),
     ];
     for (sight, life, expected) in lives {
         assert_eq!(decide(sight, Answered, life, true), Status::Ok);
@@ -60,7 +60,7 @@ fn replies_are_told_apart() {
         (Ok(http::Head { status: 503, is_json: true, took: Duration::ZERO }), Reply::Answered),
         (Ok(http::Head { status: 503, is_json: false, took: Duration::ZERO }), Reply::Silent),
         (Ok(http::Head { status: 504, is_json: true, took: Duration::ZERO }), Reply::Silent),
-        (Err(http::Error::TooLarge), Reply::Silent),
+        (Err(http::Error::TooLarge), Reply::Wrong),
         (Err(http::Error::Refused), Reply::Refused),
         (Err(http::Error::TimedOut { connected: true }), Reply::Silent),
         (Err(http::Error::TimedOut { connected: false }), Reply::Silent),
@@ -69,6 +69,7 @@ fn replies_are_told_apart() {
         (Err(http::Error::Unreachable(String::new())), Reply::NotAsked),
         (Err(http::Error::Unresolved(String::new())), Reply::NotAsked),
     ] {
+        let asked = asked.map_err(Fault::from);
         assert_eq!(Reply::of(&asked), reply, "{asked:?}");
     }
 }
@@ -402,7 +403,7 @@ fn one_that_crashes_and_starts_for_ever_is_said_not_to_respond_when_its_grace_is
     for grace in [300, 7200] {
         let mut service = collector(&Root::new(), &refusing());
         service.boot_grace = seconds(grace);
-        let refused = Err(http::Error::Refused);
+        let refused = Err(http::Error::Refused.into());
         for second in (1000..12_000).step_by(50) {
             let (chain, at) = (chain(second), moment(second.into()));
             service.starts.follow(&chain, at.mono);
@@ -647,6 +648,32 @@ fn of_an_openclaw_only_json_is_an_answer_and_it_says_whether_it_is_ready() {
     Service::points(&section, &mut points);
     let ready = points.0.iter().find(|point| point.fact.is(&READY)).map(|point| point.value);
     assert_eq!(ready, Some(None), "listed, and not known");
+}
+
+#[test]
+fn of_a_young_openclaw_only_silence_is_excused() {
+    let (root, api) = (Root::new(), HostStub::new());
+    let host = root.host();
+    let mut service = other(Profile::Openclaw, &api, &host, &root);
+    let begin = Now::read();
+    let json = "application/json";
+    for (second, say, status, error) in [
+        (0, Say::Answer(503, "text/html", "<p>".into()), "starting", "503 and HTML"),
+        (1, Say::Answer(502, json, "".into()), "starting", "502 and invalid JSON"),
+        (2, Say::Answer(503, json, r#"{"ok":false}"#.into()), "starting", "it is not ok"),
+        (3, Say::Hang, "starting", "timed out"),
+        (4, Say::Html("<html>".into()), "stalled", "200 and HTML"),
+        (5, Say::Status(401), "stalled", "401 and something that is not called JSON"),
+        (6, Say::Json("{".into()), "stalled", "200 and invalid JSON"),
+        (7, Say::Flood(50), "stalled", "too large"),
+    ] {
+        api.say("/healthz", say.clone());
+        let at = begin.plus(seconds(second));
+        let section = collect_live(&mut service, at);
+        assert_eq!((section.status.name(), service.boot.is_under_way(at)), (status, status == "starting"), "{say:?}");
+        let text = section.api.unwrap().error.unwrap();
+        assert!(text.contains(error), "{say:?}: {text}");
+    }
 }
 
 #[test]

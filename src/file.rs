@@ -36,7 +36,13 @@ struct Looks<T> {
 impl Watched {
     pub fn new(file: Option<&Path>) -> Watched {
         let own = file.unwrap_or(Path::new(DEFAULT_FILE)).to_owned();
-        Watched { known: stamps(std::slice::from_ref(&own)), paths: vec![own.clone()], own, looks: Looks { under_way: None }, every: LOOK_EVERY }
+        Watched {
+            known: stamps(std::slice::from_ref(&own)),
+            paths: vec![own.clone()],
+            own,
+            looks: Looks { under_way: None },
+            every: LOOK_EVERY,
+        }
     }
 
     /// Beside the own file watches these too, as they are now.
@@ -115,7 +121,8 @@ mod tests {
     fn while_a_look_hangs_there_is_no_other() {
         let (release, hanging) = mpsc::channel::<()>();
         let mut looks = Looks { under_way: None };
-        runtime().block_on(async move { // with what lets the look go, or a failure would hang
+        runtime().block_on(async move {
+            // with what lets the look go, or a failure would hang
             let hang = move || hanging.recv().map_or(1, |()| 1); // until the test lets go
             assert_eq!(looks.take(Duration::from_millis(10), hang).await, None);
             for _ in 0..3 {

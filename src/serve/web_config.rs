@@ -280,7 +280,10 @@ rate_limit: {interval: 100ms, burst: 3}
         assert_eq!(rate("1e9").unwrap(), Some(Duration::from_secs(1)));
         assert_eq!(rate("1").unwrap(), Some(Duration::from_nanos(1)));
         assert_eq!(rate("1h30m").unwrap(), Some(Duration::from_secs(5400)));
-        assert!(rate("'100'").unwrap_err().to_string().contains("`100` is not a duration"), "text needs a unit there too");
+        assert!(
+            rate("'100'").unwrap_err().to_string().contains("`100` is not a duration"),
+            "text needs a unit there too"
+        );
     }
 
     #[test]

@@ -240,7 +240,10 @@ fn a_web_configuration_that_cannot_be_meant_keeps_it_from_starting() {
         (tls(", key: x"), "`key` and `key_file` are both there"),
         ("tls_server_config: {cert_file: server.pem}\n".to_owned(), "`key_file` is missing"),
         ("tls_server_config: {cert_file: old.pem, key_file: other.key}\n".to_owned(), "not that of the certificate"),
-        (tls(", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: ['*.']"), "`*.` is no name"),
+        (
+            tls(", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: ['*.']"),
+            "`*.` is no name",
+        ),
         ("tls_server_config: {cert_file: none.pem, key_file: server.key}\n".to_owned(), "none.pem"),
         ("tls_server_config: {cert_file: garbage.pem, key_file: server.key}\n".to_owned(), "no certificate in it"),
         ("tls_server_config: {cert_file: server.pem, key_file: garbage.pem}\n".to_owned(), "no private key in it"),

@@ -154,7 +154,8 @@ fn one_profile_at_a_time_as_a_picture_too_and_nothing_where_it_is_off() {
     assert!(code(&index) == 200 && said.contains("/debug/pprof/heap") && said.contains("MB of memory"), "{said}");
     let (head, body) = ask(sidecar.address, "HEAD /debug/pprof/");
     assert!(head.contains(&format!("content-length: {}", said.len())) && body.is_empty(), "{head}");
-    for (path, allow) in [("/debug/pprof/", "GET, HEAD"), ("/debug/pprof/profile", "GET"), ("/debug/pprof/heap", "GET")] {
+    for (path, allow) in [("/debug/pprof/", "GET, HEAD"), ("/debug/pprof/profile", "GET"), ("/debug/pprof/heap", "GET")]
+    {
         let (head, _) = ask(sidecar.address, &format!("DELETE {path}"));
         assert!(head.contains(" 405 ") && head.contains(&format!("\r\nallow: {allow}\r\n")), "{head}");
     }

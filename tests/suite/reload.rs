@@ -93,9 +93,16 @@ fn a_counter_does_not_fall_when_its_collector_is_configured_anew() {
     let received = "agenthost_messages_received_total{group=\"family\"}";
     let counted = metric(&sidecar, received).unwrap();
     let host = rusqlite::Connection::open(root.database()).unwrap();
-    assert!(host.execute("DELETE FROM messages WHERE rowid NOT IN (SELECT max(rowid) FROM messages GROUP BY chat_jid)", []).unwrap() > 0);
+    assert!(
+        host.execute("DELETE FROM messages WHERE rowid NOT IN (SELECT max(rowid) FROM messages GROUP BY chat_jid)", [])
+            .unwrap()
+            > 0
+    );
     for (round, interval) in ["2s", "3s"].into_iter().enumerate() {
-        let fast = FAST.replace("[collect.messages]\ninterval = \"1s\"", &format!("[collect.messages]\ninterval = \"{interval}\""));
+        let fast = FAST.replace(
+            "[collect.messages]\ninterval = \"1s\"",
+            &format!("[collect.messages]\ninterval = \"{interval}\""),
+        );
         std::fs::write(root.path().join("exporter.toml"), format!("{fast}{DOWN}")).unwrap();
         let first = loaded(&sidecar.status());
         hang_up(&sidecar);

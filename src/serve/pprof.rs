@@ -28,7 +28,7 @@ Profiles of agenthost-exporter itself, for `go tool pprof`.
 /debug/pprof/heap                            live memory, in builds with the feature heap-profile
 
 One CPU profile at a time; the next is told 409. While one is taken it costs about 2 % of what it measures. The first one takes
-about 170 MB of memory that stay until a restart.
+about 170 MB of memory, of which about 70 MB stay until a restart.
 ";
 
 /// What of a profile is wanted.

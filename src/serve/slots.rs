@@ -1,7 +1,8 @@
 //! Room for connections: a bounded number, and whoever comes gets in, so that nobody can keep a probe waiting. When there
 //! is no room left, one leaves that has shown least: first who never asked, then who was never let in, then who was and is
-//! silent; among equals the one that has been silent for longest. One address has a quarter of the room at most: past that
-//! it is one of its own that leaves, so that nobody can crowd out the others.
+//! silent; among equals the one that has been silent for longest. One address has a quarter of the room at most, so that
+//! nobody can crowd out the others: past that the one of its own leaves that has been silent for longest, known or not, for
+//! they are most likely one party's, and whoever comes through a proxy must get to ask.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -48,10 +49,13 @@ impl Slots {
         let seat = Arc::new(Seat::new(of, number));
         let mut open = self.open();
         if open.values().filter(|seat| seat.of == of).count() >= self.each {
-            make_room(&mut open, |seat| seat.of == of);
+            let own = open.iter().filter(|(_, seat)| seat.of == of).min_by_key(|(_, seat)| seat.lately());
+            let own = own.map(|(&number, _)| number);
+            leave(&mut open, own);
         }
         if open.len() >= self.most {
-            make_room(&mut open, |_| true);
+            let least = open.iter().min_by_key(|(_, seat)| seat.rank()).map(|(&number, _)| number);
+            leave(&mut open, least);
         }
         open.insert(number, seat.clone());
         Slot { slots: self.clone(), number, seat }
@@ -66,10 +70,8 @@ impl Slots {
     }
 }
 
-/// The least of these leaves.
-fn make_room(open: &mut BTreeMap<u64, Arc<Seat>>, may_leave: impl Fn(&Seat) -> bool) {
-    let least = open.iter().filter(|(_, seat)| may_leave(seat)).min_by_key(|(_, seat)| seat.rank());
-    if let Some(seat) = least.map(|(&number, _)| number).and_then(|number| open.remove(&number)) {
+fn leave(open: &mut BTreeMap<u64, Arc<Seat>>, number: Option<u64>) {
+    if let Some(seat) = number.and_then(|number| open.remove(&number)) {
         seat.leave.notify_one();
     }
 }
@@ -88,11 +90,16 @@ impl Seat {
         Seat { of, used: AtomicU64::new(number), asked, known, busy, leave }
     }
 
-    /// The least leaves.
+    /// Of all, the least leaves.
     fn rank(&self) -> (bool, bool, bool, u64) {
-        let known = self.known.load(Ordering::Relaxed);
-        let busy = known && self.busy.load(Ordering::Relaxed) > 0;
-        (busy, known, self.asked.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
+        let (busy, used) = self.lately();
+        (busy, self.known.load(Ordering::Relaxed), self.asked.load(Ordering::Relaxed), used)
+    }
+
+    /// Of one address, the least leaves.
+    fn lately(&self) -> (bool, u64) {
+        let busy = self.known.load(Ordering::Relaxed) && self.busy.load(Ordering::Relaxed) > 0;
+        (busy, self.used.load(Ordering::Relaxed))
     }
 }
 
@@ -215,5 +222,18 @@ mod tests {
         assert!(must_leave(&third) && !must_leave(&first) && !must_leave(&other));
         assert_eq!(slots.open().len(), 5);
         drop(under_way);
+    }
+
+    /// Or those that came through a proxy after some that are kept would drive out each other before they have asked.
+    #[test]
+    fn of_one_address_the_longest_silence_goes_first_known_or_not() {
+        let slots = Slots::new(16);
+        let [first, second, third, fourth] = [(); 4].map(|()| slots.take(address(1)));
+        for kept in [&first, &second, &third, &fourth] {
+            kept.ask().is_known();
+        }
+        let newer = [(); 3].map(|()| slots.take(address(1)));
+        assert!([&first, &second, &third].into_iter().all(must_leave) && !must_leave(&fourth));
+        assert!(!newer.iter().any(must_leave));
     }
 }

@@ -213,7 +213,10 @@ fn without_a_heart_no_verdict_is_shown() {
 }
 
 fn answer(stage: &Stage, method: Method, path: &str) -> (StatusCode, String) {
-    let show = Show::new(&stage.current(), None, false).unwrap();
+    answer_of(&Show::new(&stage.current(), None, false).unwrap(), stage, method, path)
+}
+
+fn answer_of(show: &Show, stage: &Stage, method: Method, path: &str) -> (StatusCode, String) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     runtime.block_on(async {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
@@ -223,6 +226,17 @@ fn answer(stage: &Stage, method: Method, path: &str) -> (StatusCode, String) {
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, length.unwrap_or_else(|| String::from_utf8(body.into()).unwrap()))
     })
+}
+
+#[test]
+fn one_that_stops_is_not_ready_and_lives() {
+    let stage = host("");
+    let show = Show::new(&stage.current(), None, false).unwrap();
+    let code = |path: &str| answer_of(&show, &stage, Method::GET, path).0.as_u16();
+    assert_eq!(["/readyz", "/-/ready", "/livez", "/-/healthy"].map(code), [200; 4]);
+    show.stop();
+    let paths = ["/readyz", "/readyz?verbose", "/readyz/service_up", "/-/ready", "/livez", "/-/healthy", "/metrics"];
+    assert_eq!(paths.map(code), [503, 503, 503, 503, 200, 200, 200]);
 }
 
 #[test]

@@ -263,6 +263,8 @@ fn a_check_goes_bad_and_comes_back_while_it_is_open() {
     browser.ask("document.querySelector('main').marked = true");
     say(&stage.api, false);
     let verdict = browser.until_verdict("Not ready");
+    let said = browser.ask("return document.querySelector('[role=status]').textContent");
+    assert_eq!(said, format!("Not ready: {HOSTILE} disconnected"), "nothing that changes by the second is read out");
     assert!(verdict.contains(&format!("{HOSTILE} disconnected for ")), "{verdict}");
     assert!(browser.text(".wrong").contains("has lost the channel"), "{}", browser.text(".wrong"));
     assert!(browser.text(".wrong").contains("blocks readiness"), "{}", browser.text(".wrong"));
@@ -293,7 +295,7 @@ fn a_sidecar_that_is_gone_is_told_and_one_that_is_back_is_seen() {
     let verdict = browser.text(".verdict");
     assert!(verdict.contains("It cannot be reached") && verdict.contains("Last known, at "), "{verdict}");
     assert!(before.contains("Ready"), "{before}");
-    assert!(browser.ask("return document.title").as_str().unwrap().starts_with("? Lost"));
+    assert!(browser.ask("return document.title").as_str().unwrap().starts_with("? Lost the sidecar – "));
     assert!(
         browser.ask("return document.querySelectorAll('.card').length").as_i64().unwrap() > 5,
         "what was seen stays"

@@ -242,18 +242,18 @@ function verdict(status) {
   const missing = Object.entries(status.collectors).filter(([, { up }]) => up === null).map(([name]) => words(name));
   const last = h('p', { key: 'then', class: 'then' }, 'Last known, at ', moment(view.heardAt + view.offset, 'clock'), ': ', sentence(status));
   if (view.lost) {
-    return h('section', { class: 'verdict is-lost', key: 'verdict', 'aria-live': 'polite' },
+    return h('section', { class: 'verdict is-lost', key: 'verdict' },
       h('h1', {}, h('span', { 'aria-hidden': 'true' }, '? '), 'Lost the sidecar for ', moment(view.lost.since, 'lately'), ', since ', moment(view.lost.since, 'clock')),
       last,
       h('p', { key: 'why' }, `${view.lost.why}. Whether the host works, nobody here can tell now. This page asks again every ${EVERY / 1000} s: see whether the sidecar’s process runs. Below stands what it saw last.`));
   }
   if (view.stuck) {
-    return h('section', { class: 'verdict is-lost', key: 'verdict', 'aria-live': 'polite' },
+    return h('section', { class: 'verdict is-lost', key: 'verdict' },
       h('h1', {}, 'The sidecar itself stands still'),
       last,
       h('p', { key: 'why' }, 'It answers, but takes no new readings: no verdict holds. Restart it.'));
   }
-  return h('section', { class: `verdict is-${health.overall}`, key: 'verdict', 'aria-live': 'polite' },
+  return h('section', { class: `verdict is-${health.overall}`, key: 'verdict' },
     h('h1', {}, sentence(status)),
     h('p', { key: 'probe' }, `${probe} ${tally(health)}`),
     missing.length > 0 && h('p', { key: 'missing' }, `Still to be seen: ${missing.join(', ')}.`),
@@ -851,6 +851,15 @@ function bottom({ sidecar }) {
     link('/metrics'), link('/status'), link('/readyz?verbose'), document.body.dataset.profiler && link(document.body.dataset.profiler)));
 }
 
+/** The verdict without what changes by the second, for who listens to the page. */
+function said({ health }) {
+  if (view.lost) return 'Lost the sidecar';
+  if (view.stuck) return 'The sidecar itself stands still';
+  const [, word] = FACES[health.overall] ?? ['', health.overall];
+  const [first] = reasons(health);
+  return first ? `${word}: ${headline(first)}` : word;
+}
+
 function top({ sidecar }) {
   const { profile, root } = sidecar.host;
   const live = view.lost ? 'no answer' : document.hidden ? 'paused' : 'live';
@@ -872,10 +881,11 @@ function draw() {
     if (view.lost) fit(page, [h('main', {}, h('section', { class: 'verdict is-lost', key: 'verdict' }, h('h1', {}, 'The sidecar does not answer'), h('p', {}, view.lost.why)))]);
     return;
   }
-  document.title = `${view.lost ? '? Lost' : (FACES[status.health.overall] ?? ['?', '']).join(' ')}${reasons(status.health)[0] && !view.lost ? `: ${reasons(status.health)[0].headline}` : ''} – ${status.sidecar.host.profile}`;
+  const [face] = view.lost || view.stuck ? ['?'] : (FACES[status.health.overall] ?? ['?']);
+  document.title = `${face} ${said(status)} – ${status.sidecar.host.profile}`;
   const main = h('main', { key: 'main' }, verdict(status),
     h('div', { key: 'rest', class: view.lost || view.stuck ? 'stale' : null }, wrong(status), timeline(status), parts(status), unseen(status), checks(status)));
-  fit(page, [top(status), main, bottom(status)]);
+  fit(page, [h('p', { class: 'hidden', role: 'status', key: 'said' }, said(status)), top(status), main, bottom(status)]);
   performance.clearMeasures('draw'); // one is enough for who wants to know how long it takes
   performance.measure('draw', { start: begun });
   if (!performance.getEntriesByName('first data').length) performance.mark('first data');
@@ -909,6 +919,8 @@ async function look() {
   if (!answer.ok) throw new Error(`It answers ${answer.status}`);
   const status = await answer.json();
   const before = view.status;
+  // Another version has another page.
+  if (before && before.sidecar.version !== status.sidecar.version) location.reload();
   Object.assign(view, { status, tag: answer.headers.get('ETag'), changedAt: Date.now() });
   await beside(before, status);
   return true;
@@ -955,9 +967,18 @@ function told(error) {
   return error instanceof TypeError ? 'It cannot be reached' : error.message;
 }
 
+/** A page that cannot draw says so, and goes on trying. */
+function broken(error) {
+  console.error(error);
+  const link = (href) => h('li', { key: href }, h('a', { href }, href));
+  fit(page, [h('main', { key: 'broken' }, h('section', { class: 'verdict is-lost' },
+    h('h1', {}, 'This page cannot draw what it has read'), h('p', {}, `A defect of it: ${error}. The same without it:`),
+    h('ul', {}, ['/readyz?verbose', '/status', '/metrics'].map(link))))]);
+}
+
 async function run() {
   for (;;) {
-    if (!document.hidden) await turn();
+    if (!document.hidden) await turn().catch(broken);
     await new Promise((wake) => {
       const timer = setTimeout(wake, document.hidden ? 3600000 : EVERY);
       document.addEventListener('visibilitychange', () => { clearTimeout(timer); wake(); }, { once: true });

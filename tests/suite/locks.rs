@@ -726,7 +726,9 @@ fn renewals_and_reloads_under_load_fail_no_scrape() {
                 }
             });
         }
-        for round in 0..6 {
+        // As many as it takes for some load to meet them.
+        let is_enough = |round: usize| round >= 6 && round % 2 == 0 && asked.load(Ordering::Relaxed) > 30;
+        for round in (0..).take_while(|&round| !is_enough(round)) {
             swap(["two", "one"][round % 2]);
             place.write("web.yml", &web(if round % 2 == 0 { "" } else { &goes }));
             let table = ["\n[collect.usage]\ninterval = \"2s\"\n", ""][round % 2];
@@ -738,7 +740,7 @@ fn renewals_and_reloads_under_load_fail_no_scrape() {
         over.store(true, Ordering::Relaxed);
     });
     let (asked, failed) = (asked.into_inner(), failed.into_inner());
-    assert!(asked > 20 && failed == 0, "{failed} of {asked} failed: {:?}", failures.lock().unwrap());
+    assert!(failed == 0, "{failed} of {asked} failed: {:?}", failures.lock().unwrap());
     assert_eq!(status("stays:x")["messages"]["pending_deliveries"], 2);
     // The next look may be a second away.
     until("one observation more", || observed().0 > before.0);

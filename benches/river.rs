@@ -79,7 +79,7 @@ fn points(facts: &[&'static Fact], series: usize) -> Points {
     for number in 0..series {
         let fact = facts[number % facts.len()];
         let labels = fact.labels.iter().map(|_| format!("subject-{}", number / facts.len()).into()).collect();
-        points.0.push(Point { fact, labels, value: Some(number as f64), excused: false, exported: true });
+        points.0.push(Point { fact, labels, value: Some(number as f64), withheld: None, exported: true });
     }
     points
 }
@@ -208,7 +208,7 @@ fn state() {
             dice ^= dice >> 7;
             dice ^= dice << 17;
             let value = if dice.is_multiple_of(1000) { bad } else { good };
-            Point { fact: check.fact, labels: vec![label.clone()], value: Some(value), excused: false, exported: true }
+            Point { fact: check.fact, labels: vec![label.clone()], value: Some(value), withheld: None, exported: true }
         });
         let outcome = Ok(sample(Points(points.collect())));
         (0..3).for_each(|third| health.wake(now.plus(interval / 3 * third)));

@@ -410,8 +410,13 @@ fn up_by(status: &Value, name: &str) -> bool {
     status["collectors"][name]["up"] == true
 }
 
+/// Whether a table has these keys, with whatever value.
+fn has(table: &Value, keys: &[&str]) -> bool {
+    keys.iter().all(|key| table.as_object().unwrap().contains_key(*key))
+}
+
 #[test]
-fn the_demos_host_tells_of_its_channels_and_its_queue() {
+fn the_demos_host_tells_of_its_channels_its_queue_and_its_gateway() {
     let output = crate::binary::exporter().args(["--once", "--log.level=error", "demo"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -419,7 +424,14 @@ fn the_demos_host_tells_of_its_channels_and_its_queue() {
     assert_eq!(status["channels"]["connection.whatsapp.personal"]["source"], "/status");
     assert_eq!(status["queue"]["max_concurrent"], 4);
     assert_eq!(status["collectors"]["queue"]["interval_seconds"], 15.0);
+    // The keys of pynchy's own endpoint.
+    assert!(has(&status["queue"], &["active_containers", "max_concurrent", "groups_waiting", "per_group"]));
+    let groups = status["queue"]["per_group"].as_object().unwrap();
+    assert!(!groups.is_empty());
+    assert!(groups.values().all(|one| has(one, &["active", "is_task", "pending_messages", "pending_tasks"])));
     let gateway = &status["gateway"];
+    let seeds = ["mode", "litellm_container", "postgres_container", "healthy_models", "unhealthy_models"];
+    assert!(has(gateway, &seeds), "{gateway:#}");
     let told = ["mode", "state", "up", "ready", "database"].map(|key| gateway[key].clone());
     assert_eq!(told.to_vec(), [json!("litellm"), json!("up"), json!(true), json!(true), json!("connected")]);
     let counted = ["configured_models", "healthy_models", "unhealthy_models"].map(|key| gateway[key].clone());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::binary::Sidecar;
+use crate::binary::{Sidecar, within_a_second};
 use crate::fixture::Root;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -194,7 +194,6 @@ fn strangers_names_are_refused_where_only_this_machine_can_call() {
 fn slow_clients_and_idle_ones_keep_no_probe_waiting() {
     let (_root, sidecar) = start();
     let mut others = Vec::new();
-    let mut slowest = Duration::ZERO;
     for number in 0..1500 {
         let mut stream = TcpStream::connect(sidecar.address).unwrap();
         let begun: &[u8] = match number % 3 {
@@ -205,12 +204,9 @@ fn slow_clients_and_idle_ones_keep_no_probe_waiting() {
         let _ = stream.write_all(begun);
         others.push(stream);
         if number % 50 == 0 {
-            let begun = Instant::now();
-            assert_eq!(sidecar.get("/livez").0, 200);
-            slowest = slowest.max(begun.elapsed());
+            within_a_second(|| assert_eq!(sidecar.get("/livez").0, 200));
         }
     }
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     let files = std::fs::read_dir(format!("/proc/{}/fd", sidecar.child.id())).unwrap().count();
     assert!(files < 700, "{files} open files");
     // One that asks again and again is not the one that leaves.

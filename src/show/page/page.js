@@ -14,7 +14,9 @@ const view = {
   tag: null, // its ETag
   offset: 0, // the sidecar's clock minus ours, milliseconds
   changedAt: null, // by our clock: the latest document
-  heardAt: null, // and the latest answer of any kind
+  heardAt: null, // and the latest answer that says how things stand
+  historyOf: null, // the states of which `history` tells
+  recentOf: null, // the look of which `recent` tells
   lost: null, // {since, why}
   stuck: null, // why the sidecar calls itself not alive
   failures: 0,
@@ -70,12 +72,13 @@ function clock(ms) {
 function spell(kind, at) {
   const seconds = (now() - at) / 1000;
   if (kind === 'lately') return `${span((Date.now() + view.offset - at) / 1000)}`;
+  if (kind === 'due') return seconds < -0.5 ? `in ${span(-seconds)}` : 'with the next observation';
   if (kind === 'for') return span(seconds);
   if (kind === 'clock') return clock(at);
   return seconds < -0.5 ? `in ${span(-seconds)}` : `${span(seconds)} ago`;
 }
 
-/** A moment that ages on the screen; the whole of it on hover. `kind`: `ago`, `for`, `clock`, or `lately`: as it is for who looks, also when the sidecar is lost. */
+/** A moment that ages on the screen; the whole of it on hover. `kind`: `ago`, `for`, `clock`, `due`, or `lately`: as it is for who looks, also when the sidecar is lost. */
 function moment(value, kind = 'ago') {
   if (value === null || value === undefined) return UNKNOWN;
   const at = typeof value === 'number' ? value : Date.parse(value);
@@ -83,6 +86,12 @@ function moment(value, kind = 'ago') {
   const full = new Date(at).toString().replace(/ \(.*/, '');
   return h('time', { datetime: new Date(at).toISOString(), 'data-kind': kind, title: full }, spell(kind, at));
 }
+
+/** What turns text round must not turn ours. */
+const straight = (text) => text.replace(/[\u202a-\u202e\u2066-\u2069]/g, '');
+
+/** A name that somebody chose, whichever way it is written. */
+const chosen = (text) => h('bdi', {}, text);
 
 const since = (value) => [moment(value, 'for'), ', since ', moment(value, 'clock')];
 
@@ -128,35 +137,46 @@ function once(tag, attributes, shown, children) {
 const SVG = 'http://www.w3.org/2000/svg';
 
 function make(wish, isDrawn) {
-  if (typeof wish !== 'object') return document.createTextNode(wish);
+  if (typeof wish !== 'object') return document.createTextNode('');
   const node = isDrawn ? document.createElementNS(SVG, wish.tag) : document.createElement(wish.tag);
   node.known = {};
   return node;
 }
 
-const identity = (wish, i) => (typeof wish !== 'object' ? `#${i}` : `${wish.tag} ${wish.key ?? i}`);
+/** What each wish is known by; equal keys are told apart by their order. */
+function identities(wishes) {
+  const used = new Map();
+  return wishes.map((wish, i) => {
+    const id = typeof wish !== 'object' ? `#${i}` : `${wish.tag} ${wish.key ?? i}`;
+    used.set(id, (used.get(id) ?? 0) + 1);
+    return `${id} ${used.get(id)}`;
+  });
+}
 
 /** Makes an element's children what is wished, touching only what differs. */
 function fit(parent, wishes, isDrawn = false) {
+  const ids = identities(wishes);
+  const wanted = new Set(ids);
   const old = new Map();
-  for (const child of parent.childNodes) old.set(child.identity, child);
+  // First away with what goes: what is never moved keeps focus and selection.
+  for (const child of [...parent.childNodes]) {
+    if (wanted.has(child.identity)) old.set(child.identity, child);
+    else child.remove();
+  }
   let place = parent.firstChild;
   wishes.forEach((wish, i) => {
-    const id = identity(wish, i);
     const drawn = isDrawn || wish.tag === 'svg';
-    let node = old.get(id);
-    if (node) old.delete(id);
-    else node = Object.assign(make(wish, drawn), { identity: id });
+    const node = old.get(ids[i]) ?? Object.assign(make(wish, drawn), { identity: ids[i] });
     if (node === place) place = place.nextSibling;
     else parent.insertBefore(node, place);
     become(node, wish, drawn);
   });
-  for (const node of old.values()) node.remove();
 }
 
 function become(node, wish, isDrawn) {
   if (typeof wish !== 'object') {
-    if (node.data !== String(wish)) node.data = wish;
+    const text = straight(String(wish));
+    if (node.data !== text) node.data = text;
     return;
   }
   if (wish.memo !== undefined && node.memo === wish.memo) return;
@@ -180,8 +200,10 @@ const SAYS = {
 const WORST = ['failed', 'recovering', 'failing', 'unknown', 'starting', 'ok'];
 const GRAVEST = ['critical', 'warning', 'info'];
 
+const says = (state) => SAYS[state] ?? words(state);
+
 const mark = (state) =>
-  h('span', { class: `mark s-${state}`, title: SAYS[state] }, h('span', { 'aria-hidden': 'true' }, MARKS[state]), h('span', { class: 'hidden' }, `${SAYS[state]} `));
+  h('span', { class: `mark s-${state}`, title: says(state) }, h('span', { 'aria-hidden': 'true' }, MARKS[state] ?? '?'), h('span', { class: 'hidden' }, `${says(state)} `));
 
 const down = (check) => check.state === 'failed' || check.state === 'recovering';
 
@@ -199,12 +221,13 @@ function byWeight(a, b) {
 
 const FACES = { healthy: ['✓', 'Healthy'], degraded: ['▲', 'Ready'], unhealthy: ['✕', 'Not ready'], starting: ['○', 'Starting'] };
 
-/** What the overall verdict hangs on, gravest first. */
+/** What the overall verdict hangs on, gravest first. What is denied degrades too, and is no check. */
 function reasons({ overall, checks }) {
   const of = (holds) => checks.filter(holds).sort(byWeight);
   if (overall === 'unhealthy') return of((check) => check.unready);
-  const worrying = of((check) => check.severity !== 'info' && down(check));
-  return worrying.length ? worrying : of((check) => check.severity !== 'info' && check.state === 'unknown');
+  if (overall !== 'degraded') return [];
+  const worries = { critical: ({ state }) => !['ok', 'starting'].includes(state), warning: ({ state }) => state === 'failed' };
+  return of((check) => worries[check.severity]?.(check));
 }
 
 function sentence(status) {
@@ -215,37 +238,46 @@ function sentence(status) {
   const said = h('span', { class: 'word' }, h('span', { 'aria-hidden': 'true' }, `${face} `), word);
   if (health.overall === 'starting') {
     const all = Object.values(collectors);
-    const seen = all.filter((one) => one.up !== null).length;
+    const seen = all.filter((one) => one.last_success_at).length;
     return [said, ' for ', since(health.since), `: ${seen} of ${all.length} parts seen so far`];
   }
   if (health.overall === 'healthy') return [said, ' for ', since(health.since)];
   const joint = health.overall === 'degraded' ? ', but ' : ': ';
-  if (!first) return [said, joint, denied(status).length ? 'something may not be looked at' : health.overall, ' for ', since(health.since)];
-  return [said, joint, headline(first), lasting(first), rest];
+  if (!first) return [said, joint, unread(status), ' for ', since(health.since)];
+  return [said, joint, told(first), lasting(first), rest];
+}
+
+function unread(status) {
+  const names = denied(status).map(([collector]) => words(collector));
+  return names.length ? `the sidecar may not look at ${names.join(', ')}` : 'not all is well';
 }
 
 /** How long it has been as it is: what recovers is ok again, and has been bad before. */
-const lasting = ({ state, since: from }) => [state === 'recovering' ? ', ok again for ' : ' for ', since(from)];
+const lasting = ({ state, since: from, trips_at: trips }) => [
+  state === 'recovering' ? ', ok again for ' : ' for ', since(from),
+  state === 'failing' && trips !== null && ['; it fails ', moment(trips, 'due')],
+];
 
 /** An unknown check is not what its headline says: nobody knows. */
 const unknownly = (check) => `nobody knows about ${words(check.check)}${check.subject && ` of ${check.subject}`}`;
 
 function tally({ checks }) {
-  const counts = WORST.map((state) => [state, checks.filter((check) => check.state === state).length]);
-  const said = counts.filter(([, n]) => n).map(([state, n]) => `${n} ${SAYS[state]}`);
+  const states = new Set([...WORST, ...checks.map((check) => check.state)]);
+  const counts = [...states].map((state) => [state, checks.filter((check) => check.state === state).length]);
+  const said = counts.filter(([, n]) => n).map(([state, n]) => `${n} ${says(state)}`);
   return `${plural(checks.length, 'check')}: ${said.join(', ')}.`;
 }
 
 function verdict(status) {
   const { health } = status;
   const probe = health.ready ? 'Ready for traffic: /readyz answers 200.' : 'Send no traffic: /readyz answers 503.';
-  const missing = Object.entries(status.collectors).filter(([, { up }]) => up === null).map(([name]) => words(name));
+  const missing = Object.entries(status.collectors).filter(([, one]) => !one.last_success_at).map(([name]) => words(name));
   const last = h('p', { key: 'then', class: 'then' }, 'Last known, at ', moment(view.heardAt + view.offset, 'clock'), ': ', sentence(status));
   if (view.lost) {
     return h('section', { class: 'verdict is-lost', key: 'verdict' },
-      h('h1', {}, h('span', { 'aria-hidden': 'true' }, '? '), 'Lost the sidecar for ', moment(view.lost.since, 'lately'), ', since ', moment(view.lost.since, 'clock')),
+      h('h1', {}, h('span', { 'aria-hidden': 'true' }, '? '), view.lost.reached ? 'No status from the sidecar for ' : 'Lost the sidecar for ', moment(view.lost.since, 'lately'), ', since ', moment(view.lost.since, 'clock')),
       last,
-      h('p', { key: 'why' }, `${view.lost.why}. Whether the host works, nobody here can tell now. This page asks again every ${EVERY / 1000} s: see whether the sidecar’s process runs. Below stands what it saw last.`));
+      h('p', { key: 'why' }, `${view.lost.why}. Whether the host works, nobody here can tell now. This page asks again every ${EVERY / 1000} s${view.lost.reached ? '' : ': see whether the sidecar’s process runs'}. Below stands what it saw last.`));
   }
   if (view.stuck) {
     return h('section', { class: 'verdict is-lost', key: 'verdict' },
@@ -256,7 +288,7 @@ function verdict(status) {
   return h('section', { class: `verdict is-${health.overall}`, key: 'verdict' },
     h('h1', {}, sentence(status)),
     h('p', { key: 'probe' }, `${probe} ${tally(health)}`),
-    missing.length > 0 && h('p', { key: 'missing' }, `Still to be seen: ${missing.join(', ')}.`),
+    health.overall === 'starting' && missing.length > 0 && h('p', { key: 'missing' }, `Not seen yet: ${missing.join(', ')}.`),
     status.sidecar.config.error && h('p', { key: 'config' }, 'A newer configuration was refused: ', status.sidecar.config.error));
 }
 
@@ -266,7 +298,7 @@ function wrong(status) {
   const { checks } = status.health;
   const failed = grouped(checks.filter((check) => down(check) && check.severity !== 'info'));
   const hints = grouped(checks.filter((check) => down(check) && check.severity === 'info'));
-  const doubtful = grouped(checks.filter((check) => check.state === 'failing' || check.state === 'unknown'));
+  const doubtful = grouped(checks.filter((check) => !down(check) && check.state !== 'ok' && check.state !== 'starting'));
   return [
     listing('wrong', 'What blocks readiness', failed.filter(([check]) => check.unready), (group) => fault(group, status)),
     listing('wrong too', failed.some(([check]) => check.unready) ? 'What else has failed' : 'What has failed', failed.filter(([check]) => !check.unready), (group) => fault(group, status)),
@@ -295,37 +327,56 @@ function listing(name, head, groups, item) {
     more(name, groups.length, first));
 }
 
-const headline = (check) => (check.state === 'unknown' ? unknownly(check) : check.headline);
+/** Nobody said that it is bad: it failed because nobody says anything. */
+const isSilent = (check) => check.state === 'failed' && check.rule.startsWith('unknown_for');
+
+const headline = (check) => {
+  if (check.state === 'unknown') return unknownly(check);
+  return isSilent(check) ? `no answer about ${check.subject || words(check.check)}` : check.headline;
+};
+
+/** The headline, with the name in it apart. */
+function told(check, begin = headline(check)) {
+  const { subject } = check;
+  const at = subject ? begin.lastIndexOf(subject) : -1;
+  return at < 0 ? begin : [begin.slice(0, at), chosen(subject), begin.slice(at + subject.length)];
+}
 
 /** A name that somebody chose stays as it is, also where a line begins. */
 const lead = (check) => (check.subject && headline(check).startsWith(check.subject) ? headline(check) : capital(headline(check)));
 
 /** The others of a group, by name. */
-function besides([, ...others], status) {
+function besides([, ...others]) {
   if (!others.length) return null;
-  const named = others.slice(0, 12).flatMap(({ subject, since }, i) => [i ? ', ' : '', h('span', { key: subject }, subject, ' ', h('span', { class: 'soft' }, moment(since, 'for')))]);
+  const named = others.slice(0, 12).flatMap(({ subject, since }, i) => [i ? ', ' : '', h('span', { key: subject }, chosen(subject), ' ', h('span', { class: 'soft' }, moment(since, 'for')))]);
   return h('p', { key: 'others' }, 'Also ', named, others.length > 12 && ` and ${plural(others.length - 12, 'more', 'more')}`, '.');
 }
 
 function fault(group, status) {
   const [check] = group;
-  return h('li', { key: `${check.check}/${check.state}` },
+  return h('li', { key: `${check.check} ${check.state} ${check.severity} ${check.unready}` },
     mark(check.state),
     h('div', {},
-      h('h3', {}, lead(check), h('span', { class: 'soft' }, lasting(check), ' '), severity(check)),
-      h('p', { class: 'why' }, check.means, ' ', where(check, status)),
-      besides(group, status),
+      h('h3', {}, told(check, lead(check)), h('span', { class: 'soft' }, lasting(check), ' '), severity(check)),
+      h('p', { class: 'why' }, isSilent(check) ? silence(check, status) : check.means, ' ', where(check, status)),
+      besides(group),
       h('p', {}, explanation(check, status))));
 }
 
 /** Not (or not yet) what anybody has to act on: a line, and the reason. */
 function remark(group, status) {
   const [check, ...others] = group;
-  return h('li', { key: `${check.check}/${check.state}` },
+  return h('li', { key: `${check.check} ${check.state} ${check.severity} ${check.unready}` },
     mark(check.state),
     h('div', {},
-      h('h3', {}, lead(check), others.length > 0 && ` and ${plural(others.length, 'other')}`, h('span', { class: 'soft' }, lasting(check), ' '), severity(check)),
+      h('h3', {}, told(check, lead(check)), others.length > 0 && ` and ${plural(others.length, 'other')}`, h('span', { class: 'soft' }, lasting(check), ' '), severity(check)),
+      besides(group),
       h('p', {}, explanation(check, status), ' ', where(check, status))));
+}
+
+function silence(check, status) {
+  const error = status.collectors[check.collector]?.error;
+  return `${CAUSES[check.unknown_cause] ?? 'Nothing is known of it now.'}${error ? ` ${title(check.collector)}: ${error}.` : ''}`;
 }
 
 const severity = (check) => {
@@ -335,28 +386,23 @@ const severity = (check) => {
 
 /** By which rule it stands as it does, and what turns it. */
 function explanation(check, status) {
-  const seen = `Bad in ${check.bad} of ${plural(check.observed, 'observation')}`;
-  const error = status.collectors[check.collector]?.error;
+  const seen = `Bad in ${check.bad} of ${plural(check.observed, 'observation')}; rule ${check.rule}. `;
+  const trip = check.trips_at !== null && ['It fails ', moment(check.trips_at, 'due'), ' if this goes on.'];
   switch (check.state) {
     case 'failed':
-      return [`${seen}; rule ${check.rule}. `, recovery(check)];
+      return [seen, !isSilent(check) && check.unknown_cause && `${silence(check, status)} `, recovery(check)];
     case 'failing':
-      return [`${seen}; rule ${check.rule}. `, trip(check)];
+      return [seen, trip || 'Not yet long enough to count as failed.'];
     case 'recovering':
-      return check.recovers_at ? ['It counts as recovered ', moment(check.recovers_at), ' if it stays ok.'] : 'It has to stay ok for a while.';
+      return check.recovers_at !== null ? ['It counts as recovered ', moment(check.recovers_at, 'due'), ' if it stays ok.'] : 'It has to stay ok for a while.';
     default:
-      return [CAUSES[check.unknown_cause] ?? 'Nothing is known of it now.', error && ` ${title(check.collector)}: ${error}.`];
+      return [`${silence(check, status)} `, trip];
   }
 }
 
-function trip({ trips_at }) {
-  if (trips_at === null) return 'Not yet long enough to count as failed.';
-  return Date.parse(trips_at) > now() ? ['It fails ', moment(trips_at), ' if this goes on.'] : 'It fails if the next observation is bad.';
-}
-
 function recovery({ recovers_at, recovers_after_seconds }) {
-  if (recovers_at) return ['Recovered ', moment(recovers_at), ' if it stays ok.'];
-  return recovers_after_seconds ? `It recovers after ${span(recovers_after_seconds)} without a bad one.` : 'It recovers with the next good answer.';
+  if (recovers_at !== null) return ['It counts as recovered ', moment(recovers_at, 'due'), ' if it stays ok.'];
+  return recovers_after_seconds ? `It recovers after ${span(recovers_after_seconds)} of ok answers.` : 'It recovers with the next good answer.';
 }
 
 const CAUSES = {
@@ -370,6 +416,7 @@ const where = (check, status) => check.collector in status && h('a', { href: `#$
 // ---- The last day ------------------------------------------------------------------------------------------------
 
 const DAY = 24 * 3600 * 1000;
+const KEPT = 100; // changes of one check and subject
 
 /** Before that nobody can tell whether somebody watched. */
 function firstKnown({ sidecar }) {
@@ -381,7 +428,9 @@ function firstKnown({ sidecar }) {
 /** `[{state, from, to}]` of one check and subject over the last day, by its changes and what it is now. */
 function stretches(changes, latest, begin, end) {
   const known = changes.map(({ at, from, to }) => ({ at: Date.parse(at), from, to }));
-  const marks = [{ at: begin, state: known.length ? known[0].from : latest }, ...known.map(({ at, to }) => ({ at, state: to }))];
+  // Of one that changes without end only the latest changes are kept: what was before them nobody knows.
+  const before = known.length >= KEPT ? null : known.length ? known[0].from : latest;
+  const marks = [{ at: begin, state: before }, ...known.map(({ at, to }) => ({ at, state: to }))];
   return marks
     .map(({ at, state }, i) => ({ state, from: Math.max(at, begin), to: Math.min(marks[i + 1]?.at ?? end, end) }))
     .filter(({ state, from, to }) => state && to > from);
@@ -418,25 +467,29 @@ function timeline(status) {
 }
 
 const HEIGHTS = { ok: 3, starting: 3, unknown: 6, failing: 11, recovering: 11, failed: 18, away: 18 };
+const height = (state) => HEIGHTS[state] ?? HEIGHTS.unknown;
 
 const hour = (at) => new Date(at).toTimeString().slice(0, 5);
 
 function past({ key, name, subject, check, parts }, away, begin, end) {
   const failures = parts.filter(({ state }) => state === 'failed');
-  const spent = failures.reduce((sum, { from, to }) => sum + to - from, 0) / 1000;
-  const sum = failures.length ? `failed ${failures.length === 1 ? 'once' : `${failures.length} times`}, ${span(spent)}` : 'no failure';
+  const unseen = ({ from, to }) => away.reduce((sum, gap) => sum + Math.max(0, Math.min(to, gap.to) - Math.max(from, gap.from)), 0);
+  const spent = failures.reduce((sum, part) => sum + part.to - part.from - unseen(part), 0) / 1000;
+  const last = failures.at(-1);
+  const when = last && `last from ${hour(last.from)} to ${last.to >= end ? 'now' : hour(last.to)}`;
+  const sum = last ? `failed ${failures.length === 1 ? 'once' : `${failures.length} times`}, ${span(spent)}` : 'no failure';
   const label = check ? lead({ ...check, state: 'failed' }) : capital(subject ? `${words(name)} ${subject}` : words(name));
   const scale = (at) => Math.round(((at - begin) / (end - begin)) * 2880) / 2;
   const bar = ({ state, from, to }) =>
     h('rect', {
       key: `${state} ${from}`, class: `f-${state}`, x: scale(Math.max(from, begin)), width: Math.max(1.5, scale(to) - scale(Math.max(from, begin))),
-      y: 18 - HEIGHTS[state], height: HEIGHTS[state],
-    }, h('title', {}, `${state === 'away' ? 'nobody watched' : SAYS[state]} ${clock(from)} to ${clock(to)} (${span((to - from) / 1000)})`));
+      y: 18 - height(state), height: height(state),
+    }, h('title', {}, `${state === 'away' ? 'nobody watched' : says(state)} ${clock(from)} to ${clock(to)} (${span((to - from) / 1000)})`));
   const rects = [...parts, ...away.filter(({ to }) => to > begin)].map(bar);
   return h('div', { class: 'line', key },
-    h('span', { class: 'name' }, label),
-    h('svg', { viewBox: '0 0 1440 18', preserveAspectRatio: 'none', role: 'img', 'aria-label': `${label}: ${sum} in this time` }, rects),
-    h('span', { class: 'sum' }, sum));
+    h('span', { class: 'name' }, chosen(label)),
+    h('svg', { viewBox: '0 0 1440 18', preserveAspectRatio: 'none', role: 'img', 'aria-label': `${label}: ${[sum, when].filter(Boolean).join(', ')}` }, rects),
+    h('span', { class: 'sum' }, sum, when && h('br', {}), when));
 }
 
 function legend() {
@@ -467,7 +520,7 @@ function table(name, caption, columns, rows, keyOf) {
       h('table', { class: 'rows' },
         h('caption', {}, caption),
         h('thead', {}, h('tr', {}, columns.map((column) => heading(name, column)))),
-        h('tbody', {}, shown.map((row) => once('tr', { key: keyOf(row), class: row.isSub ? 'sub' : null }, row, () => columns.map((column, i) => cell(column, row, i))))))),
+        h('tbody', {}, shown.map((row) => once('tr', { key: keyOf(row), class: row.isSub ? 'sub' : null }, [columns.map(({ head, num }) => [head, num]), row], () => columns.map((column, i) => cell(column, row, i))))))),
     more(name, rows.length),
   ];
 }
@@ -574,7 +627,8 @@ function plight(tree) {
 const urgency = (tree) => (tree.error ? 0 : tree.conflict ? 1 : tree.operation ? 2 : tree.dirty ? 3 : tree.behind || tree.ahead ? 4 : 5);
 
 function repos(all) {
-  const rows = Object.entries(all).flatMap(([name, repo]) => [
+  const worst = ([, repo]) => Math.min(...[repo, ...Object.values(repo.worktrees ?? {})].map(urgency));
+  const rows = Object.entries(all).sort((a, b) => worst(a) - worst(b)).flatMap(([name, repo]) => [
     { ...repo, name, key: name, ahead: repo.unpushed_commits ?? null },
     ...Object.entries(repo.worktrees ?? {})
       .map(([tree, found]) => ({ ...found, name: tree, key: `${name} ${tree}`, isSub: true }))
@@ -642,7 +696,7 @@ function usage({ groups }) {
   };
 }
 
-function messages({ channels, groups, ...rest }) {
+function messages({ groups, ...rest }) {
   const rows = Object.entries(groups ?? {}).map(([name, group]) => ({ name, ...group }));
   const some = (n, text) => (n ? h('span', { class: text }, count(n)) : plain('', n));
   const columns = [
@@ -739,7 +793,7 @@ function deploy(one) {
 
 /** Any section, by its shape. */
 function generic(name, value) {
-  if (Array.isArray(value)) return { wide: true, body: listed(name, value.map((row, i) => [row.name ?? row.id ?? String(i + 1), row])) };
+  if (Array.isArray(value)) return { wide: true, body: listed(name, value.map((row, i) => [row?.name ?? row?.id ?? String(i + 1), row])) };
   if (typeof value !== 'object') return { body: [h('p', {}, plain(name, value))] };
   const entries = Object.entries(value);
   const isTable = (one) => one !== null && typeof one === 'object' && !Array.isArray(one);
@@ -747,7 +801,7 @@ function generic(name, value) {
   const nested = entries.filter(([, one]) => isTable(one) && Object.values(one).some(isTable) && Object.keys(one).length);
   const lists = entries.filter(([, one]) => Array.isArray(one) && one.some(isTable));
   const apart = new Set([...nested, ...lists].map(([key]) => key));
-  const below = [...nested.map(([key, one]) => [key, Object.entries(one)]), ...lists.map(([key, one]) => [key, one.map((row, i) => [row.name ?? row.id ?? String(i + 1), row])])];
+  const below = [...nested.map(([key, one]) => [key, Object.entries(one)]), ...lists.map(([key, one]) => [key, one.map((row, i) => [row?.name ?? row?.id ?? String(i + 1), row])])];
   return {
     wide: below.some(([, rows]) => rows.length && rows.some(([, row]) => isTable(row) && Object.keys(row).length > 4)),
     body: [
@@ -791,12 +845,18 @@ function card(name, value, status) {
 
 /** A section whose shape is not the expected one is drawn by its shape: one that has changed must not take the page along. */
 function drawn(name, value) {
+  const known = KNOWN[name] && guarded(name, () => KNOWN[name](value));
+  if (known) return known;
+  return guarded(name, () => generic(name, value)) ?? { body: [h('p', { class: 'note' }, 'It cannot be drawn: ', h('a', { href: `/status?section=${name}` }, 'read it as JSON'), '.')] };
+}
+
+function guarded(name, make) {
   try {
-    if (KNOWN[name]) return KNOWN[name](value);
+    return make();
   } catch (error) {
     console.warn(name, error);
+    return null;
   }
-  return generic(name, value);
 }
 
 function blind({ up, access, error }) {
@@ -821,8 +881,9 @@ function unseen(status) {
   const failed = Object.entries(status.collectors).filter(([, one]) => one.up === false);
   const { notes } = status.sidecar.host;
   if (!failed.length && !notes.length) return null;
+  const isExcused = (name) => status.health.checks.some((check) => check.collector === name && check.unknown_cause === 'excused');
   const line = ([name, { access, error, last_success_at }]) =>
-    h('li', { key: name }, mark(access === 'denied' ? 'unknown' : 'failed'),
+    h('li', { key: name }, mark(access === 'denied' || isExcused(name) ? 'unknown' : 'failed'),
       h('div', {}, h('h3', {}, title(name), ' ', h('span', { class: 'soft' }, access === 'denied' ? 'the sidecar may not look' : 'the latest look failed', last_success_at ? [', last seen ', moment(last_success_at)] : ', never seen')),
         h('p', {}, error)));
   return h('section', { key: 'unseen' }, h('h2', {}, 'What cannot be seen'),
@@ -853,7 +914,7 @@ function bottom({ sidecar }) {
 
 /** The verdict without what changes by the second, for who listens to the page. */
 function said({ health }) {
-  if (view.lost) return 'Lost the sidecar';
+  if (view.lost) return view.lost.reached ? 'No status from the sidecar' : 'Lost the sidecar';
   if (view.stuck) return 'The sidecar itself stands still';
   const [, word] = FACES[health.overall] ?? ['', health.overall];
   const [first] = reasons(health);
@@ -862,10 +923,10 @@ function said({ health }) {
 
 function top({ sidecar }) {
   const { profile, root } = sidecar.host;
-  const live = view.lost ? 'no answer' : document.hidden ? 'paused' : 'live';
+  const live = document.hidden ? 'paused' : Date.now() - view.heardAt < 3 * EVERY ? 'live' : 'no answer';
   return h('header', { class: 'top', key: 'top' },
     h('p', { class: 'host' }, profile, ' ', root && h('span', {}, root)),
-    h('p', { class: 'live' }, `${live}, read `, moment(view.changedAt + view.offset, 'lately'), ' ago'));
+    h('p', { class: 'live' }, `${live}, read `, moment(view.heardAt + view.offset, 'lately'), ' ago'));
 }
 
 // ---- Drawing and asking ------------------------------------------------------------------------------------------
@@ -878,13 +939,13 @@ function draw() {
   if (!page.known) page.replaceChildren(); // what stood there before the first answer
   page.known = {};
   if (!status) {
-    if (view.lost) fit(page, [h('main', {}, h('section', { class: 'verdict is-lost', key: 'verdict' }, h('h1', {}, 'The sidecar does not answer'), h('p', {}, view.lost.why)))]);
+    if (view.lost) fit(page, [h('main', {}, h('section', { class: 'verdict is-lost', key: 'verdict' }, h('h1', {}, view.lost.reached ? 'The sidecar gives this page no status' : 'The sidecar does not answer'), h('p', {}, view.lost.why)))]);
     return;
   }
   const [face] = view.lost || view.stuck ? ['?'] : (FACES[status.health.overall] ?? ['?']);
-  document.title = `${face} ${said(status)} – ${status.sidecar.host.profile}`;
+  document.title = straight(`${document.hidden ? 'Paused, was ' : ''}${face} ${said(status)} – ${status.sidecar.host.profile}`);
   const main = h('main', { key: 'main' }, verdict(status),
-    h('div', { key: 'rest', class: view.lost || view.stuck ? 'stale' : null }, wrong(status), timeline(status), parts(status), unseen(status), checks(status)));
+    h('div', { key: 'rest', class: view.lost || view.stuck ? 'stale' : null }, wrong(status), guarded('history', () => timeline(status)), parts(status), unseen(status), checks(status)));
   fit(page, [h('p', { class: 'hidden', role: 'status', key: 'said' }, said(status)), top(status), main, bottom(status)]);
   performance.clearMeasures('draw'); // one is enough for who wants to know how long it takes
   performance.measure('draw', { start: begun });
@@ -899,92 +960,131 @@ function age() {
   }
 }
 
+/** Why there is no status; `reached`: something answered. */
+class Unheard extends Error {
+  constructor(reached, why) {
+    super(why);
+    this.reached = reached;
+  }
+}
+
 async function ask(path, headers) {
-  return fetch(path, { headers, cache: 'no-store', signal: AbortSignal.timeout(PATIENCE) });
+  const stop = new AbortController();
+  const timer = setTimeout(() => stop.abort(), PATIENCE);
+  try {
+    const answer = await fetch(path, { headers, cache: 'no-store', signal: stop.signal });
+    return { status: answer.status, headers: answer.headers, text: await answer.text() };
+  } catch {
+    throw new Unheard(false, stop.signal.aborted ? `It takes longer than ${PATIENCE / 1000} s to answer` : 'It cannot be reached');
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
-async function also(path) {
-  const answer = await ask(path);
-  return answer.ok ? answer.json() : null;
+const REFUSALS = {
+  401: 'It asks who you are: open this page with ?token= once more, or load it anew and log in',
+  429: 'It is asked too often, by its own rate_limit',
+};
+
+function parsed({ status, text }) {
+  if (status !== 200) throw new Unheard(true, REFUSALS[status] ?? `It answers ${status}`);
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new Unheard(true, 'What answers at this address gives no JSON: it may be somebody else');
+  }
+  return value;
 }
 
+/** Reads /status; says whether it is another than before. */
 async function look() {
   const answer = await ask('/status', view.tag ? { 'If-None-Match': view.tag } : {});
-  view.heardAt = Date.now();
-  const date = Date.parse(answer.headers.get('Date') ?? '');
+  if (answer.status !== 304) {
+    const status = parsed(answer);
+    if (!status?.health?.checks || !status.collectors || !status.sidecar?.host) throw new Unheard(true, 'Its answer is not what this page knows');
+    // Another version has another page.
+    if (view.status && view.status.sidecar.version !== status.sidecar.version) location.reload();
+    Object.assign(view, { status, tag: answer.headers.get('ETag'), changedAt: Date.now() });
+  }
+  const ahead = Date.parse(answer.headers.get('Date') ?? '') - Date.now();
   // Whole seconds: a smaller difference is none.
-  if (!Number.isNaN(date)) view.offset = Math.abs(date - Date.now()) > 2000 ? date - Date.now() : 0;
-  if (answer.status === 304) return false;
-  if (answer.status === 401) throw new Error('It asks who you are: open this page with ?token= once more, or reload it and log in');
-  if (!answer.ok) throw new Error(`It answers ${answer.status}`);
-  const status = await answer.json();
-  const before = view.status;
-  // Another version has another page.
-  if (before && before.sidecar.version !== status.sidecar.version) location.reload();
-  Object.assign(view, { status, tag: answer.headers.get('ETag'), changedAt: Date.now() });
-  await beside(before, status);
-  return true;
+  if (!Number.isNaN(ahead)) view.offset = Math.abs(ahead) > 2000 ? ahead : 0;
+  view.heardAt = Date.now();
+  return answer.status !== 304;
 }
 
-/** What is asked only when it has changed. */
-async function beside(before, status) {
-  const stands = (of) => before && JSON.stringify(of(before)) === JSON.stringify(of(status));
-  const states = ({ health }) => health.checks.map(({ check, subject, state }) => [check, subject, state]);
-  const looked = ({ collectors }) => collectors.workers?.last_success_at;
-  if (!view.history || !stands(states)) view.history = (await also('/status?section=history')) ?? view.history;
-  if (status.workers && !stands(looked)) view.recent = await also('/status/workers/recent');
+/** What is asked only when it has changed; says whether it has. Without it the page still stands. */
+async function beside({ health, collectors, workers }) {
+  const states = JSON.stringify(health.checks.map(({ check, subject, state }) => [check, subject, state]));
+  const looked = workers ? collectors.workers.last_success_at : null;
+  const [history, recent] = [view.historyOf !== states, looked !== view.recentOf];
+  if (history) Object.assign(view, { history: parsed(await ask('/status?section=history')), historyOf: states });
+  if (recent && looked) Object.assign(view, { recent: parsed(await ask('/status/workers/recent')), recentOf: looked });
+  return history || recent;
 }
 
-/** An answer that stays the same for long may come from one that has stopped looking. */
-async function alive() {
-  const quiet = Date.now() - view.changedAt > 30000;
-  const answer = quiet ? await ask('/livez') : null;
-  view.stuck = answer && !answer.ok ? `it answers ${answer.status}` : null;
+/** The first answer, and one that stays the same for long, may come from a sidecar that has stopped looking. */
+async function alive(isFirst) {
+  const isQuiet = isFirst || Date.now() - view.changedAt > 30000;
+  view.stuck = isQuiet && (await ask('/livez')).status !== 200;
 }
 
 async function turn() {
-  let changed = false;
   try {
-    changed = await look();
-    await alive();
-    changed ||= view.lost !== null;
+    const isFirst = !view.status;
+    const { lost, stuck } = view;
+    const changed = await look();
+    await alive(isFirst);
     Object.assign(view, { lost: null, failures: 0 });
+    changed || lost || stuck !== view.stuck ? draw() : age();
   } catch (error) {
-    view.failures += 1;
-    if (view.failures >= LOST_AFTER || !view.status) {
-      view.heardAt ??= Date.now();
-      view.lost ??= { since: Date.now() + view.offset, why: told(error) };
-      view.lost.why = told(error);
-      view.tag = null; // another process may count its documents anew
-      changed = true;
-    }
+    if (!(error instanceof Unheard)) throw error;
+    miss(error);
+    draw();
+    return;
   }
-  changed || view.stuck ? draw() : age();
+  if (await beside(view.status).catch(() => false)) draw();
 }
 
-function told(error) {
-  if (error.name === 'TimeoutError') return `It takes longer than ${PATIENCE / 1000} s to answer`;
-  return error instanceof TypeError ? 'It cannot be reached' : error.message;
+function miss({ message: why, reached }) {
+  view.failures += 1;
+  if (view.failures < LOST_AFTER && view.status) return;
+  view.heardAt ??= Date.now();
+  view.lost = { since: view.lost?.since ?? Date.now() + view.offset, why, reached };
+  view.tag = null; // another process may count its documents anew
 }
 
 /** A page that cannot draw says so, and goes on trying. */
 function broken(error) {
   console.error(error);
+  view.tag = null; // so that it tries again
+  document.title = '? This page cannot draw';
   const link = (href) => h('li', { key: href }, h('a', { href }, href));
   fit(page, [h('main', { key: 'broken' }, h('section', { class: 'verdict is-lost' },
     h('h1', {}, 'This page cannot draw what it has read'), h('p', {}, `A defect of it: ${error}. The same without it:`),
     h('ul', {}, ['/readyz?verbose', '/status', '/metrics'].map(link))))]);
 }
 
+let wake = () => {};
+document.addEventListener('visibilitychange', () => {
+  if (document.hidden && view.status) draw();
+  wake();
+});
+
 async function run() {
   for (;;) {
     if (!document.hidden) await turn().catch(broken);
-    await new Promise((wake) => {
-      const timer = setTimeout(wake, document.hidden ? 3600000 : EVERY);
-      document.addEventListener('visibilitychange', () => { clearTimeout(timer); wake(); }, { once: true });
+    await new Promise((resolve) => {
+      wake = resolve;
+      setTimeout(() => document.hidden || resolve(), EVERY);
     });
   }
 }
 
-setInterval(() => document.hidden || age(), 1000);
+/** Between answers all grows older; one that lets itself be waited for is told. */
+setInterval(() => {
+  if (document.hidden || !view.status) return;
+  Date.now() - view.heardAt < 3 * EVERY ? age() : draw();
+}, 1000);
 run();

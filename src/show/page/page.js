@@ -18,8 +18,9 @@ const view = {
   historyOf: null, // the states of which `history` tells
   recentOf: null, // the look of which `recent` tells
   lost: null, // {since, why}
-  stuck: null, // why the sidecar calls itself not alive
+  stuck: false, // the sidecar calls itself not alive
   failures: 0,
+  isAsking: false, // for history and recent
   sort: { key: 'cpu', down: true },
   all: new Set(), // long tables that are shown whole
 };
@@ -968,6 +969,12 @@ class Unheard extends Error {
   }
 }
 
+/** Nothing is new but that somebody answered. */
+function same() {
+  fit(page.querySelector('.top'), top(view.status).children);
+  age();
+}
+
 async function ask(path, headers) {
   const stop = new AbortController();
   const timer = setTimeout(() => stop.abort(), PATIENCE);
@@ -1026,8 +1033,8 @@ async function beside({ health, collectors, workers }) {
 
 /** The first answer, and one that stays the same for long, may come from a sidecar that has stopped looking. */
 async function alive(isFirst) {
-  const isQuiet = isFirst || Date.now() - view.changedAt > 30000;
-  view.stuck = isQuiet && (await ask('/livez')).status !== 200;
+  const isDoubtful = isFirst || view.stuck || Date.now() - view.changedAt > 30000;
+  view.stuck = isDoubtful && (await ask('/livez')).status !== 200;
 }
 
 async function turn() {
@@ -1037,14 +1044,24 @@ async function turn() {
     const changed = await look();
     await alive(isFirst);
     Object.assign(view, { lost: null, failures: 0 });
-    changed || lost || stuck !== view.stuck ? draw() : age();
+    changed || lost || stuck !== view.stuck ? draw() : same();
   } catch (error) {
     if (!(error instanceof Unheard)) throw error;
     miss(error);
     draw();
     return;
   }
-  if (await beside(view.status).catch(() => false)) draw();
+  aside();
+}
+
+/** Asks for the rest, one at a time; nothing waits for it. */
+function aside() {
+  if (view.isAsking) return;
+  view.isAsking = true;
+  const asked = beside(view.status).catch(() => false);
+  asked.then((changed) => changed && draw()).catch(broken).finally(() => {
+    view.isAsking = false;
+  });
 }
 
 function miss({ message: why, reached }) {

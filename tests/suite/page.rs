@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::api::Api;
+use crate::api::{Api, Say};
 use crate::binary::{FAST, Sidecar, exporter, up};
 use crate::fixture::Root;
 use crate::skipped;
@@ -164,7 +164,7 @@ impl Stage {
         say(&api, true);
         let config = root.path().join("exporter.toml");
         let url = format!("[host]\nurl = \"{}\"\n", api.url);
-        let check = "[checks.channel_connected]\nfail_for = \"1s\"\nrecover_for = \"1s\"\n";
+        let check = "[checks.channel_connected]\nfail_for = \"1s\"\nrecover_for = \"1s\"\nunknown_for = \"1s\"\n";
         let fast = if extra.is_empty() { FAST } else { CHANNELS };
         std::fs::write(&config, format!("{url}{check}{fast}{extra}")).unwrap();
         let sidecar = start(&root, &config, 0);
@@ -279,6 +279,23 @@ fn a_check_goes_bad_and_comes_back_while_it_is_open() {
     assert_eq!(browser.ask("return document.querySelector('main').marked"), true);
     assert_eq!(browser.ask("return document.querySelectorAll('img').length"), 0);
     assert_eq!(browser.complaints(), [""; 0]);
+}
+
+/// Nobody says that the channel is lost, so the page does not either.
+#[test]
+fn silence_is_told_as_silence() {
+    let stage = Stage::new("");
+    let Some(browser) = Browser::start(1280, &[]) else { return };
+    browser.open(&stage.sidecar);
+    browser.until_verdict("Ready");
+    for path in ["/status", "/health"] {
+        stage.api.say(path, Say::Hang);
+    }
+    let shown = "return [...document.querySelectorAll('.wrong li h3')].map((head) => head.textContent).join('|')";
+    browser.until("silence", "return [...document.querySelectorAll('.wrong li h3')].some((head) => head.textContent.startsWith('No answer about <img'))");
+    let shown = browser.ask(shown);
+    assert!(!shown.as_str().unwrap().contains("disconnected"), "{shown}");
+    assert!(browser.text("body").contains("Channels: "), "why, by the collector's own words");
 }
 
 #[test]

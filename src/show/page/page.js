@@ -245,7 +245,7 @@ function sentence(status) {
   if (health.overall === 'healthy') return [said, ' for ', since(health.since)];
   const joint = health.overall === 'degraded' ? ', but ' : ': ';
   if (!first) return [said, joint, unread(status), ' for ', since(health.since)];
-  return [said, joint, told(first), lasting(first), rest];
+  return [said, joint, told(first), lasting(first), coming(first), rest];
 }
 
 function unread(status) {
@@ -254,10 +254,9 @@ function unread(status) {
 }
 
 /** How long it has been as it is: what recovers is ok again, and has been bad before. */
-const lasting = ({ state, since: from, trips_at: trips }) => [
-  state === 'recovering' ? ', ok again for ' : ' for ', since(from),
-  state === 'failing' && trips !== null && ['; it fails ', moment(trips, 'due')],
-];
+const lasting = ({ state, since: from }) => [state === 'recovering' ? ', ok again for ' : ' for ', since(from)];
+
+const coming = ({ state, trips_at: trips }) => state === 'failing' && trips !== null && ['; it fails ', moment(trips, 'due')];
 
 /** An unknown check is not what its headline says: nobody knows. */
 const unknownly = (check) => `nobody knows about ${words(check.check)}${check.subject && ` of ${check.subject}`}`;

@@ -1,5 +1,6 @@
 //! One binary for all integration tests: linking it costs more than running most of them.
 
+mod alerts;
 #[path = "../../src/collect/fixture/api.rs"]
 mod api;
 mod binary;

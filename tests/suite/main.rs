@@ -19,6 +19,7 @@ mod locks;
 mod oracle;
 mod outputs;
 mod page;
+mod paging;
 mod policy;
 mod probes;
 mod profile;

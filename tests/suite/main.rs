@@ -1,5 +1,6 @@
 //! One binary for all integration tests: linking it costs more than running most of them.
 
+mod alerts;
 #[path = "../../src/collect/fixture/api.rs"]
 mod api;
 mod binary;
@@ -18,6 +19,7 @@ mod locks;
 mod oracle;
 mod outputs;
 mod page;
+mod paging;
 mod policy;
 mod probes;
 mod profile;

@@ -43,6 +43,20 @@ impl WebDriverCompatibleCommand for ConsoleLog {
 
 struct Driver(Child);
 
+impl Driver {
+    /// It, and the port on which it listens.
+    fn start() -> Option<(Driver, u16)> {
+        let mut command = Command::new("chromedriver");
+        let child = command.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut driver = Driver(child);
+        let mut lines = BufReader::new(driver.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port =
+            lines.find_map(|line| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok())?;
+        std::thread::spawn(move || lines.for_each(drop));
+        Some((driver, port))
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -67,17 +81,13 @@ impl Drop for Browser {
 impl Browser {
     /// `None` where there is none, which is told.
     fn start(width: u32, flags: &[&str]) -> Option<Browser> {
-        let started = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let Ok(driver) = started else {
-            skipped("the page in Chromium", "there is no chromedriver");
+        if let Err(error) = Command::new("chromedriver").arg("--version").output() {
+            skipped("the page in Chromium", &format!("chromedriver does not start: {error}"));
             return None;
-        };
-        let mut driver = Driver(driver);
-        let mut lines = BufReader::new(driver.0.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let told =
-            lines.find_map(|line| Some(line.split_once("successfully on port ")?.1.trim_end_matches('.').to_owned()));
-        let port: u16 = told.unwrap().parse().unwrap();
-        std::thread::spawn(move || lines.for_each(drop));
+        }
+        // It gives up if the port that it was given is taken on the other kind of loopback.
+        let (driver, port) =
+            std::iter::repeat_with(Driver::start).take(20).flatten().next().expect("chromedriver listens");
         let profile = tempfile::tempdir().unwrap();
         let own =
             [format!("--window-size={},900", width.max(500)), format!("--user-data-dir={}", profile.path().display())];
@@ -407,16 +417,13 @@ fn bytes(text: &str) -> f64 {
     number.parse::<f64>().unwrap() * factor
 }
 
-/// Draws again and again; the best of them, as a busy machine makes any of them long.
 fn is_smooth(browser: &Browser) {
     let watch = "window.draws = []; new PerformanceObserver((list) => \
                  draws.push(...list.getEntriesByName('draw').map((draw) => draw.duration))).observe({ type: 'measure' })";
     browser.ask(watch);
-    browser.until("some drawings", "return draws.length >= 8");
-    let times = browser.ask("return draws");
-    let best = times.as_array().unwrap().iter().map(|time| time.as_f64().unwrap()).fold(f64::MAX, f64::min);
-    eprintln!("a drawing of 300 workers and 200 worktrees: {times} ms");
-    assert!(best < 50.0, "longer than a frame may hang: {times}");
+    // On a busy machine any of them may be long; on none of them may all be.
+    browser.until("a drawing that no frame waits for", "return Math.min(...draws) < 50");
+    eprintln!("drawings of 300 workers and 200 worktrees: {} ms", browser.ask("return draws"));
 }
 
 /// Processes with a name of their own, every third with more memory.

@@ -477,7 +477,7 @@ function past({ key, name, subject, check, parts }, away, begin, end) {
   const spent = failures.reduce((sum, part) => sum + part.to - part.from - unseen(part), 0) / 1000;
   const last = failures.at(-1);
   const when = last && `last from ${hour(last.from)} to ${last.to >= end ? 'now' : hour(last.to)}`;
-  const sum = last ? `failed ${failures.length === 1 ? 'once' : `${failures.length} times`}, ${span(spent)}` : 'no failure';
+  const sum = last ? `failed ${failures.length === 1 ? 'once' : `${failures.length} times`}, ${span(spent)}` : 'no failure seen';
   const label = check ? lead({ ...check, state: 'failed' }) : capital(subject ? `${words(name)} ${subject}` : words(name));
   const scale = (at) => Math.round(((at - begin) / (end - begin)) * 2880) / 2;
   const bar = ({ state, from, to }) =>
@@ -604,7 +604,7 @@ function workers({ processes, totals, host, limits, registry }) {
   return {
     wide: processes.length > 0,
     body: [
-      h('p', { class: 'note' }, said.join(', ') || 'No worker runs.', host.reason && ` ${host.reason}`),
+      h('p', { class: 'note' }, said.join(', ') || 'No worker is seen.', host.reason && ` ${host.reason}`),
       limits.length > 0 && h('ul', { class: 'note' }, limits.map((limit) => h('li', {}, limit))),
       processes.length > 0 && table('workers', 'Workers', columns, sorted(processes).map((row) => ({ ...row, lately: recent[row.container ?? row.pid]?.cpu_percent })), (row) => row.container ?? `${row.pid}`),
       registry && h('p', { class: 'note' }, 'The host’s own list: ', plain('', registry)),
@@ -620,7 +620,7 @@ function plight(tree) {
     tree.operation && h('span', { class: 's-failing', key: 'operation' }, `${tree.operation} unfinished`),
     tree.dirty && 'dirty', tree.detached && 'detached', tree.locked && 'locked', tree.stashes > 0 && plural(tree.stashes, 'stash', 'stashes'),
   ].filter(Boolean);
-  if (!said.length) return tree.dirty === null ? UNKNOWN : 'clean';
+  if (!said.length) return tree.dirty === false ? 'clean' : UNKNOWN;
   return said.flatMap((one, i) => (i ? [', ', one] : [one]));
 }
 
@@ -746,7 +746,7 @@ function gateway(one) {
         one.spend_usd !== null && ['Spend', dollars(one.spend_usd)],
         ...containers.map(([name, container]) => [name, container.state]),
       ]),
-      models.length > 0 && [h('h4', {}, 'Models'), facts(models.map(([name, { healthy, unhealthy }]) => [name, unhealthy ? h('span', { class: 's-failing' }, healthy ? `${unhealthy} of ${healthy + unhealthy} unhealthy` : 'unhealthy') : 'healthy']))],
+      models.length > 0 && [h('h4', {}, 'Models'), facts(models.map(([name, { healthy, unhealthy }]) => [name, unhealthy ? h('span', { class: 's-failing' }, healthy ? `${unhealthy} of ${healthy + unhealthy} unhealthy` : 'unhealthy') : healthy ? 'healthy' : UNKNOWN]))],
     ],
   };
 }

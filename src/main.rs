@@ -17,6 +17,7 @@ use agenthost_exporter::serve::{self, Guard, Keys, Server};
 use agenthost_exporter::show::{Show, status};
 use agenthost_exporter::snapshot::{Current, Snapshot};
 use agenthost_exporter::source::budget::Ledger;
+use agenthost_exporter::source::otlp;
 use agenthost_exporter::tool::{self, demo};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -116,7 +117,8 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn configure(flags: &Flags) -> Result<Config> {
-    let config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
+    let mut config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
+    config.otlp = config.otlp.over(|name| std::env::var(name).ok());
     config.host.validate().map_err(refused)?;
     Ok(config)
 }
@@ -124,6 +126,7 @@ fn configure(flags: &Flags) -> Result<Config> {
 fn check(flags: &Flags) -> Result<()> {
     let config = configure(flags)?;
     Keys::read(&config.web, None).map_err(refused)?;
+    config.otlp.target().map_err(refused)?;
     let folder = std::env::current_dir().context("find the current folder")?;
     if let Some(doubt) = config.host.doubt(&folder) {
         eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
@@ -182,7 +185,7 @@ fn watch(flags: &Flags, load: Load, hello: &str) -> Result<()> {
 /// It looks once and leaves: the verdicts and the record of a sidecar that stays are not its own.
 async fn look_once(mut config: Config) -> Result<()> {
     let ledger = ledger(&config);
-    (config.state.path, config.record) = (None, None);
+    (config.state.path, config.record, config.otlp) = (None, None, otlp::Config::default());
     let stop = signals()?;
     let guard = Guard::new(Keys::read(&serve::Config::default(), None)?); // nobody comes
     let running = Running::start(config, ledger, guard)?;

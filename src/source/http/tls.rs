@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use super::Error;
 
@@ -27,8 +27,7 @@ impl Trust {
     /// The authorities that are built in, made at the first use.
     pub(super) fn builtin() -> Trust {
         static BUILT_IN: OnceLock<Trust> = OnceLock::new();
-        let roots = || RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        BUILT_IN.get_or_init(|| Trust::of(roots())).clone()
+        BUILT_IN.get_or_init(|| Trust::of(builtin_authorities())).clone()
     }
 
     /// The authorities of a PEM file, and no others.
@@ -36,20 +35,30 @@ impl Trust {
     /// # Errors
     /// It has none, or what it has is no certificate.
     pub fn only(pem: &[u8]) -> Result<Trust> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|_| anyhow!("it is not PEM"))?;
-            roots.add(certificate).map_err(|_| anyhow!("one of its certificates cannot be an authority"))?;
-        }
-        ensure!(!roots.is_empty(), "there is no certificate in it");
-        Ok(Trust::of(roots))
+        Ok(Trust::of(authorities(pem)?))
+    }
+
+    /// As `only`, or as the authorities that are built in; we show a certificate of our own, which with its key is PEM.
+    ///
+    /// # Errors
+    /// As `only`; there is no certificate or no key, or one is not of the other.
+    pub fn showing(authority: Option<&[u8]>, certificate: &[u8], key: &[u8]) -> Result<Trust> {
+        let roots = authority.map(authorities).transpose()?.unwrap_or_else(builtin_authorities);
+        let own: Vec<_> = CertificateDer::pem_slice_iter(certificate)
+            .collect::<Result<_, _>>()
+            .map_err(|_| anyhow!("the client certificate is not PEM"))?;
+        ensure!(!own.is_empty(), "there is no client certificate in its file");
+        let key =
+            PrivateKeyDer::from_pem_slice(key).map_err(|_| anyhow!("there is no key in the file of the client's"))?;
+        let config = builder().with_root_certificates(roots).with_client_auth_cert(own, key);
+        Ok(Trust::with(config.map_err(|_| anyhow!("the client certificate is not of its key"))?))
     }
 
     fn of(roots: RootCertStore) -> Trust {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.expect("ring has what TLS 1.2 and 1.3 need");
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        Trust::with(builder().with_root_certificates(roots).with_no_client_auth())
+    }
+
+    fn with(mut config: ClientConfig) -> Trust {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Trust(Arc::new(config))
     }
@@ -64,6 +73,26 @@ impl Trust {
         let connected = TlsConnector::from(self.0.clone()).connect(name, stream).await;
         connected.map_err(|error| Error::Tls(reason(&error).to_owned()))
     }
+}
+
+fn builtin_authorities() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
+fn authorities(pem: &[u8]) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|_| anyhow!("it is not PEM"))?;
+        roots.add(certificate).map_err(|_| anyhow!("one of its certificates cannot be an authority"))?;
+    }
+    ensure!(!roots.is_empty(), "there is no certificate in it");
+    Ok(roots)
+}
+
+fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.expect("ring has what TLS 1.2 and 1.3 need")
 }
 
 /// In our words: those of the library quote the certificate.

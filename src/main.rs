@@ -14,12 +14,11 @@ use std::sync::Arc;
 use agenthost_exporter::config::Config;
 use agenthost_exporter::host;
 use agenthost_exporter::serve::{self, Guard, Keys, Server};
-use agenthost_exporter::show::{Show, status};
+use agenthost_exporter::show::{self, Show};
 use agenthost_exporter::snapshot::{Current, Snapshot};
 use agenthost_exporter::source::budget::Ledger;
-use agenthost_exporter::tool::{self, demo};
+use agenthost_exporter::tool::{self, demo, healthcheck, nagios, status};
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
 use cli::{Cli, Command, ConfigAction, Flags};
 use file::Watched;
 use run::{Load, Running};
@@ -43,10 +42,13 @@ const REFUSED: u8 = 2;
 fn main() -> ExitCode {
     one_heap();
     all_files();
-    let cli = Cli::parse();
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     log(&cli.flags);
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("agenthost-exporter: {error:#}");
             ExitCode::from(if error.is::<Refused>() { REFUSED } else { 1 })
@@ -92,19 +94,31 @@ fn refused(error: anyhow::Error) -> anyhow::Error {
     Refused(error).into()
 }
 
-fn run(cli: &Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<ExitCode> {
+    let flags = &cli.flags;
     match &cli.command {
-        Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
-        Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port),
-        Some(Command::DemoWorker { part }) => demo::worker(part),
-        Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
-        Some(Command::Replay { files }) => replay(&cli.flags, files),
-        Some(Command::Demo) => with_demo(&cli.flags),
+        Some(Command::Healthcheck(question)) => return healthcheck(flags, question),
+        Some(Command::Nagios(question)) => {
+            let (code, line) = nagios::run(question, || flags.own());
+            print(&format!("{line}\n"))?;
+            return Ok(ExitCode::from(code as u8));
+        }
+        Some(Command::Status(question)) => {
+            return status::run(question, || flags.own())
+                .map(|read| if read { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?)?,
+        Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port)?,
+        Some(Command::DemoWorker { part }) => demo::worker(part)?,
+        Some(Command::Config { action: ConfigAction::Check }) => check(flags)?,
+        Some(Command::Replay { files }) => replay(flags, files)?,
+        Some(Command::Demo) => with_demo(flags)?,
         None => {
-            let flags = cli.flags.clone();
-            watch(&cli.flags, Arc::new(move || configure(&flags)), "")
+            let own = flags.clone();
+            watch(flags, Arc::new(move || configure(&own)), "")?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A closed pipe is the reader's business.
@@ -119,6 +133,13 @@ fn configure(flags: &Flags) -> Result<Config> {
     let config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
     config.host.validate().map_err(refused)?;
     Ok(config)
+}
+
+/// Whatever is wrong is a line on standard output: callers show no other.
+fn healthcheck(flags: &Flags, question: &healthcheck::Question) -> Result<ExitCode> {
+    let found = healthcheck::run(question, || flags.own()).unwrap_or_else(healthcheck::Found::refused);
+    print(&format!("{}\n", found.line))?;
+    Ok(if found.well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check(flags: &Flags) -> Result<()> {
@@ -248,7 +269,7 @@ async fn print_once(current: &Current) -> Result<()> {
     while !seen(&current.get()) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    let json = serde_json::to_string_pretty(&status::Status(&current.get()))?;
+    let json = serde_json::to_string_pretty(&show::status::Status(&current.get()))?;
     print(&(json + "\n"))
 }
 

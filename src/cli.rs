@@ -10,10 +10,12 @@ use agenthost_exporter::tool::ask::Own;
 use agenthost_exporter::tool::{healthcheck, nagios, status};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+const NAME: &str = "agenthost-exporter";
+
 /// A sidecar for AI-agent hosts: samples everything the host depends on, from outside, and says the truth about it to
 /// Prometheus, to Kubernetes and to people.
 #[derive(Debug, Parser)]
-#[command(name = "agenthost-exporter", version, max_term_width = 120)]
+#[command(name = NAME, version, max_term_width = 120)]
 pub struct Cli {
     #[command(flatten)]
     pub flags: Flags,
@@ -22,6 +24,32 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// What this shell completes a command line with.
+    pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), NAME, &mut text);
+        text
+    }
+
+    /// The page of roff for the program, with every command that is not hidden.
+    ///
+    /// # Errors
+    /// Never in practice: it is written to memory.
+    pub fn man() -> std::io::Result<Vec<u8>> {
+        let mut command = Cli::command();
+        command.build();
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.clone()).render(&mut page)?;
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let title = format!("\n.SH \"COMMAND {}\"\n", sub.get_name().to_uppercase());
+            page.extend(title.into_bytes());
+            let man = clap_mangen::Man::new(sub.clone().disable_help_subcommand(true));
+            man.render_synopsis_section(&mut page)?;
+            man.render_description_section(&mut page)?;
+        }
+        Ok(page)
+    }
+
     /// Reads the command line; what cannot be meant is told on standard error.
     ///
     /// # Errors
@@ -162,6 +190,10 @@ pub enum Command {
     Nagios(nagios::Question),
     /// Shows what a sidecar that runs says: the verdict, what failed, and a line for every part.
     Status(status::Question),
+    /// Prints completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Prints the man page.
+    Man,
     /// Looks at the configuration without starting anything.
     Config {
         #[command(subcommand)]

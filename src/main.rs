@@ -110,6 +110,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?)?,
         Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port)?,
         Some(Command::DemoWorker { part }) => demo::worker(part)?,
+        Some(Command::Completions { shell }) => print(Cli::completions(*shell))?,
+        Some(Command::Man) => print(Cli::man()?)?,
         Some(Command::Config { action: ConfigAction::Check }) => check(flags)?,
         Some(Command::Replay { files }) => replay(flags, files)?,
         Some(Command::Demo) => with_demo(flags)?,
@@ -122,8 +124,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 }
 
 /// A closed pipe is the reader's business.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    match std::io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("write to standard output"),
     }

@@ -172,9 +172,9 @@ mod tests {
         assert_eq!(code, Code::Critical);
         assert_eq!(
             line,
-            "CRITICAL - not ready: slack disconnected, failed for 4m12s; conflict / in\u{fffd}worktree\u{fffd}[31m, bad for \
-             4m12s, not yet failed; c s, not known for 4m12s: no reason told | 'failed'=2;;;0;5 'recovering'=0;;;0;5 \
-             'failing'=1;;;0;5 'unknown'=1;;;0;5 'time'=0.004s;;;0"
+            "CRITICAL - not ready: slack disconnected, failed for 4m12s; conflict / in\u{fffd}worktree\u{fffd}[31m, failed for \
+             4m12s; nearly, bad for 4m12s, not yet failed | 'failed'=3;;;0;7 'recovering'=0;;;0;7 'failing'=2;;;0;7 \
+             'unknown'=1;;;0;7 'time'=0.004s;;;0"
         );
     }
 

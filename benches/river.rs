@@ -71,7 +71,7 @@ fn say(what: &str, value: f64, unit: &str) {
 
 fn sample(points: Points) -> Sample {
     let section = RawValue::from_string("{}".into()).expect("a literal").into();
-    Sample { section, details: Default::default(), points }
+    Sample { section, details: Default::default(), points, gaps: Vec::new() }
 }
 
 fn points(facts: &[&'static Fact], series: usize) -> Points {

@@ -2,20 +2,87 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use agenthost_exporter::config::Config;
 use agenthost_exporter::host::Profile;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use agenthost_exporter::tool::ask::Own;
+use agenthost_exporter::tool::{healthcheck, nagios, status};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+const NAME: &str = "agenthost-exporter";
 
 /// A sidecar for AI-agent hosts: samples everything the host depends on, from outside, and says the truth about it to
 /// Prometheus, to Kubernetes and to people.
 #[derive(Debug, Parser)]
-#[command(name = "agenthost-exporter", version, max_term_width = 120)]
+#[command(name = NAME, version, max_term_width = 120)]
 pub struct Cli {
     #[command(flatten)]
     pub flags: Flags,
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Cli {
+    /// What this shell completes a command line with.
+    pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), NAME, &mut text);
+        text
+    }
+
+    /// The page of roff for the program, with every command that is not hidden.
+    ///
+    /// # Errors
+    /// Never in practice: it is written to memory.
+    pub fn man() -> std::io::Result<Vec<u8>> {
+        let mut command = Cli::command();
+        command.build();
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.clone()).render(&mut page)?;
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let title = format!("\n.SH \"COMMAND {}\"\n", sub.get_name().to_uppercase());
+            page.extend(title.into_bytes());
+            let man = clap_mangen::Man::new(sub.clone().disable_help_subcommand(true));
+            man.render_synopsis_section(&mut page)?;
+            man.render_description_section(&mut page)?;
+        }
+        Ok(page)
+    }
+
+    /// Reads the command line; what cannot be meant is told on standard error.
+    ///
+    /// # Errors
+    /// The code to leave with: 0 after help, 2 in general, and for the probes what their callers know of codes.
+    pub fn read() -> Result<Cli, ExitCode> {
+        let error = match Cli::try_parse() {
+            Ok(cli) => return Ok(cli),
+            Err(error) => error,
+        };
+        let _ = error.print();
+        if !error.use_stderr() {
+            return Err(ExitCode::SUCCESS);
+        }
+        // A second look that takes what it understands: which command was meant.
+        let lenient = Cli::command().ignore_errors(true).try_get_matches();
+        let meant = lenient.ok().and_then(|matches| matches.subcommand_name().map(str::to_owned));
+        let told = error.to_string();
+        let why = told.lines().next().unwrap_or_default();
+        Err(match meant.as_deref() {
+            // Their callers show standard output, and know no 2.
+            Some("healthcheck") => {
+                println!("failed: {why}");
+                ExitCode::FAILURE
+            }
+            Some("nagios") => {
+                let (code, line) = nagios::unknown(why);
+                println!("{line}");
+                ExitCode::from(code as u8)
+            }
+            Some("status") => ExitCode::FAILURE,
+            _ => ExitCode::from(2),
+        })
+    }
 }
 
 /// Flags win over the environment, the environment over the file.
@@ -88,6 +155,24 @@ impl Flags {
         config.record = self.state_record.clone();
         config
     }
+
+    /// Where a sidecar with this configuration listens. One that runs may do so by an older one than the file has now, so a
+    /// file that is wrong is no more than a doubt.
+    pub fn own(&self) -> Own {
+        let (mut web, mut doubt) = match Config::load_web(self.config_file.as_deref()) {
+            Ok(web) => (web, None),
+            Err(error) => (Default::default(), Some(format!("{error:#}"))),
+        };
+        web.config_file = self.web_config_file.clone().or(web.config_file);
+        if !self.web_listen_address.is_empty() {
+            web.listen = self.web_listen_address.clone();
+        }
+        let tls = web.speaks_tls().unwrap_or_else(|error| {
+            doubt = Some(format!("{error:#}"));
+            false
+        });
+        Own { listen: web.listen, tls, doubt }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,6 +184,16 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         format: agenthost_exporter::tool::metrics::Format,
     },
+    /// Asks a sidecar that runs whether it works, or with --readyz whether the host can: exit 0 or 1, and one line.
+    Healthcheck(healthcheck::Question),
+    /// Asks a sidecar that runs for its verdict, as Nagios wants it: exit 0, 1, 2 or 3, and one line with figures.
+    Nagios(nagios::Question),
+    /// Shows what a sidecar that runs says: the verdict, what failed, and a line for every part.
+    Status(status::Question),
+    /// Prints completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Prints the man page.
+    Man,
     /// Looks at the configuration without starting anything.
     Config {
         #[command(subcommand)]

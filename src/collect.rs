@@ -84,6 +84,7 @@ pub trait Collector: Sized + Send + 'static {
     const LISTED: bool = false;
     const FACTS: &'static [&'static Fact];
     const CHECKS: &'static [Check];
+    const NEEDS: Needs;
     /// Its table `[collect.<name>]`, without `enabled`, `interval` and `timeout`, which the loop takes.
     type Config: DeserializeOwned + Default + Clone + Send + Sync;
     /// What `/status.<name>` shows.
@@ -107,11 +108,47 @@ pub trait Collector: Sized + Send + 'static {
     /// The facts of a section, and which subjects it lists.
     fn points(section: &Self::Section, points: &mut Points);
 
+    /// What of it we may not see, each with the reason: it says nothing of what could not be asked for want of an answer.
+    fn gaps(_section: &Self::Section) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What `/status/<name>/<key>` shows; empty for most.
     fn details(&self) -> Details {
         Details::default()
     }
 }
+
+/// What a person should know of a collector before it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// What it reads.
+    pub reads: &'static str,
+    /// What lets it look where it may not.
+    pub fix: &'static str,
+    /// What one look costs the host.
+    pub costs: &'static str,
+}
+
+/// Of all that read the host's database.
+const DATABASE_FIX: &str = "run as the user that owns the host's database, or let a group of ours read it, the files -wal and \
+                            -shm beside it, and enter the folders above; in a container, mount its folder and not the file alone";
+
+/// Of all that ask the host's own API.
+const API_FIX: &str =
+    "name the file with the token that the host's API wants, with `token_file` in [host], and let us read it";
+
+/// Of all that ask for the host's own status.
+const STATUS_COST: &str = "one request for the host's status, shared by all that need it; what that costs is in the notes, and \
+                           `status_poll` in [host] decides";
+
+/// Of all that ask Docker.
+const DOCKER_FIX: &str = "run in the group that owns the socket (it is as good as root), mount the socket, or name the socket of a \
+                          proxy that lets GET /containers pass, with `socket` in [docker]";
+
+/// Of all that read git.
+const GIT_FIX: &str = "run as the user that owns the repository, or let a group of ours enter its folders and read .git; no \
+                       safe.directory is needed, for its owner is not asked for";
 
 /// The table of one collector, still with its spans, so that a wrong key names its line.
 pub type Table<'i> = toml::Spanned<toml::de::DeTable<'i>>;
@@ -129,6 +166,7 @@ pub struct Subsystem {
     pub listed: bool,
     pub facts: &'static [&'static Fact],
     pub checks: &'static [Check],
+    pub needs: Needs,
     fail_for: fn(&Check, &Host) -> Duration,
     /// Reads the collector's table (absent: its defaults) and says how to build it.
     pub plan: fn(Option<Table<'_>>) -> Result<Build, toml::de::Error>,
@@ -145,6 +183,7 @@ impl Subsystem {
             listed: C::LISTED,
             facts: C::FACTS,
             checks: C::CHECKS,
+            needs: C::NEEDS,
             fail_for: C::fail_for,
             plan: plan::<C>,
         }
@@ -187,6 +226,7 @@ impl<C: Collector> Collect for C {
             .map_err(|_| anyhow::anyhow!("timed out after {}", Span(timeout)))??;
         let mut points = Points::default();
         C::points(&section, &mut points);
-        Ok(Sample { section: to_raw_value(&section)?.into(), details: self.details(), points })
+        let gaps = C::gaps(&section);
+        Ok(Sample { section: to_raw_value(&section)?.into(), details: self.details(), points, gaps })
     }
 }

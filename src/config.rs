@@ -55,13 +55,20 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or says what cannot be meant: one line with file, line, key and the nearest right name.
     pub fn load(file: Option<&Path>) -> Result<Config> {
-        let path = match file {
-            Some(path) => path.to_owned(),
-            None if Path::new(DEFAULT_FILE).exists() => PathBuf::from(DEFAULT_FILE),
-            None => return Config::parse("", "(no file)"),
-        };
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        Config::parse(&text, &path.display().to_string())
+        match text(file)? {
+            Some((text, file)) => Config::parse(&text, &file),
+            None => Config::parse("", "(no file)"),
+        }
+    }
+
+    /// The `[web]` table of the same file and nothing else of it, for who asks where it listens.
+    ///
+    /// # Errors
+    /// As `load`, but for what the other tables say.
+    pub fn load_web(file: Option<&Path>) -> Result<serve::Config> {
+        let Some((text, file)) = text(file)? else { return Ok(serve::Config::default()) };
+        let root = DeTable::parse(&text).map_err(|error| explain(&text, &file, error))?;
+        read(take(&mut root.into_inner(), "web")).map_err(|fault| explain(&text, &file, fault))
     }
 
     /// Reads a file's text; `file` is its name in messages.
@@ -94,6 +101,17 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// What the configuration's file says, and its name in messages; `None` if there is none and none was named.
+fn text(file: Option<&Path>) -> Result<Option<(String, String)>> {
+    let path = match file {
+        Some(path) => path,
+        None if Path::new(DEFAULT_FILE).exists() => Path::new(DEFAULT_FILE),
+        None => return Ok(None),
+    };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Some((text, path.display().to_string())))
 }
 
 /// Checks that the program knows, and that a `[checks.<name>]` may name.

@@ -544,7 +544,7 @@ mod tests {
             self.wait(at);
             let now = self.moment(at);
             let outcome = outcome
-                .map(|points| Sample { section: null(), details: Default::default(), points })
+                .map(|points| Sample { section: null(), details: Default::default(), points, gaps: Vec::new() })
                 .map_err(|cause| Failure { cause, error: "as told".into() });
             let reading = Reading { collector, at: now, took: seconds(1), outcome, own: points(own) };
             self.health.observe(now, &reading);

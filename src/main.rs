@@ -14,13 +14,12 @@ use std::sync::Arc;
 use agenthost_exporter::config::Config;
 use agenthost_exporter::host;
 use agenthost_exporter::serve::{self, Guard, Keys, Server};
-use agenthost_exporter::show::{Show, status};
+use agenthost_exporter::show::{self, Show};
 use agenthost_exporter::snapshot::{Current, Snapshot};
 use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::source::otlp;
-use agenthost_exporter::tool::{self, demo};
+use agenthost_exporter::tool::{self, demo, healthcheck, nagios, status};
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
 use cli::{Cli, Command, ConfigAction, Flags};
 use file::Watched;
 use run::{Load, Running};
@@ -44,10 +43,13 @@ const REFUSED: u8 = 2;
 fn main() -> ExitCode {
     one_heap();
     all_files();
-    let cli = Cli::parse();
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     log(&cli.flags);
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("agenthost-exporter: {error:#}");
             ExitCode::from(if error.is::<Refused>() { REFUSED } else { 1 })
@@ -93,24 +95,38 @@ fn refused(error: anyhow::Error) -> anyhow::Error {
     Refused(error).into()
 }
 
-fn run(cli: &Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<ExitCode> {
+    let flags = &cli.flags;
     match &cli.command {
-        Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?),
-        Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port),
-        Some(Command::DemoWorker { part }) => demo::worker(part),
-        Some(Command::Config { action: ConfigAction::Check }) => check(&cli.flags),
-        Some(Command::Replay { files }) => replay(&cli.flags, files),
-        Some(Command::Demo) => with_demo(&cli.flags),
+        Some(Command::Healthcheck(question)) => return healthcheck(flags, question),
+        Some(Command::Nagios(question)) => {
+            let (code, line) = nagios::run(question, || flags.own());
+            print(&format!("{line}\n"))?;
+            return Ok(ExitCode::from(code as u8));
+        }
+        Some(Command::Status(question)) => {
+            return status::run(question, || flags.own())
+                .map(|read| if read { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?)?,
+        Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port)?,
+        Some(Command::DemoWorker { part }) => demo::worker(part)?,
+        Some(Command::Completions { shell }) => print(Cli::completions(*shell))?,
+        Some(Command::Man) => print(Cli::man()?)?,
+        Some(Command::Config { action: ConfigAction::Check }) => check(flags)?,
+        Some(Command::Replay { files }) => replay(flags, files)?,
+        Some(Command::Demo) => with_demo(flags)?,
         None => {
-            let flags = cli.flags.clone();
-            watch(&cli.flags, Arc::new(move || configure(&flags)), "")
+            let own = flags.clone();
+            watch(flags, Arc::new(move || configure(&own)), "")?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A closed pipe is the reader's business.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    match std::io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("write to standard output"),
     }
@@ -121,6 +137,13 @@ fn configure(flags: &Flags) -> Result<Config> {
     config.otlp = config.otlp.over(|name| std::env::var(name).ok());
     config.host.validate().map_err(refused)?;
     Ok(config)
+}
+
+/// Whatever is wrong is a line on standard output: callers show no other.
+fn healthcheck(flags: &Flags, question: &healthcheck::Question) -> Result<ExitCode> {
+    let found = healthcheck::run(question, || flags.own()).unwrap_or_else(healthcheck::Found::refused);
+    print(&format!("{}\n", found.line))?;
+    Ok(if found.well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check(flags: &Flags) -> Result<()> {
@@ -251,7 +274,7 @@ async fn print_once(current: &Current) -> Result<()> {
     while !seen(&current.get()) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    let json = serde_json::to_string_pretty(&status::Status(&current.get()))?;
+    let json = serde_json::to_string_pretty(&show::status::Status(&current.get()))?;
     print(&(json + "\n"))
 }
 

@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 use crate::collect::{Build, Collect};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
-use crate::sample::{Cause, Failure, Now, Points, Reading, Sample};
+use crate::sample::{Access, Cause, Failure, Now, Points, Reading, Sample};
 use crate::source::Sources;
 
 mod counters;
@@ -70,7 +70,15 @@ pub static SERIES_DROPPED: Fact = Fact::counter(
 )
 .of(&["collector"]);
 
-pub static FACTS: &[&Fact] = &[&UP, &DURATION, &LAST_SUCCESS, &INTERVAL, &TIMEOUTS, &SERIES_DROPPED];
+pub static ACCESS: Fact = Fact::gauge(
+    "agenthost.collector.access",
+    "agenthost_collector_access",
+    "What the collector may look at, by its latest run: 1 for the state that holds (full, partial: something of it is denied, \
+     denied, unknown: nobody answered), 0 for the others.",
+)
+.of(&["collector", "access"]);
+
+pub static FACTS: &[&Fact] = &[&UP, &DURATION, &LAST_SUCCESS, &INTERVAL, &TIMEOUTS, &SERIES_DROPPED, &ACCESS];
 
 pub static CHECKS: &[Check] = &[Check {
     name: "collector_up",
@@ -302,13 +310,16 @@ impl Pulse {
             self.past.last_success = Some(at.wall);
         }
         self.log(outcome.as_ref().err());
-        let own = self.own(took, outcome.is_ok());
+        let own = self.own(took, outcome.is_ok(), Access::of(&outcome));
         Reading { collector: self.name, at, took, outcome, own }
     }
 
-    fn own(&self, took: Duration, up: bool) -> Points {
+    fn own(&self, took: Duration, up: bool, access: Access) -> Points {
         let mut points = Points::default();
         points.put(&UP, [&self.label], f64::from(u8::from(up)));
+        for one in Access::ALL {
+            points.put(&ACCESS, [&self.label, &one.name().into()], f64::from(u8::from(one == access)));
+        }
         points.put(&DURATION, [&self.label], took.as_secs_f64());
         points.put(&INTERVAL, [&self.label], self.interval.as_secs_f64());
         points.put(&TIMEOUTS, [&self.label], f64::from(self.past.timeouts));
@@ -396,7 +407,7 @@ mod tests {
                 points.put(&LEVEL, [&format!("tank-{number}").into()], 1.0);
             }
             let section = RawValue::from_string(series.to_string()).unwrap().into();
-            Ok(Sample { section, details: Default::default(), points })
+            Ok(Sample { section, details: Default::default(), points, gaps: Vec::new() })
         }
     }
 

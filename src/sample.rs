@@ -331,13 +331,18 @@ impl std::error::Error for Excused {}
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
         let mut cause = Cause::Unanswered;
-        if error.chain().any(|cause| cause.is::<Denied>() || is_permission(cause)) {
+        if is_denied(&error) {
             cause = Cause::Denied;
         } else if error.chain().any(|cause| cause.is::<Excused>()) {
             cause = Cause::Excused;
         }
         Failure { cause, error: format!("{error:#}") }
     }
+}
+
+/// Whether it is a refusal, wherever in the chain that stands.
+pub fn is_denied(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<Denied>() || is_permission(cause))
 }
 
 fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -354,6 +359,47 @@ pub struct Sample {
     pub section: Arc<RawValue>,
     pub details: Details,
     pub points: Points,
+    /// What of it we may not see, each with the reason.
+    pub gaps: Vec<String>,
+}
+
+/// What a collector may look at, by what came of its latest run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Full,
+    /// Something of it is denied.
+    Partial,
+    Denied,
+    /// Nobody answered, so nobody said.
+    Unknown,
+}
+
+impl Access {
+    pub const ALL: [Access; 4] = [Access::Full, Access::Partial, Access::Denied, Access::Unknown];
+
+    pub fn of(outcome: &Result<Sample, Failure>) -> Access {
+        match outcome {
+            Ok(sample) if sample.is_whole() => Access::Full,
+            Ok(_) => Access::Partial,
+            Err(Failure { cause: Cause::Denied, .. }) => Access::Denied,
+            Err(Failure { cause: Cause::Unanswered | Cause::Excused, .. }) => Access::Unknown,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::Full => "full",
+            Access::Partial => "partial",
+            Access::Denied => "denied",
+            Access::Unknown => "unknown",
+        }
+    }
+}
+
+impl Sample {
+    fn is_whole(&self) -> bool {
+        self.gaps.is_empty() && self.points.0.iter().all(|point| point.withheld != Some(Cause::Denied))
+    }
 }
 
 /// What one collector saw at one moment, or why it saw nothing.

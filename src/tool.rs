@@ -1,5 +1,11 @@
 //! The one-shot subcommands.
 
+pub mod ask;
 pub mod demo;
+pub mod healthcheck;
 pub mod metrics;
+pub mod nagios;
 pub mod replay;
+pub mod status;
+
+mod told;

@@ -30,6 +30,7 @@ use crate::collect::connectors::{self, Connector};
 use crate::collect::deliveries::{self, Waiting};
 use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi};
 use crate::collect::http::ask_all;
+use crate::collect::{API_FIX, Needs, STATUS_COST};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
@@ -166,6 +167,8 @@ impl Collector for Channels {
             means: "The host calls the channel connected, and yet what it sends there does not arrive.",
         },
     ];
+    const NEEDS: Needs =
+        Needs { reads: "the host's own status, and deliveries in its database", fix: API_FIX, costs: STATUS_COST };
     type Config = Config;
     type Section = Section;
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
+use crate::collect::{Collector, DOCKER_FIX, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::host::containers::{Names, Pattern, Role};
@@ -232,6 +232,11 @@ impl Collector for Containers {
     const FACTS: &'static [&'static Fact] =
         &[&COUNT, &EXITED, &OLDEST, &MEMORY, &CPU, &RESTARTS, &RECENT_RESTARTS, &OOM_KILLS, &RECENT_OOM_KILLS, &LEAKED];
     const CHECKS: &'static [Check] = &CHECKS;
+    const NEEDS: Needs = Needs {
+        reads: "Docker's list of the host's containers, and their control groups",
+        fix: DOCKER_FIX,
+        costs: "one list and one inspect for each new container, none of statistics",
+    };
     type Config = Config;
     type Section = Section;
 

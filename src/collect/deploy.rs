@@ -14,9 +14,10 @@ use crate::collect::Collector;
 use crate::collect::repos::look::{Remembered, RepoSeen, look_at_repo};
 use crate::collect::repos::statuses::{self, Key, Statuses};
 use crate::collect::repos::tree::{self, Tree};
+use crate::collect::{GIT_FIX, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
-use crate::sample::{Moment, Now, Points};
+use crate::sample::{Cause, Failure, Moment, Now, Points};
 use crate::source::Sources;
 use crate::source::git::{Place, Sha, Unreadable};
 use crate::source::sqlite::{Database, Reader};
@@ -59,6 +60,8 @@ struct Last {
     last_deploy_sha: Option<String>,
     /// Why neither is known.
     database_error: Option<String>,
+    #[serde(skip)]
+    is_denied: bool,
 }
 
 static DIRTY: Fact = Fact::gauge(
@@ -109,6 +112,11 @@ impl Collector for Deploy {
     const EVERY: Duration = Duration::from_secs(30);
     const FACTS: &'static [&'static Fact] = &[&DIRTY, &UNPUSHED, &LAST_DEPLOY, &DRIFT];
     const CHECKS: &'static [Check] = &[DEPLOY_DRIFT];
+    const NEEDS: Needs = Needs {
+        reads: ".git of the host's own checkout, and a row of its database",
+        fix: GIT_FIX,
+        costs: "some files of .git; its whole tree is compared with the index once a minute, or less often if it is large",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -138,6 +146,11 @@ impl Collector for Deploy {
             },
         };
         Ok(section.with(last))
+    }
+
+    fn gaps(section: &Section) -> Vec<String> {
+        let database = section.last.database_error.clone().filter(|_| section.last.is_denied);
+        section.tree.denied().map(ToString::to_string).into_iter().chain(database).collect()
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -190,7 +203,10 @@ impl Section {
     }
 
     fn with(self, last: Result<Last>) -> Section {
-        let last = last.unwrap_or_else(|error| Last { database_error: Some(format!("{error:#}")), ..Last::default() });
+        let last = last.unwrap_or_else(|error| {
+            let Failure { cause, error } = error.into();
+            Last { database_error: Some(error), is_denied: cause == Cause::Denied, ..Last::default() }
+        });
         let drift =
             self.head_sha.zip(last.last_deploy_sha.as_ref()).map(|(head, last)| !head.to_string().starts_with(last));
         Section { drift, last, ..self }
@@ -208,7 +224,7 @@ fn read(reader: &Reader) -> Result<Last> {
         return Err(anyhow!("router_state: last_deploy_at is not a timestamp"));
     }
     let sha = value("last_deploy_sha")?.filter(|text| is_sha(text)).map(|text| text.to_ascii_lowercase());
-    Ok(Last { last_deploy_at: at.at(), last_deploy_sha: sha, database_error: None })
+    Ok(Last { last_deploy_at: at.at(), last_deploy_sha: sha, database_error: None, is_denied: false })
 }
 
 /// A whole name of a commit, or its beginning. Anything else is not shown.

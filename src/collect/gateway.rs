@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::collect::Collector;
+use crate::collect::{Collector, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::host::gateway::Kind;
@@ -381,6 +381,11 @@ impl Collector for Gateway {
         &STANDS,
     ];
     const CHECKS: &'static [Check] = &CHECKS;
+    const NEEDS: Needs = Needs {
+        reads: "the gateway's cheap endpoints, its port and its containers",
+        fix: "let us read `key_file`, `admin_key_file` and `ca_file` of [collect.gateway], with keys that the gateway takes; for its containers run in the group of Docker's socket, or name a proxy's, with `socket` in [docker]",
+        costs: "requests that call no model; `active_health = \"paid\"` calls each model up to `max_probes_per_day` times a day",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -416,6 +421,17 @@ impl Collector for Gateway {
                 Ok(Section::of(asker, now))
             }
         }
+    }
+
+    fn gaps(section: &Section) -> Vec<String> {
+        let refused =
+            |shown: &&credential::Shown| matches!(shown.state, credential::Word::Rejected | credential::Word::Denied);
+        let keys = section.keys.iter().filter(|(_, shown)| refused(shown));
+        let keys = keys.map(|(name, shown)| format!("{name}: {}", shown.error.as_deref().unwrap_or("it is not taken")));
+        let containers = section.containers.iter().filter(|(_, container)| container.denied);
+        let containers =
+            containers.filter_map(|(name, container)| Some(format!("{name}: {}", container.error.as_ref()?)));
+        keys.chain(containers).collect()
     }
 
     fn points(section: &Section, points: &mut Points) {

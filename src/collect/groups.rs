@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
+use crate::collect::{Collector, DATABASE_FIX, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::sample::{Now, Points};
@@ -46,6 +46,11 @@ impl Collector for Groups {
     const EVERY: Duration = Duration::from_secs(30);
     const FACTS: &'static [&'static Fact] = &[&TOTAL, &ACTIVE_SESSIONS];
     const CHECKS: &'static [Check] = &[];
+    const NEEDS: Needs = Needs {
+        reads: "the tables of groups and sessions in the host's database",
+        fix: DATABASE_FIX,
+        costs: "a count of rows",
+    };
     type Config = Config;
     type Section = Section;
 

@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
+use crate::collect::{Collector, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::host::generic::Heartbeat as Listed;
-use crate::sample::{Now, Points};
+use crate::sample::{self, Now, Points};
 use crate::source::Sources;
 use crate::source::file;
 
@@ -42,6 +42,8 @@ struct Beat {
     error: Option<String>,
     #[serde(skip)]
     has_limit: bool,
+    #[serde(skip)]
+    is_denied: bool,
 }
 
 static AGE: Fact = Fact::gauge(
@@ -78,6 +80,11 @@ impl Collector for Heartbeat {
         headline: "heartbeat {} stale",
         means: "The host has not touched its heartbeat file for longer than it should: it hangs, or is gone.",
     }];
+    const NEEDS: Needs = Needs {
+        reads: "when the files of `[[collect.heartbeat]]` were written",
+        fix: "let us enter the folders above that file; it is not opened",
+        costs: "nothing",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -89,6 +96,11 @@ impl Collector for Heartbeat {
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let one = |listed: &Listed| (listed.name.0.clone(), Beat::of(listed, written(&listed.path), now.wall));
         Ok(Section { files: self.files.iter().map(one).collect() })
+    }
+
+    fn gaps(section: &Section) -> Vec<String> {
+        let denied = section.files.iter().filter(|(_, beat)| beat.is_denied);
+        denied.filter_map(|(name, beat)| Some(format!("{name}: {}", beat.error.as_ref()?))).collect()
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -125,6 +137,7 @@ impl Beat {
             age_seconds,
             stale: listed.max_age.and_then(|limit| judge(limit.0)),
             has_limit: listed.max_age.is_some(),
+            is_denied: written.as_ref().is_err_and(sample::is_denied),
             error: written.as_ref().err().map(|error| format!("{error:#}")),
         }
     }

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::collect::Collector;
 use crate::collect::host_api::HostApi;
+use crate::collect::{Collector, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::host::generic::Endpoint;
-use crate::sample::{Now, Points};
+use crate::sample::{self, Now, Points};
 use crate::source::Sources;
 
 /// The list stands in the host, as others read it too.
@@ -37,6 +37,8 @@ pub struct Section {
 struct Said {
     /// Why nothing is known.
     error: Option<String>,
+    #[serde(skip)]
+    is_denied: bool,
     /// Null where no number stands, nor a word that means one.
     values: BTreeMap<Arc<str>, Option<f64>>,
 }
@@ -61,6 +63,11 @@ impl Collector for Http {
     const LISTED: bool = true;
     const FACTS: &'static [&'static Fact] = &[&VALUE];
     const CHECKS: &'static [Check] = &[];
+    const NEEDS: Needs = Needs {
+        reads: "the endpoints of `[[collect.http]]`",
+        fix: "name the file with the token that the endpoint wants, with `token_file` in that `[[collect.http]]`, and let us read it",
+        costs: "one request for each",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -86,6 +93,11 @@ impl Collector for Http {
         }
     }
 
+    fn gaps(section: &Section) -> Vec<String> {
+        let denied = section.endpoints.iter().filter(|(_, said)| said.is_denied);
+        denied.filter_map(|(name, said)| Some(format!("{name}: {}", said.error.as_ref()?))).collect()
+    }
+
     fn points(section: &Section, points: &mut Points) {
         for (endpoint, said) in &section.endpoints {
             for (name, value) in &said.values {
@@ -102,8 +114,9 @@ fn said(endpoints: &[Endpoint], asked: Vec<Result<Value>>) -> (BTreeMap<Arc<str>
         let number = |pointer| endpoint.number(pointer, answer.as_ref().ok()?);
         let values = endpoint.values.iter().map(|(name, pointer)| (name.0.clone(), number(pointer))).collect();
         let error = answer.as_ref().err().map(|error| format!("{error:#}"));
+        let is_denied = answer.as_ref().is_err_and(sample::is_denied);
         errors.extend(answer.err());
-        (endpoint.name.0.clone(), Said { error, values })
+        (endpoint.name.0.clone(), Said { error, is_denied, values })
     };
     (endpoints.iter().zip(asked).map(one).collect(), errors)
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::collect::connectors::{self, Connector};
 use crate::collect::host_api::HostApi;
+use crate::collect::{DOCKER_FIX, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::containers::{Names, Role};
 use crate::host::{Host, Profile};
@@ -76,6 +77,11 @@ impl Collector for Mcp {
     const EVERY: Duration = Duration::from_secs(15);
     const FACTS: &'static [&'static Fact] = &[&CONNECTED];
     const CHECKS: &'static [Check] = &CHECKS;
+    const NEEDS: Needs = Needs {
+        reads: "Docker's list of MCP servers, or the host's list of connectors",
+        fix: DOCKER_FIX,
+        costs: "what `containers` was told, or one request of the host's API",
+    };
     type Config = Config;
     type Section = Section;
 

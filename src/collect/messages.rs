@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::collect::deliveries::{self, Waiting, age};
 use crate::collect::registered::{self, Registered};
+use crate::collect::{DATABASE_FIX, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::sample::{Now, Points};
@@ -234,6 +235,11 @@ impl Collector for Messages {
             means: "Somebody has waited over half an hour in a group whose agent normally answers.",
         },
     ];
+    const NEEDS: Needs = Needs {
+        reads: "the tables of messages and deliveries in the host's database",
+        fix: DATABASE_FIX,
+        costs: "the rows that are new, in milliseconds; no lock beyond that",
+    };
     type Config = Config;
     type Section = Section;
 

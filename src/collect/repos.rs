@@ -12,7 +12,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
+use crate::collect::{Collector, GIT_FIX, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Denied, Now, Points};
@@ -261,6 +261,11 @@ impl Collector for Repos {
         &LOCK_AGE,
     ];
     const CHECKS: &'static [Check] = &CHECKS;
+    const NEEDS: Needs = Needs {
+        reads: ".git of each repository and worktree",
+        fix: GIT_FIX,
+        costs: "some files of .git; a tree is compared with its index once a minute, or less often if it is large; no lock, no hook",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -286,6 +291,15 @@ impl Collector for Repos {
         self.statuses.refresh(now, trees(&found, &self.homes), statuses::patience(self.timeout));
         let repos = found.iter().map(|(slug, found)| (slug.clone(), self.repo(slug, found)));
         Ok(Section { repos: repos.collect() })
+    }
+
+    fn gaps(section: &Section) -> Vec<String> {
+        let trees = section.repos.iter().flat_map(|(slug, repo)| {
+            let worktrees =
+                repo.worktrees.iter().map(move |(name, worktree)| (format!("{slug}/{name}"), &worktree.tree));
+            [(slug.to_string(), &repo.tree)].into_iter().chain(worktrees)
+        });
+        trees.filter_map(|(name, tree)| Some(format!("{name}: {}", tree.denied()?))).collect()
     }
 
     fn points(section: &Section, points: &mut Points) {

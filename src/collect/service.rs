@@ -8,12 +8,12 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
 use crate::collect::host_api::{Address, HostApi};
+use crate::collect::{Collector, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::running::{Chain, Seen, look};
 use crate::host::{Host, ProcessRule, Profile};
-use crate::sample::{Now, Points};
+use crate::sample::{Cause, Failure, Now, Points};
 use crate::source::Sources;
 use crate::source::boot::Boot;
 use crate::source::http::{self, Ask, Http, Limits};
@@ -305,6 +305,11 @@ impl Collector for Service {
         &WATCHED_FILES,
     ];
     const CHECKS: &'static [Check] = &CHECKS;
+    const NEEDS: Needs = Needs {
+        reads: "the process table, the host's liveness, and of its process /proc (memory, files, sockets)",
+        fix: "run as the host's user, or with CAP_SYS_PTRACE; in a container share its process namespace (`pid: \"service:host\"`, shareProcessNamespace); without any of them `pid_file` in [host] says which process it is",
+        costs: "one request for a path that it does not know, and one pass over /proc",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -346,6 +351,13 @@ impl Collector for Service {
         let runtime = self.ask_runtime(answered, now).await;
         let section = self.section(&believe(seen, &asked), Some((base, &asked)), now);
         Ok(Section { health, runtime, ..section })
+    }
+
+    fn gaps(section: &Section) -> Vec<String> {
+        let unseen = section.process_error.clone().filter(|_| section.process == Sight::Denied);
+        let files = section.resources.as_ref().and_then(|resources| resources.error.clone());
+        let runtime = section.runtime.as_ref().filter(|runtime| runtime.is_denied);
+        unseen.into_iter().chain(files).chain(runtime.and_then(|runtime| runtime.error.clone())).collect()
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -475,8 +487,12 @@ impl Service {
                 sse_clients: process.sse_clients,
                 watched_files: process.watched_files,
                 error: None,
+                is_denied: false,
             },
-            Err(error) => Runtime { error: Some(format!("{error:#}")), ..Runtime::default() },
+            Err(error) => {
+                let Failure { cause, error } = error.into();
+                Runtime { error: Some(error), is_denied: cause == Cause::Denied, ..Runtime::default() }
+            }
         })
     }
 

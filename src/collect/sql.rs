@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
+use crate::collect::{Collector, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::host::generic::Query;
-use crate::sample::{Now, Points};
+use crate::sample::{self, Now, Points};
 use crate::source::Sources;
 use crate::source::sqlite::Database;
 
@@ -34,6 +34,8 @@ pub struct Section {
 struct Said {
     /// Why nothing is known.
     error: Option<String>,
+    #[serde(skip)]
+    is_denied: bool,
     /// By column; null where it holds no number. What a query that fails now once gave is listed with null.
     values: BTreeMap<Arc<str>, Option<f64>>,
 }
@@ -59,6 +61,11 @@ impl Collector for Sql {
     const LISTED: bool = true;
     const FACTS: &'static [&'static Fact] = &[&VALUE];
     const CHECKS: &'static [Check] = &[];
+    const NEEDS: Needs = Needs {
+        reads: "the queries of `[[collect.sql]]`",
+        fix: "run as the user that owns that database, or let a group of ours read it, its -wal and -shm, and enter the folders above",
+        costs: "each query, for as long as it takes",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -75,11 +82,12 @@ impl Collector for Sql {
             let said = match ask(query) {
                 Ok(values) => {
                     *columns = values.keys().cloned().collect();
-                    Said { error: None, values }
+                    Said { error: None, is_denied: false, values }
                 }
                 Err(error) => {
                     let values = columns.iter().map(|column| (column.clone(), None)).collect();
-                    let said = Said { error: Some(format!("{error:#}")), values };
+                    let is_denied = sample::is_denied(&error);
+                    let said = Said { error: Some(format!("{error:#}")), is_denied, values };
                     first = first.or(Some(error));
                     said
                 }
@@ -90,6 +98,11 @@ impl Collector for Sql {
             Some(error) if queries.values().all(|said| said.error.is_some()) => Err(error),
             _ => Ok(Section { queries }),
         }
+    }
+
+    fn gaps(section: &Section) -> Vec<String> {
+        let denied = section.queries.iter().filter(|(_, said)| said.is_denied);
+        denied.filter_map(|(name, said)| Some(format!("{name}: {}", said.error.as_ref()?))).collect()
     }
 
     fn points(section: &Section, points: &mut Points) {

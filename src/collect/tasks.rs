@@ -10,8 +10,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
-use crate::collect::registered::UNKNOWN;
+use crate::collect::{Collector, DATABASE_FIX, Needs, registered::UNKNOWN};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Details, Moment, Now, Points};
@@ -191,6 +190,11 @@ impl Collector for Tasks {
     const FACTS: &'static [&'static Fact] =
         &[&TASKS, &OVERDUE, &STUCK, &FAILING, &NEXT_RUN, &LAST_RUN, &RUNS, &RUN_DURATION];
     const CHECKS: &'static [Check] = &[TASK_OVERDUE, TASK_STUCK, TASK_FAILING];
+    const NEEDS: Needs = Needs {
+        reads: "the tables of tasks and their runs in the host's database",
+        fix: DATABASE_FIX,
+        costs: "the rows that are new, in milliseconds",
+    };
     type Config = Config;
     type Section = Section;
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Collector;
-use crate::collect::amount::amount;
 use crate::collect::registered::{self, GROUP_SYNC, Registered, UNREGISTERED};
+use crate::collect::{Collector, amount::amount};
+use crate::collect::{DATABASE_FIX, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::sample::{Now, Points};
@@ -181,6 +181,11 @@ impl Collector for Usage {
     const FACTS: &'static [&'static Fact] =
         &[&RUNS, &RUN_ERRORS, &TURNS, &COST, &TOKENS, &DURATION, &TIMED_RUNS, &TOOL_CALLS, &TOOL_ERRORS, &UNREADABLE];
     const CHECKS: &'static [Check] = &[];
+    const NEEDS: Needs = Needs {
+        reads: "the tables of events and messages in the host's database",
+        fix: DATABASE_FIX,
+        costs: "the rows that are new, in milliseconds; all of them at the start and once an hour",
+    };
     type Config = Config;
     type Section = Section;
 

@@ -14,7 +14,7 @@ use anyhow::Result;
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::collect::Collector;
+use crate::collect::{Collector, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::{Host, Profile};
 use crate::sample::{Details, Now, Points};
@@ -124,6 +124,9 @@ pub struct Section {
     registry: Option<Listed>,
     /// What could not be seen, and what to do about it.
     limits: Vec<String>,
+    /// Those of them that rights would lift.
+    #[serde(skip)]
+    gaps: Vec<String>,
     #[serde(skip)]
     booted: f64,
     /// The engine did not tell of those in containers.
@@ -507,6 +510,11 @@ impl Collector for Workers {
         &DEGRADED,
     ];
     const CHECKS: &'static [Check] = &CHECKS;
+    const NEEDS: Needs = Needs {
+        reads: "/proc of every process, and of workers their I/O and sockets",
+        fix: "run as the user of the workers, or with CAP_SYS_PTRACE; where /proc is mounted with hidepid, in the group that its option `gid` names; in a container share the host's process namespace",
+        costs: "one pass over /proc; nothing of the host itself",
+    };
     type Config = Config;
     type Section = Section;
 
@@ -576,6 +584,10 @@ impl Collector for Workers {
 
     fn details(&self) -> Details {
         self.recent.details()
+    }
+
+    fn gaps(section: &Section) -> Vec<String> {
+        section.gaps.clone()
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -730,6 +742,7 @@ impl Workers {
             kinds: kinds.collect(),
             host: sight.sought.clone(),
             registry: sight.list.map(Listed::of),
+            gaps: closed(sight, &processes, self.roll.doubtful()),
             limits: limits(sight, &processes, self.roll.doubtful()),
             booted: self.booted,
             is_blind: false,
@@ -814,9 +827,9 @@ fn duplicates(sight: &Sight<'_>, max_per_parent: usize) -> BTreeSet<u32> {
     duplicates
 }
 
-fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
+/// What rights would lift.
+fn closed(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
     let closed = sight.seen.iter().filter(|one| one.is_closed).count();
-    let above = |wanted| processes.iter().filter(|one| one.above == Some(wanted) && one.class != Class::Zombie).count();
     let said = [
         (
             closed,
@@ -834,17 +847,31 @@ fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<Stri
             "the program of # processes is not ours to see, so that no rule by `exe` finds them: run as their user",
         ),
         (
-            above(Above::Hidden),
+            above(processes, Above::Hidden),
             "nobody can say whether # workers are orphans, as a process above them is not to be seen (hidepid, or \
              it has just ended): run as root, or as the user of those processes",
         ),
-        (
-            above(Above::Contained),
-            "nobody can say whether # workers are orphans, as they run in a container and the host \
-             does not",
-        ),
     ];
-    said.iter().filter(|(count, _)| *count > 0).map(|(count, text)| text.replacen('#', &count.to_string(), 1)).collect()
+    said.iter().filter_map(|&(count, text)| counted(count, text)).collect()
+}
+
+fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
+    let contained = above(processes, Above::Contained);
+    let mut limits = closed(sight, processes, doubtful);
+    limits.extend(counted(
+        contained,
+        "nobody can say whether # workers are orphans, as they run in a container and the host \
+             does not",
+    ));
+    limits
+}
+
+fn above(processes: &[Process], wanted: Above) -> usize {
+    processes.iter().filter(|one| one.above == Some(wanted) && one.class != Class::Zombie).count()
+}
+
+fn counted(count: usize, text: &str) -> Option<String> {
+    (count > 0).then(|| text.replacen('#', &count.to_string(), 1))
 }
 
 /// Which classes can be told: what is not asked is null, and not 0.

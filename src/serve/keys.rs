@@ -92,6 +92,15 @@ impl Config {
         self.config_file.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// Whether it is spoken to over TLS.
+    ///
+    /// # Errors
+    /// The file that says so cannot be read.
+    pub fn speaks_tls(&self) -> Result<bool> {
+        let Some(file) = self.config_file() else { return Ok(false) };
+        Ok(WebConfig::read(file)?.tls_server_config.is_some_and(|tls| tls.is_wanted()))
+    }
+
     fn token(&self) -> Result<Option<String>> {
         let read = |path: &Path| {
             std::fs::read_to_string(path).with_context(|| format!("[web] bearer_token_file: read {}", path.display()))

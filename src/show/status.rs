@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::standing::Standing;
 use crate::health::{self, Change, Overall, State, Verdict};
-use crate::sample::{Cause, Failure, Reading};
+use crate::sample::{Access, Reading};
 use crate::snapshot::{Current, Seen, Snapshot};
 
 /// The version of this document's shape; it grows when a key changes its meaning or goes.
@@ -151,6 +151,8 @@ struct Collector<'a> {
     /// Null before the first run has ended.
     up: Option<bool>,
     access: Option<&'static str>,
+    /// What of it we may not see, each with the reason; null if the latest run saw nothing.
+    gaps: Option<&'a [String]>,
     last_success_at: Option<Timestamp>,
     duration_seconds: Option<f64>,
     interval_seconds: f64,
@@ -167,6 +169,7 @@ fn collector(seen: &Seen) -> Collector<'_> {
     Collector {
         up: last.map(|reading| reading.outcome.is_ok()),
         access: last.and_then(access),
+        gaps: last.and_then(|reading| reading.outcome.as_ref().ok()).map(|sample| sample.gaps.as_slice()),
         last_success_at: seen.last_success_at.map(|at| at.wall),
         duration_seconds: last.map(|reading| reading.took.as_secs_f64()),
         interval_seconds: seen.interval.as_secs_f64(),
@@ -174,13 +177,9 @@ fn collector(seen: &Seen) -> Collector<'_> {
     }
 }
 
-/// Whether we may look; null when nobody answered, for then nobody said.
+/// What we may look at; null when nobody answered, for then nobody said.
 fn access(reading: &Reading) -> Option<&'static str> {
-    match &reading.outcome {
-        Ok(_) => Some("full"),
-        Err(Failure { cause: Cause::Denied, .. }) => Some("denied"),
-        Err(Failure { cause: Cause::Unanswered | Cause::Excused, .. }) => None,
-    }
+    Some(Access::of(&reading.outcome)).filter(|access| *access != Access::Unknown).map(Access::name)
 }
 
 #[derive(Serialize)]

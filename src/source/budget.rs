@@ -8,7 +8,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 
 /// The day rolls: a question counts for so long after it was asked.
@@ -21,6 +21,7 @@ const LONGEST: u64 = 64 * 1024;
 pub struct Ledger {
     path: PathBuf,
     open: Arc<Mutex<Option<File>>>,
+    is_shut: bool,
 }
 
 impl Ledger {
@@ -28,7 +29,13 @@ impl Ledger {
     pub fn beside(state: &Path) -> Ledger {
         let mut name = state.as_os_str().to_owned();
         name.push(".paid");
-        Ledger { path: name.into(), open: Arc::default() }
+        Ledger { path: name.into(), open: Arc::default(), is_shut: false }
+    }
+
+    /// The same, by which nothing is paid for.
+    #[must_use]
+    pub fn shut(self) -> Ledger {
+        Ledger { is_shut: true, ..self }
     }
 
     /// When the questions of the last day were asked, the oldest first. One from the future counts.
@@ -55,6 +62,7 @@ impl Ledger {
 
     fn with<T>(&self, act: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(!self.is_shut, "nothing is paid for a look that is taken once");
         let naming = || format!("the budget of paid questions in {}", self.path.display());
         let file = match &mut *open {
             Some(file) => file,

@@ -35,7 +35,7 @@ mod memo;
 mod tls;
 
 pub use memo::{Ask, Told};
-pub use tls::Trust;
+pub use tls::{Own, Roots, Trust};
 
 const BODY_LIMIT: usize = 1024 * 1024;
 const AGENT: &str = concat!("agenthost-exporter/", env!("CARGO_PKG_VERSION"));

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::fact::Span;
-use crate::source::http::{self, Error, Http, Limits, Trust};
+use crate::source::http::{self, Error, Http, Limits, Own, Roots, Trust};
 
 mod environment;
 
@@ -151,14 +151,16 @@ impl Config {
 
     fn trust(&self) -> Result<Option<Trust>> {
         let authority = self.certificate.as_deref().map(read).transpose()?;
-        let trust = match (&self.client_certificate, &self.client_key) {
+        let roots = authority.as_deref().map_or(Roots::BuiltIn, |pem| Roots::Only(pem));
+        match (&self.client_certificate, &self.client_key) {
             (Some(certificate), Some(key)) => {
-                Some(Trust::showing(authority.as_deref(), &read(certificate)?, &read(key)?)?)
+                let (certificates, key) = (read(certificate)?, read(key)?);
+                let own = Own { certificates: &certificates, key: &key };
+                Trust::showing(roots, Some(own)).context("client_certificate").map(Some)
             }
-            (None, None) => authority.as_deref().map(Trust::only).transpose().context("certificate")?,
+            (None, None) => authority.as_deref().map(Trust::only).transpose().context("certificate"),
             _ => bail!("client_certificate and client_key belong together"),
-        };
-        Ok(trust)
+        }
     }
 
     fn all_headers(&self) -> Result<Vec<(String, String)>> {

@@ -198,7 +198,7 @@ impl<'a> Replay<'a> {
             }
         }
         let outcome = match looked.failed {
-            None => Ok(Sample { section: nothing(), details: Arc::default(), points }),
+            None => Ok(Sample { section: nothing(), details: Arc::default(), points, gaps: Vec::new() }),
             Some(cause) => Err(Failure { cause, error: String::new() }),
         };
         Ok(Some(Reading { collector: subsystem.name, at, took: Duration::ZERO, outcome, own }))

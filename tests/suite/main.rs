@@ -3,6 +3,7 @@
 mod alerts;
 #[path = "../../src/collect/fixture/api.rs"]
 mod api;
+mod asking;
 mod binary;
 mod boot;
 mod config;

@@ -70,6 +70,7 @@ fn sample(points: Vec<Point>) -> Sample {
         section: RawValue::from_string("{}".into()).unwrap().into(),
         details: Default::default(),
         points: Points(points),
+        gaps: Vec::new(),
     }
 }
 

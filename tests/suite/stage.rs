@@ -58,6 +58,7 @@ pub fn sample(told: &[Told<'_>]) -> Sample {
         section: RawValue::from_string("{}".into()).unwrap().into(),
         details: Default::default(),
         points: Points(told.iter().map(point).collect()),
+        gaps: Vec::new(),
     }
 }
 

@@ -79,7 +79,7 @@ impl Found {
 
 fn reading(collector: &'static str, at: Now, outcome: Result<Points, Cause>, own: Points) -> Reading {
     let outcome = match outcome {
-        Ok(points) => Ok(Sample { section: nothing(), details: Arc::default(), points }),
+        Ok(points) => Ok(Sample { section: nothing(), details: Arc::default(), points, gaps: Vec::new() }),
         Err(cause) => Err(Failure { cause, error: "no".to_owned() }),
     };
     Reading { collector, at, took: Duration::ZERO, outcome, own }

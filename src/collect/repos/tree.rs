@@ -92,6 +92,11 @@ impl Tree {
         self.operation.map(|operation| operation.is_some())
     }
 
+    /// Why we may not look at it, or at some of it.
+    pub fn denied(&self) -> Option<&Unreadable> {
+        self.error.as_ref().filter(|error| error.reason == Reason::Denied)
+    }
+
     /// Whether something is wrong with it; that we could not look proves nothing.
     pub fn is_broken(&self) -> Option<bool> {
         match self.error.as_ref().map(|error| error.reason) {

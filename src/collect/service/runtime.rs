@@ -14,6 +14,8 @@ pub struct Runtime {
     pub watched_files: Option<u64>,
     /// Why all of it is null.
     pub error: Option<String>,
+    #[serde(skip)]
+    pub is_denied: bool,
 }
 
 /// The part of pi-web's `/api/metrics` that is of its own process.

@@ -102,7 +102,7 @@ impl Lab {
         let section: Arc<_> = serde_json::value::RawValue::from_string("null".into()).unwrap().into();
         let up = f64::from(u8::from(outcome.is_ok()));
         let outcome = outcome
-            .map(|points| Sample { section, details: Arc::default(), points })
+            .map(|points| Sample { section, details: Arc::default(), points, gaps: Vec::new() })
             .map_err(|cause| Failure { cause, error: "as told".into() });
         let own = points(&UP, &[("channels", up)]);
         self.health

@@ -7,11 +7,34 @@ use anyhow::{Result, anyhow, ensure};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    self, CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    WantsVerifier,
+};
 
 use super::Error;
+
+/// Which authorities count.
+#[derive(Debug, Clone, Copy)]
+pub enum Roots<'a> {
+    BuiltIn,
+    /// Those of this PEM.
+    Only(&'a [u8]),
+    /// None: whoever answers is believed. For this machine alone, or for who asks for it.
+    Any,
+}
+
+/// What we show of ourselves, in PEM.
+#[derive(Clone, Copy)]
+pub struct Own<'a> {
+    /// Our certificate first.
+    pub certificates: &'a [u8],
+    pub key: &'a [u8],
+}
 
 /// Whose certificates count.
 #[derive(Clone)]
@@ -27,7 +50,7 @@ impl Trust {
     /// The authorities that are built in, made at the first use.
     pub(super) fn builtin() -> Trust {
         static BUILT_IN: OnceLock<Trust> = OnceLock::new();
-        BUILT_IN.get_or_init(|| Trust::of(builtin_authorities())).clone()
+        BUILT_IN.get_or_init(|| Trust::of(built_in())).clone()
     }
 
     /// The authorities of a PEM file, and no others.
@@ -38,20 +61,27 @@ impl Trust {
         Ok(Trust::of(authorities(pem)?))
     }
 
-    /// As `only`, or as the authorities that are built in; we show a certificate of our own, which with its key is PEM.
+    /// The same for who shows a certificate of its own, in PEM, and may take whatever certificate it is shown.
     ///
     /// # Errors
-    /// As `only`; there is no certificate or no key, or one is not of the other.
-    pub fn showing(authority: Option<&[u8]>, certificate: &[u8], key: &[u8]) -> Result<Trust> {
-        let roots = authority.map(authorities).transpose()?.unwrap_or_else(builtin_authorities);
-        let own: Vec<_> = CertificateDer::pem_slice_iter(certificate)
-            .collect::<Result<_, _>>()
-            .map_err(|_| anyhow!("the client certificate is not PEM"))?;
-        ensure!(!own.is_empty(), "there is no client certificate in its file");
-        let key =
-            PrivateKeyDer::from_pem_slice(key).map_err(|_| anyhow!("there is no key in the file of the client's"))?;
-        let config = builder().with_root_certificates(roots).with_client_auth_cert(own, key);
-        Ok(Trust::with(config.map_err(|_| anyhow!("the client certificate is not of its key"))?))
+    /// As `only`; or a certificate and its key are none, or do not fit.
+    pub fn showing(roots: Roots<'_>, own: Option<Own<'_>>) -> Result<Trust> {
+        let builder = match roots {
+            Roots::BuiltIn => builder().with_root_certificates(built_in()),
+            Roots::Only(pem) => builder().with_root_certificates(authorities(pem)?),
+            Roots::Any => builder().dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider()))),
+        };
+        let config = match own {
+            None => builder.with_no_client_auth(),
+            Some(Own { certificates, key }) => {
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
+                let chain = chain.map_err(|_| anyhow!("the certificate is not PEM"))?;
+                ensure!(!chain.is_empty(), "there is no certificate in it");
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| anyhow!("the key is none in PEM"))?;
+                builder.with_client_auth_cert(chain, key).map_err(|_| anyhow!("the key is not of the certificate"))?
+            }
+        };
+        Ok(Trust::with(config))
     }
 
     fn of(roots: RootCertStore) -> Trust {
@@ -75,7 +105,16 @@ impl Trust {
     }
 }
 
-fn builtin_authorities() -> RootCertStore {
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    builder.expect("ring has what TLS 1.2 and 1.3 need")
+}
+
+fn built_in() -> RootCertStore {
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
 }
 
@@ -89,10 +128,43 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    builder.expect("ring has what TLS 1.2 and 1.3 need")
+/// Takes whoever holds the key of the certificate that it shows.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _above: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// In our words: those of the library quote the certificate.

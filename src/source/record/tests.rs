@@ -29,7 +29,7 @@ fn reading(seconds: u64, levels: &[(&str, Option<f64>)]) -> Arc<Reading> {
     let section = serde_json::value::RawValue::from_string("\"secret\"".into()).unwrap().into();
     let mut own = Points::default();
     own.put(&UP, [&"tanks".into()], 1.0);
-    let outcome = Ok(Sample { section, details: Default::default(), points });
+    let outcome = Ok(Sample { section, details: Default::default(), points, gaps: Vec::new() });
     Reading { collector: "tanks", at: at(seconds), took: Duration::ZERO, outcome, own }.into()
 }
 

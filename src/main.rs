@@ -2,6 +2,7 @@
 
 mod cli;
 mod file;
+mod notify;
 mod run;
 
 use std::convert::Infallible;
@@ -236,6 +237,7 @@ async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Resul
     let (ask, asked) = mpsc::channel(1);
     let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask), flags.web_enable_pprof)?;
     print(hello)?;
+    tokio::spawn(notify::of(running.current.clone()));
     tokio::select! {
         () = server.serve(show, stop) => {}
         never = reload_whenever(&mut running, load, hangup, asked, watched) => match never {},
@@ -260,7 +262,9 @@ async fn reload_whenever(
             () = file.changed() => None,
         };
         file.mark(running.files()).await;
+        notify::reading();
         let reloaded = running.reload(load).await;
+        notify::read();
         file.watch(running.files());
         if let Some(answer) = answer {
             let _ = answer.send(reloaded.map_err(|error| format!("{error:#}"))); // or nobody waits any more
@@ -291,6 +295,7 @@ fn signals() -> Result<impl Future<Output = ()>> {
     Ok(async move {
         let first = next().await;
         tracing::info!("{first}: stopping");
+        notify::stopping();
         tokio::spawn(async move {
             let second = next().await;
             tracing::warn!("{second}: ending at once");

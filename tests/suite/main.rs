@@ -30,6 +30,7 @@ mod replay;
 mod shape;
 mod stage;
 mod survives;
+mod systemd;
 mod verdicts;
 mod workers;
 

@@ -114,7 +114,8 @@ fn request(socket: &mut TcpStream) -> (String, Vec<u8>) {
 }
 
 fn pushing(root: &Root, to: SocketAddr, more: &str) -> Sidecar {
-    let config = format!("[collect.exporter]\ninterval = \"1s\"\n[otlp]\nendpoint = \"http://{to}\"\ninterval = \"1s\"\n{more}");
+    let config =
+        format!("[collect.exporter]\ninterval = \"1s\"\n[otlp]\nendpoint = \"http://{to}\"\ninterval = \"1s\"\n{more}");
     Sidecar::start(root.path(), &config)
 }
 
@@ -338,7 +339,10 @@ fn an_endpoint_that_misbehaves_is_told_and_hurts_nobody() {
 fn a_reload_turns_the_pushes_and_the_environment_counts_over_the_file() {
     let (root, first, second) = (Root::with_history(Timestamp::now()), Endpoint::start(), Endpoint::start());
     let config = root.path().join("exporter.toml");
-    let write = |text: &str| std::fs::write(&config, format!("{}[collect.exporter]\ninterval = \"1s\"\n{text}", crate::binary::FAST)).unwrap();
+    let write = |text: &str| {
+        std::fs::write(&config, format!("{}[collect.exporter]\ninterval = \"1s\"\n{text}", crate::binary::FAST))
+            .unwrap()
+    };
     write("");
     let mut command = exporter();
     command.env("OTEL_METRIC_EXPORT_INTERVAL", "1000").env("OTEL_SERVICE_NAME", "mine");

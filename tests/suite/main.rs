@@ -15,6 +15,7 @@ mod fake_docker;
 mod fixture;
 mod gateway;
 mod git;
+mod image;
 mod live;
 mod locks;
 mod oracle;

@@ -6,6 +6,8 @@ mod api;
 mod binary;
 mod boot;
 mod config;
+mod contract;
+mod dashboards;
 mod doors;
 mod docker;
 mod dockerd;

@@ -389,6 +389,117 @@ fn promtool_can_read_every_query() {
     assert!(output.status.success(), "{said}");
 }
 
+/// What series say to a panel's query A, in the words of its mapping; `None` is no series.
+type Said<'a> = (&'a str, &'a str, &'a [(&'a str, u8)], Option<&'a str>);
+
+/// States are made of several metrics: each must come out as the word that is true.
+const STATES: &[Said<'_>] = &[
+    ("fleet", "Verdicts", &[("up{}", 0)], Some("not watched")),
+    ("fleet", "Verdicts", &[("up{}", 1)], None),
+    ("host", "Verdict", &[("up{}", 1), (r#"agenthost_health_state{state="unhealthy"}"#, 1)], Some("unhealthy")),
+    ("host", "Verdict", &[("up{}", 1), (r#"agenthost_health_state{state="degraded"}"#, 1)], Some("degraded")),
+    ("host", "Verdict", &[("up{}", 1), (r#"agenthost_health_state{state="starting"}"#, 1)], Some("starting")),
+    (
+        "host",
+        "Verdict",
+        &[(r#"agenthost_health_state{state="healthy"}"#, 1), (r#"agenthost_health_state{state="unhealthy"}"#, 0)],
+        Some("healthy"),
+    ),
+    ("host", "Status of the host's service", &[(r#"agenthost_service_status{status="ok"}"#, 1)], Some("ok")),
+    (
+        "host",
+        "Status of the host's service",
+        &[(r#"agenthost_service_status{status="ok"}"#, 0), (r#"agenthost_service_status{status="stalled"}"#, 1)],
+        Some("stalled"),
+    ),
+    ("host", "Status of the host's service", &[(r#"agenthost_service_status{status="down"}"#, 1)], Some("down")),
+    ("host", "Status of the host's service", &[(r#"agenthost_service_status{status="unknown"}"#, 1)], Some("unknown")),
+    ("host", "Channels", &[("agenthost_channel_connected{}", 1)], Some("connected")),
+    ("host", "Channels", &[("agenthost_channel_connected{}", 0)], Some("disconnected")),
+    (
+        "host",
+        "Channels",
+        &[("agenthost_channel_connected{}", 1), ("agenthost_channel_contradicted{}", 1)],
+        Some("contradicted"),
+    ),
+    (
+        "host",
+        "Channels",
+        &[("agenthost_channel_connected{}", 1), ("agenthost_channel_contradicted{}", 0)],
+        Some("connected"),
+    ),
+    ("host", CHECKS, &[("agenthost_check_failed{}", 0), ("agenthost_check_bad{}", 0)], Some("ok")),
+    ("host", CHECKS, &[("agenthost_check_failed{}", 0), ("agenthost_check_bad{}", 1)], Some("bad, not for long yet")),
+    ("host", CHECKS, &[("agenthost_check_failed{}", 1), ("agenthost_check_bad{}", 1)], Some("failed")),
+    ("host", CHECKS, &[("agenthost_check_failed{}", 1), ("agenthost_check_bad{}", 0)], Some("recovering")),
+    ("host", CHECKS, &[("agenthost_check_failed{}", 0), ("agenthost_check_unknown{}", 1)], Some("unknown")),
+    ("host", CHECKS, &[("agenthost_check_failed{}", 1), ("agenthost_check_unknown{}", 1)], Some("failed")),
+    ("repositories-and-tasks", TREES, &[("agenthost_worktree_broken{}", 1)], Some("broken")),
+    (
+        "repositories-and-tasks",
+        TREES,
+        &[("agenthost_worktree_conflict{}", 1), ("agenthost_worktree_dirty{}", 1)],
+        Some("conflict"),
+    ),
+    (
+        "repositories-and-tasks",
+        TREES,
+        &[("agenthost_worktree_unfinished{}", 1), ("agenthost_worktree_dirty{}", 0)],
+        Some("unfinished"),
+    ),
+    ("repositories-and-tasks", TREES, &[("agenthost_worktree_diverged{}", 1)], Some("diverged")),
+    ("repositories-and-tasks", TREES, &[("agenthost_worktree_dirty{}", 1)], Some("changed")),
+    (
+        "repositories-and-tasks",
+        TREES,
+        &[("agenthost_worktree_broken{}", 0), ("agenthost_worktree_dirty{}", 0)],
+        Some("clean"),
+    ),
+    // That nobody could compare it with its index is not clean.
+    ("repositories-and-tasks", TREES, &[("agenthost_worktree_broken{}", 0)], None),
+];
+const CHECKS: &str = "Checks, the worst first";
+const TREES: &str = "State of each worktree";
+
+/// The number of a word of a panel's mapping.
+fn code(panel: &Value, word: &str) -> String {
+    let mappings =
+        [&panel["fieldConfig"]["defaults"]["mappings"], &panel["fieldConfig"]["overrides"]].map(Value::to_string);
+    let found = regex(&format!(r#""(\d+)":\{{[^}}]*"text":"{word}"\}}"#));
+    let all = mappings.concat();
+    found.captures(&all).unwrap_or_else(|| panic!("{}: no {word} in {all}", panel["title"]))[1].to_owned()
+}
+
+#[test]
+fn what_a_state_is_called_is_so() {
+    let all = dashboards();
+    let mut tests = String::from("evaluation_interval: 1m\ntests:\n");
+    for (index, (name, title, series, wanted)) in STATES.iter().enumerate() {
+        let (_, dashboard) = all.iter().find(|(file, _)| *file == format!("{FOLDER}/{name}.json")).unwrap();
+        let panel = *panels(dashboard).iter().find(|panel| word(panel, "title") == *title).unwrap();
+        let expression = asked_of(word(&panel["targets"][0], "expr"), "1h", ".+");
+        tests += &format!("  - name: '{index}: {name} {wanted:?}'\n    interval: 1m\n    input_series:\n");
+        for (metric, value) in *series {
+            let labelled = metric.replace('{', "{job=\"agenthost\",instance=\"a\",").replace(",}", "}");
+            tests += &format!("      - {{series: {}, values: '{value}'}}\n", json!(labelled));
+        }
+        let samples =
+            wanted.map(|word| format!("{{labels: '{{}}', value: {}}}", code(panel, word))).unwrap_or_default();
+        let bare = format!("max({expression})");
+        tests +=
+            &format!("    promql_expr_test: [{{expr: {}, eval_time: 0m, exp_samples: [{samples}]}}]\n", json!(bare));
+    }
+    let file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
+    fs::write(file.path(), tests).unwrap();
+    match Command::new("promtool").args(["test", "rules"]).arg(file.path()).output() {
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+        }
+        Err(error) => crate::skipped("the states of the dashboards", &format!("promtool: {error}")),
+    }
+}
+
 /// The expression as Grafana would send it.
 fn asked_of(expression: &str, range: &str, instance: &str) -> String {
     let intervals = expression.replace("$__rate_interval", "30s").replace("$__range", range);

@@ -167,6 +167,17 @@ fn each_can_be_imported_as_it_is() {
     }
 }
 
+#[test]
+fn the_readme_shows_each() {
+    let readme = text("README.md");
+    for file in files() {
+        let name = Path::new(&file).file_stem().unwrap().to_str().unwrap();
+        let picture = format!(".github/dashboard-{name}.png");
+        assert!(readme.contains(&format!("]({file})")) && readme.contains(&format!("]({picture})")), "{file}");
+        assert!(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(&picture).exists(), "{picture}");
+    }
+}
+
 /// A link that loses the host on the way, or leads nowhere, is found out at the worst moment.
 #[test]
 fn each_row_of_the_fleet_leads_to_its_host() {

@@ -78,8 +78,10 @@ const NOT_IN_THE_DEMO: &[(&str, &[&str])] = &[
     ("its workers have no max_rss", &["agenthost_workers_over_max_rss"]),
 ];
 
-/// Panels that are empty until something has ended, which in the demo takes a while.
-const SELDOM: &[&str] = &["Length of a run"];
+/// Queries of panels that are empty until something has ended or failed, which in the demo takes a while. (Beside the second
+/// and third of the timeline stands the verdict, which is always there.)
+const SELDOM: &[&str] =
+    &["Length of a run A", "What failed, and what nearly did B", "What failed, and what nearly did C"];
 
 pub fn files() -> Vec<String> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(FOLDER);
@@ -112,7 +114,6 @@ fn panels(dashboard: &Value) -> Vec<&Value> {
 /// A question that a panel asks.
 pub struct Query {
     pub expression: String,
-    panel: String,
     legend: String,
     place: String,
 }
@@ -124,7 +125,6 @@ pub fn queries() -> Vec<Query> {
             for target in list(panel, "targets") {
                 found.push(Query {
                     expression: word(target, "expr").to_owned(),
-                    panel: word(panel, "title").to_owned(),
                     legend: word(target, "legendFormat").to_owned(),
                     place: format!("{file}: {} {}", word(panel, "title"), word(target, "refId")),
                 });
@@ -361,10 +361,12 @@ fn tables_name_columns_that_their_queries_give() {
             assert_eq!(named, given, "{place}: each column is placed or hidden, and there is no other");
             let title = |name: &str| organize["renameByName"][name].as_str().unwrap_or(name).to_owned();
             let titles: BTreeSet<String> = order.keys().map(|name| title(name)).collect();
+            let ids: Vec<&str> = steps.iter().map(|step| word(step, "id")).collect();
+            assert_eq!(ids.last(), Some(&"organize"), "{place}: what sorts does it by the names before");
             for sort in
                 steps.iter().filter(|step| step["id"] == "sortBy").flat_map(|step| list(&step["options"], "sort"))
             {
-                assert!(titles.contains(word(sort, "field")), "{place}: sorted by {sort}");
+                assert!(given.contains(word(sort, "field")), "{place}: sorted by {sort}");
             }
             for one in list(&panel["fieldConfig"], "overrides") {
                 assert!(titles.contains(word(&one["matcher"], "options")), "{place}: {one}");
@@ -689,7 +691,7 @@ fn prometheus_has_an_answer_to_every_panel_and_previews_can_be_drawn() {
     for query in queries() {
         asked.push((query.place.clone(), asked_of(&query.expression, "1h", "catalogue")));
         let is_there = named(&query.expression).iter().all(|name| !missing.contains(name.as_str()));
-        if is_there && !SELDOM.contains(&query.panel.as_str()) {
+        if is_there && !SELDOM.iter().any(|seldom| query.place.ends_with(seldom)) {
             asked.push((query.place, asked_of(&query.expression, "1h", "demo")));
         }
     }

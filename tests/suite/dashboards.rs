@@ -670,7 +670,7 @@ impl Stage {
     /// Waits until each has a series; those that never do.
     fn never(&self, mut waiting: Vec<(String, String)>) -> Vec<String> {
         let begun = Instant::now();
-        while !waiting.is_empty() && begun.elapsed() < Duration::from_secs(180) {
+        while !waiting.is_empty() && begun.elapsed() < Duration::from_secs(300) {
             waiting.retain(|(_, expression)| !self.has(expression));
             std::thread::sleep(Duration::from_millis(300));
         }

@@ -7,6 +7,8 @@ mod asking;
 mod binary;
 mod boot;
 mod config;
+mod contract;
+mod dashboards;
 mod doors;
 mod docker;
 mod dockerd;

@@ -43,7 +43,8 @@ fn static_program() -> Option<PathBuf> {
 
 /// A client that can build only the stages that are needed: Debian's has that built in, newer ones by a plugin.
 fn builder(engine: &Engine) -> Command {
-    let with_plugin = Command::new("docker").args(["buildx", "version"]).output().is_ok_and(|said| said.status.success());
+    let with_plugin =
+        Command::new("docker").args(["buildx", "version"]).output().is_ok_and(|said| said.status.success());
     let client = if with_plugin || !Path::new("/usr/bin/docker").exists() { "docker" } else { "/usr/bin/docker" };
     let mut docker = Command::new(client);
     docker.env("DOCKER_HOST", format!("unix://{}", engine.socket().display())).env("HOME", engine.folder());
@@ -116,10 +117,10 @@ fn the_image_holds_the_program_alone_and_a_host_is_as_healthy_as_its_verdict() {
     build(&engine, "host.Dockerfile", "host:watched", &["HOST=web:test"], context.path());
     let file = engine.folder().join("config.toml");
     fs::write(&file, CONFIG).unwrap();
-    let serve = "/bin/busybox httpd -p 127.0.0.1:8080 -h /";
+    let serve = "/bin/busybox httpd -f -p 127.0.0.1:8080 -h / & echo $! > /pid";
     let often = "--health-interval 1s --health-retries 1 --health-start-period 0s";
     engine.docker(&format!(
-        "run -d --network none --name host --stop-timeout 1 {often} host:watched /bin/sh -c '{serve}; /bin/busybox sleep 100000'"
+        "run -d --network none --name host --stop-timeout 1 {often} host:watched /bin/sh -c '{serve}; exec /bin/busybox sleep 100000'"
     ));
     engine.docker(&format!(
         "run -d --network container:host --pid container:host --name sidecar --read-only --cap-drop ALL \
@@ -129,13 +130,13 @@ fn the_image_holds_the_program_alone_and_a_host_is_as_healthy_as_its_verdict() {
     until_health(&engine, "sidecar", "healthy");
     until_health(&engine, "host", "healthy");
 
-    engine.docker("exec host /bin/busybox killall httpd");
+    engine.docker("exec host /bin/sh -c 'read pid < /pid; kill $pid'");
     until_health(&engine, "host", "unhealthy");
     assert_eq!(inspected(&engine, "sidecar")["State"]["Health"]["Status"], "healthy", "the sidecar itself works");
     let log = inspected(&engine, "host")["State"]["Health"]["Log"].to_string();
-    assert!(log.contains("service_responding failed"), "it says why: {log}");
+    assert!(log.contains("readyz: service_up failed: bad"), "it says why: {log}");
 
-    engine.docker(&format!("exec host {serve}"));
+    engine.docker(&format!("exec -d host /bin/sh -c '{serve}; wait'"));
     until_health(&engine, "host", "healthy");
 
     // A sidecar that is gone says nothing of the host.

@@ -36,3 +36,15 @@ fn skipped(what: &str, why: &str) {
     eprintln!("SKIPPED: {what}, because {why}");
     assert!(std::env::var_os("AGENTHOST_TESTS").is_none(), "nothing may be skipped here: {what}, because {why}");
 }
+
+/// A program of Prometheus 3, where `tests/run` has put it; it says so itself where it can have none.
+fn prometheus3(program: &str) -> Option<std::path::PathBuf> {
+    match std::env::var_os("AGENTHOST_PROMETHEUS3") {
+        Some(folder) if !folder.is_empty() => Some(std::path::Path::new(&folder).join(program)),
+        Some(_) => None,
+        None => {
+            skipped("Prometheus 3", "AGENTHOST_PROMETHEUS3 names no folder in which tests/run has built it");
+            None
+        }
+    }
+}

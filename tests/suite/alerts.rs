@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use agenthost_exporter::collect;
 use agenthost_exporter::fact::Severity;
+use agenthost_exporter::source::otlp::Told;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -200,7 +201,9 @@ fn jq(filter: &str, status: &Value) -> Option<Output> {
 
 /// `/status` of the golden host, of the demo as it begins, and of a sidecar that has seen nothing.
 fn statuses() -> [Value; 3] {
-    let golden: Value = serde_json::from_str(&text("tests/golden/status.json")).unwrap();
+    let mut golden: Value = serde_json::from_str(&text("tests/golden/status.json")).unwrap();
+    let told = Told { endpoint: Some("http://127.0.0.1:4318/v1/metrics".into()), ..Told::default() };
+    golden["exporter"]["otlp"] = serde_json::to_value(told).unwrap();
     let once = crate::binary::exporter().args(["--once", "--log.level=error", "demo"]).output().unwrap();
     let demo = serde_json::from_slice(&once.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&once.stderr)));

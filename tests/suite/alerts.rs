@@ -146,7 +146,8 @@ fn each_alert_has_its_runbook() {
     assert_eq!(titles, names, "a section for each alert, and no other");
     for (name, rule) in alerts() {
         let anchor = name.to_lowercase();
-        assert_eq!(rule.annotations["runbook_url"], format!("{RUNBOOKS}#{anchor}"), "{name}");
+        let url = format!("{{{{ $externalLabels.agenthost_source }}}}{RUNBOOKS}#{anchor}");
+        assert_eq!(rule.annotations["runbook_url"], url, "{name}");
         let parts: Vec<&str> = sections[name.as_str()].lines().filter(|line| line.starts_with("### ")).collect();
         assert_eq!(parts, ["### Meaning", "### Impact", "### Diagnosis", "### Mitigation"], "{name}");
     }

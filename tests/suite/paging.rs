@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::boot::{Door, Process};
 use crate::dockerd::{AGENT, Engine};
 
@@ -18,7 +20,7 @@ mod hosts;
 mod stage;
 
 use hosts::{CHANNEL, Crew, Gateway, Host, Tables, Watcher, timed};
-use stage::{MINUTE, Pager, Sent, Stage, line};
+use stage::{MINUTE, Pager, SOURCE, Sent, Stage, line};
 
 /// Debian's, and a newer one where `tests/run` has built it.
 fn prometheis() -> Vec<PathBuf> {
@@ -113,6 +115,11 @@ fn nobody_is_told_more(stage: &Stage, all: &[Told]) {
             .map(|sent| line(&sent))
             .collect();
         assert_eq!(more, [""; 0]);
+        for sent in of(pager, "") {
+            let url = format!("{SOURCE}alerts/runbooks.md#{}", sent.label("alertname").to_lowercase());
+            assert_eq!(sent.alert["annotations"]["runbook_url"], url, "a link that can be followed");
+            assert_eq!(sent.alert["labels"]["agenthost_source"], Value::Null, "{}", line(&sent));
+        }
     }
 }
 

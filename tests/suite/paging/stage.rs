@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// A minute of the rules, and of the sidecars' own policy.
 pub const MINUTE: Duration = Duration::from_secs(2);
 
+/// Where the runbooks stand, as Prometheus is told.
+pub const SOURCE: &str = "https://git.example/agenthost-exporter/blob/main/";
+
 /// What Alertmanager has sent: to which receiver, which is the path, and the alert.
 #[derive(Debug, Clone)]
 pub struct Sent {
@@ -160,8 +163,10 @@ impl Pager {
         let (folder, catcher) = (tempfile::tempdir().unwrap(), Catcher::start());
         let addresses = (free(), free());
         let scrape = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [rules.yml]\n\
-             alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{}']}}]}}]}}\nscrape_configs:\n  \
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s, external_labels: {{agenthost_source: '{SOURCE}'}}}}\n\
+             alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{}']}}]}}], \
+             alert_relabel_configs: [{{action: labeldrop, regex: agenthost_source}}]}}\n\
+             rule_files: [rules.yml]\nscrape_configs:\n  \
              - {{job_name: agenthost, file_sd_configs: [{{files: ['{}'], refresh_interval: 1s}}]}}\n",
             addresses.1,
             targets.display()

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use agenthost_exporter::config::Config;
+use agenthost_exporter::config::{Config, DEFAULT_FILE};
 use agenthost_exporter::host::Profile;
 use agenthost_exporter::tool::ask::Own;
-use agenthost_exporter::tool::{healthcheck, nagios, status};
+use agenthost_exporter::tool::{doctor, healthcheck, nagios, status};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 const NAME: &str = "agenthost-exporter";
@@ -156,6 +156,12 @@ impl Flags {
         config
     }
 
+    /// Whether anybody said which host is meant, or how to look at it.
+    pub fn names_a_host(&self) -> bool {
+        let named = self.host_root.is_some() || self.host_profile.is_some() || self.host_url.is_some();
+        named || self.config_file.is_some() || std::path::Path::new(DEFAULT_FILE).exists()
+    }
+
     /// Where a sidecar with this configuration listens. One that runs may do so by an older one than the file has now, so a
     /// file that is wrong is no more than a doubt.
     pub fn own(&self) -> Own {
@@ -190,6 +196,9 @@ pub enum Command {
     Nagios(nagios::Question),
     /// Shows what a sidecar that runs says: the verdict, what failed, and a line for every part.
     Status(status::Question),
+    /// Looks once at everything and says what can be read, what cannot, and what mends that; without a configuration which
+    /// hosts there are. Exit 0, 1 if something cannot be read, or 2 if it would not start.
+    Doctor(doctor::Question),
     /// Prints completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Prints the man page.

@@ -3,6 +3,7 @@
 //! To add one: its file in `collect/`, its `mod` and its line in `ALL`.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +129,12 @@ pub struct Needs {
     pub fix: &'static str,
     /// What one look costs the host.
     pub costs: &'static str,
+    /// Folders of git that it opens: libgit2 does not say which file in them it was refused.
+    pub opens: fn(&Host) -> Vec<PathBuf>,
 }
+
+/// Of all that do not read git.
+const NOTHING: fn(&Host) -> Vec<PathBuf> = |_| Vec::new();
 
 /// Of all that read the host's database.
 const DATABASE_FIX: &str = "run as the user that owns the host's database, or let a group of ours read it, the files -wal and \

@@ -14,7 +14,7 @@ use anyhow::Result;
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::{Host, Profile};
 use crate::sample::{Details, Now, Points};
@@ -514,6 +514,7 @@ impl Collector for Workers {
         reads: "/proc of every process, and of workers their I/O and sockets",
         fix: "run as the user of the workers, or with CAP_SYS_PTRACE; where /proc is mounted with hidepid, in the group that its option `gid` names; in a container share the host's process namespace",
         costs: "one pass over /proc; nothing of the host itself",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

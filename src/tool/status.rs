@@ -17,7 +17,7 @@ use super::told::{self, Check, State, age, text};
 use crate::collect;
 use crate::fact::Span;
 
-mod part;
+pub(super) mod part;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -39,6 +39,7 @@ const UNREAD: &[(&str, &[&str])] = &[
         &[
             "agenthost_ready",
             "agenthost_check_unknown",
+            "agenthost_collector_access",
             "agenthost_check_bad_since_timestamp_seconds",
             "agenthost_check_transitions_total",
             "agenthost_check_fail_for_seconds",

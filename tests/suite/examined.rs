@@ -17,7 +17,8 @@ fn told(command: &mut Command) -> (i32, String, String) {
     (status.code().expect("it ended by itself"), text(stdout), text(stderr))
 }
 
-/// A host whose files all may read, with its API, and a configuration that sends nobody to this machine's own Docker.
+/// A host whose files all may read, with its API, and a configuration that sends nobody to this machine's own Docker. Other
+/// tests have hosts that run: it is told from them.
 struct Ward {
     root: Root,
     _api: Api,
@@ -33,7 +34,7 @@ impl Ward {
         mode(folder.path(), 0o755);
         let ward = Ward { root, _api: api, folder };
         let config = format!(
-            "[host]\nroot = \"{}\"\nurl = \"{}\"\n[docker]\nsocket = \"{}\"\n[collect.gateway]\nenabled = false\n\
+            "[host]\nroot = \"{}\"\nurl = \"{}\"\nprocess = \"host-of-the-ward\"\n[docker]\nsocket = \"{}\"\n[collect.gateway]\nenabled = false\n\
              [collect.containers]\nenabled = false\n[collect.mcp]\nenabled = false\n[collect.workers]\nenabled = false\n",
             ward.root.path().display(),
             ward._api.url,
@@ -186,7 +187,7 @@ fn a_socket_of_docker_that_is_not_ours_is_named_with_its_group() {
     std::os::unix::fs::chown(&socket, Some(0), Some(4321)).unwrap();
     mode(&socket, 0o660);
     let config = format!(
-        "[host]\nroot = \"{}\"\nurl = \"{}\"\n[docker]\nsocket = \"{}\"\n",
+        "[host]\nroot = \"{}\"\nurl = \"{}\"\nprocess = \"host-of-the-ward\"\n[docker]\nsocket = \"{}\"\n",
         ward.root.path().display(),
         ward._api.url,
         socket.display()
@@ -292,7 +293,7 @@ fn access_is_a_fact_and_stands_in_the_status() {
         metrics
             .lines()
             .find_map(|line| line.strip_prefix(&series).map(str::to_owned))
-            .unwrap_or_else(|| panic!("{series}\n{metrics}"))
+            .unwrap_or_else(|| panic!("no {series}"))
     };
     for (collector, holds) in [("messages", "denied"), ("deploy", "partial"), ("service", "full")] {
         for one in ["full", "partial", "denied", "unknown"] {

@@ -145,8 +145,7 @@ const API_FIX: &str =
     "name the file with the token that the host's API wants, with `token_file` in [host], and let us read it";
 
 /// Of all that ask for the host's own status.
-const STATUS_COST: &str = "one request for the host's status, shared by all that need it; what that costs is in the notes, and \
-                           `status_poll` in [host] decides";
+const STATUS_COST: &str = "one request for the host's status, shared by all that need it";
 
 /// Of all that ask Docker.
 const DOCKER_FIX: &str = "run in the group that owns the socket (it is as good as root), mount the socket, or name the socket of a \

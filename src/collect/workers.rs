@@ -743,7 +743,7 @@ impl Workers {
             kinds: kinds.collect(),
             host: sight.sought.clone(),
             registry: sight.list.map(Listed::of),
-            gaps: closed(sight, &processes, self.roll.doubtful()),
+            gaps: closed(sight, self.roll.doubtful()),
             limits: limits(sight, &processes, self.roll.doubtful()),
             booted: self.booted,
             is_blind: false,
@@ -829,7 +829,7 @@ fn duplicates(sight: &Sight<'_>, max_per_parent: usize) -> BTreeSet<u32> {
 }
 
 /// What rights would lift.
-fn closed(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
+fn closed(sight: &Sight<'_>, doubtful: usize) -> Vec<String> {
     let closed = sight.seen.iter().filter(|one| one.is_closed).count();
     let said = [
         (
@@ -847,18 +847,18 @@ fn closed(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<Stri
             doubtful,
             "the program of # processes is not ours to see, so that no rule by `exe` finds them: run as their user",
         ),
-        (
-            above(processes, Above::Hidden),
-            "nobody can say whether # workers are orphans, as a process above them is not to be seen (hidepid, or \
-             it has just ended): run as root, or as the user of those processes",
-        ),
     ];
     said.iter().filter_map(|&(count, text)| counted(count, text)).collect()
 }
 
 fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
-    let contained = above(processes, Above::Contained);
-    let mut limits = closed(sight, processes, doubtful);
+    let (hidden, contained) = (above(processes, Above::Hidden), above(processes, Above::Contained));
+    let mut limits = closed(sight, doubtful);
+    limits.extend(counted(
+        hidden,
+        "nobody can say whether # workers are orphans, as a process above them is not to be seen (hidepid, or \
+             it has just ended): run as root, or as the user of those processes",
+    ));
     limits.extend(counted(
         contained,
         "nobody can say whether # workers are orphans, as they run in a container and the host \

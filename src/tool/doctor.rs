@@ -13,7 +13,7 @@ use super::ask::plain;
 use super::status::part;
 use crate::collect::{self, Subsystem};
 use crate::fact::Span;
-use crate::host::Host;
+use crate::host::{Host, Profile, pynchy};
 use crate::sample::Access;
 use crate::snapshot::{Seen, Snapshot};
 use crate::source::rights::{self, Us};
@@ -135,7 +135,7 @@ fn row(subsystem: &Subsystem, seen: &Seen, host: &Host, us: &Us) -> Row {
         cannot,
         interval_seconds: Some(seen.interval.as_secs_f64()),
         took_seconds: seen.last.as_ref().map(|reading| reading.took.as_secs_f64()),
-        costs: costs(subsystem, section.as_ref()),
+        costs: costs(subsystem, section.as_ref(), host),
     }
 }
 
@@ -163,11 +163,20 @@ fn fixes(subsystem: &Subsystem, access: Access, cannot: &[String], host: &Host, 
     fixes
 }
 
-fn costs(subsystem: &Subsystem, section: Option<&serde_json::Value>) -> String {
+/// What hangs on how this host is set up is told with it.
+fn costs(subsystem: &Subsystem, section: Option<&serde_json::Value>, host: &Host) -> String {
+    let general = subsystem.needs.costs;
     let mode = section.and_then(|section| section["active_health"].as_str());
-    match mode {
-        Some(mode) => format!("{}; now `{}`", subsystem.needs.costs, plain(mode)),
-        None => subsystem.needs.costs.to_owned(),
+    match (mode, &host.gateway) {
+        (Some(mode), _) => format!("{general}; `active_health` is `{}` here", plain(mode)),
+        (None, Some(gateway)) if subsystem.asks_status && host.profile == Profile::Pynchy => {
+            let why = pynchy::why_status_costs(gateway);
+            let why = why.unwrap_or_else(|| {
+                "it costs work of the host, a hundred git processes or more, and calls no model".to_owned()
+            });
+            format!("{general}: {why}")
+        }
+        _ => general.to_owned(),
     }
 }
 

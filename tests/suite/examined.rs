@@ -219,8 +219,10 @@ fn processes_and_tokens_of_others_are_named() {
     ward.configure(
         &std::fs::read_to_string(ward.config())
             .unwrap()
-            .replace("[collect.workers]\nenabled = false\n", "[collect.workers]\npresets = [\"pi\"]\n"),
+            .replace("[collect.workers]\nenabled = false\n", "[collect.workers]\npresets = [\"pi\"]\n")
+            .replace("[collect.gateway]\nenabled = false\n", ""),
     );
+    ward._api.say("/status", Say::Status(401));
     let other = Api::new();
     other.say("/numbers", Say::Status(401));
     let key = ward.folder.path().join("key");
@@ -231,8 +233,11 @@ fn processes_and_tokens_of_others_are_named() {
     std::fs::write(&heart, "").unwrap();
     mode(heart.parent().unwrap(), 0o700);
     ward.add(&format!(
-        "[[collect.http]]\nname = \"numbers\"\nurl = \"{}/numbers\"\nvalues = {{ depth = \"/depth\" }}\n\
+        "[collect.gateway]\nkind = \"openai\"\nurl = \"{}\"\nkey_file = \"{}\"\n\
+         [[collect.http]]\nname = \"numbers\"\nurl = \"{}/numbers\"\nvalues = {{ depth = \"/depth\" }}\n\
          [[collect.heartbeat]]\nname = \"heart\"\npath = \"{}\"\n",
+        other.url,
+        key.display(),
         other.url,
         heart.display()
     ));
@@ -252,6 +257,17 @@ fn processes_and_tokens_of_others_are_named() {
     let heartbeat = row(&checkup, "heartbeat");
     assert_eq!(heartbeat["access"], "partial", "{heartbeat:#}");
     assert!(lines(heartbeat, "fix").contains("closed is of user 0 (root)"), "{heartbeat:#}");
+    let gateway = row(&checkup, "gateway");
+    assert_eq!(gateway["access"], "partial", "{gateway:#}");
+    assert!(lines(gateway, "fix").contains(&format!("{} is of user 0 (root)", key.display())), "{gateway:#}");
+    for name in ["queue", "channels"] {
+        let row = row(&checkup, name);
+        assert_eq!(row["access"], "denied", "{row:#}");
+        assert!(
+            lines(row, "cannot").contains("status 401") && lines(row, "fix").contains("`token_file` in [host]"),
+            "{row:#}"
+        );
+    }
     assert!(!checkup.to_string().contains("sk-secret"));
 }
 

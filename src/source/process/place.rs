@@ -65,8 +65,8 @@ fn listener(line: &str) -> Option<(u16, u64)> {
 
 /// The innermost service on the way down: `0::/user.slice/user-1000.slice/user@1000.service/app.slice/pynchy.service`.
 fn unit(groups: &str) -> Option<String> {
-    let parts = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
-    let unit = parts.filter(|part| part.ends_with(".service") && !part.starts_with("user@")).next_back();
+    let mut parts = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
+    let unit = parts.rfind(|part| part.ends_with(".service") && !part.starts_with("user@"));
     unit.map(str::to_owned)
 }
 

@@ -101,7 +101,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Healthcheck(question)) => return healthcheck(flags, question),
         Some(Command::Nagios(question)) => {
             let (code, line) = nagios::run(question, || flags.own());
-            print(&format!("{line}\n"))?;
+            print(format!("{line}\n"))?;
             return Ok(ExitCode::from(code as u8));
         }
         Some(Command::Doctor(question)) => return examine::run(flags, question),
@@ -142,7 +142,7 @@ fn configure(flags: &Flags) -> Result<Config> {
 /// Whatever is wrong is a line on standard output: callers show no other.
 fn healthcheck(flags: &Flags, question: &healthcheck::Question) -> Result<ExitCode> {
     let found = healthcheck::run(question, || flags.own()).unwrap_or_else(healthcheck::Found::refused);
-    print(&format!("{}\n", found.line))?;
+    print(format!("{}\n", found.line))?;
     Ok(if found.well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::collect::{self, Build, Subsystem, Table};
 use crate::fact::{Check, Span};
-use crate::source::{docker, state};
+use crate::source::{docker, otlp, state};
 use crate::{health, host, pulse, serve};
 
 /// Read if it exists and no other file is named.
@@ -31,6 +31,7 @@ pub struct Config {
     pub web: serve::Config,
     pub state: state::Config,
     pub docker: docker::Config,
+    pub otlp: otlp::Config,
     pub checks: health::Settings,
     pub collectors: Vec<Planned>,
     /// Where what is seen is recorded for a replay; by a flag only.
@@ -127,6 +128,7 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
         web: read(take(&mut root, "web"))?,
         state: read(take(&mut root, "state"))?,
         docker: read(take(&mut root, "docker"))?,
+        otlp: read(take(&mut root, "otlp"))?,
         checks: read_checks(take(&mut root, "checks"), custom)?,
         collectors: plan_all(collect, &paces)?,
         record: None,
@@ -143,9 +145,11 @@ fn cut(mut root: DeTable<'_>) -> Result<Config, Fault> {
     config.host.status_interval = asking.filter_map(|planned| planned.interval).min();
     match root.iter().next() {
         None => Ok(config),
-        Some((key, _)) => {
-            Err(Fault::unknown("table", key, ["host", "web", "state", "docker", "collect", "checks", "custom_check"]))
-        }
+        Some((key, _)) => Err(Fault::unknown(
+            "table",
+            key,
+            ["host", "web", "state", "docker", "otlp", "collect", "checks", "custom_check"],
+        )),
     }
 }
 

@@ -3,6 +3,7 @@
 mod cli;
 mod examine;
 mod file;
+mod notify;
 mod run;
 
 use std::convert::Infallible;
@@ -18,6 +19,7 @@ use agenthost_exporter::serve::{self, Guard, Keys, Server};
 use agenthost_exporter::show::{self, Show};
 use agenthost_exporter::snapshot::{Current, Snapshot};
 use agenthost_exporter::source::budget::Ledger;
+use agenthost_exporter::source::otlp;
 use agenthost_exporter::tool::{self, demo, healthcheck, nagios, status};
 use anyhow::{Context, Result, bail, ensure};
 use cli::{Cli, Command, ConfigAction, Flags};
@@ -134,7 +136,8 @@ fn print(text: impl AsRef<[u8]>) -> Result<()> {
 }
 
 fn configure(flags: &Flags) -> Result<Config> {
-    let config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
+    let mut config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
+    config.otlp = config.otlp.over(|name| std::env::var(name).ok());
     config.host.validate().map_err(refused)?;
     Ok(config)
 }
@@ -149,6 +152,7 @@ fn healthcheck(flags: &Flags, question: &healthcheck::Question) -> Result<ExitCo
 fn check(flags: &Flags) -> Result<()> {
     let config = configure(flags)?;
     Keys::read(&config.web, None).map_err(refused)?;
+    config.otlp.target().map_err(refused)?;
     let folder = std::env::current_dir().context("find the current folder")?;
     if let Some(doubt) = config.host.doubt(&folder) {
         eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
@@ -207,7 +211,7 @@ fn watch(flags: &Flags, load: Load, hello: &str) -> Result<()> {
 /// It looks once and leaves: the verdicts and the record of a sidecar that stays are not its own.
 async fn look_once(mut config: Config) -> Result<()> {
     let ledger = ledger(&config);
-    (config.state.path, config.record) = (None, None);
+    (config.state.path, config.record, config.otlp) = (None, None, otlp::Config::default());
     let stop = signals()?;
     let guard = Guard::new(Keys::read(&serve::Config::default(), None)?); // nobody comes
     let running = Running::start(config, ledger, guard)?;
@@ -235,6 +239,7 @@ async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Resul
     let (ask, asked) = mpsc::channel(1);
     let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask), flags.web_enable_pprof)?;
     print(hello)?;
+    tokio::spawn(notify::of(running.current.clone()));
     tokio::select! {
         () = server.serve(show, stop) => {}
         never = reload_whenever(&mut running, load, hangup, asked, watched) => match never {},
@@ -259,7 +264,9 @@ async fn reload_whenever(
             () = file.changed() => None,
         };
         file.mark(running.files()).await;
+        notify::reading();
         let reloaded = running.reload(load).await;
+        notify::read();
         file.watch(running.files());
         if let Some(answer) = answer {
             let _ = answer.send(reloaded.map_err(|error| format!("{error:#}"))); // or nobody waits any more
@@ -294,6 +301,7 @@ fn signals() -> Result<impl Future<Output = ()>> {
     Ok(async move {
         let first = next().await;
         tracing::info!("{first}: stopping");
+        notify::stopping();
         tokio::spawn(async move {
             let second = next().await;
             tracing::warn!("{second}: ending at once");

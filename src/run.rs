@@ -14,13 +14,15 @@ use agenthost_exporter::host::{self, Host};
 use agenthost_exporter::pulse::{self, Past, Pulse};
 use agenthost_exporter::sample::{Now, Reading};
 use agenthost_exporter::serve::{self, Guard, Keys};
+use agenthost_exporter::show::otlp;
 use agenthost_exporter::snapshot::keeper::Keeper;
 use agenthost_exporter::snapshot::{Current, Order, River, Seen, Sidecar, Turn};
-use agenthost_exporter::source::Sources;
 use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::source::cgroup::Cgroups;
 use agenthost_exporter::source::docker::{self, Docker};
+use agenthost_exporter::source::otlp::Target;
 use agenthost_exporter::source::record::{self, Recorder};
+use agenthost_exporter::source::{self, Sources};
 use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -34,6 +36,7 @@ pub struct Running {
     host: Host,
     docker: docker::Config,
     guard: Guard,
+    notes: Vec<String>,
     /// Where it listens, whatever the file says now.
     listen: Vec<SocketAddr>,
     /// What guards the doors by the latest configuration, be it refused: one of these files alone may mend it.
@@ -45,6 +48,7 @@ pub struct Running {
     readings: mpsc::Sender<Reading>,
     orders: mpsc::Sender<Order>,
     keeper: Option<Keeper>,
+    push: Option<JoinHandle<()>>,
     end: oneshot::Sender<()>,
     river: JoinHandle<()>,
 }
@@ -90,6 +94,7 @@ impl Running {
         let cgroups = config.docker.cgroups.as_ref().map_or_else(Cgroups::default, |root| Cgroups::at(root, "/proc"));
         let sources = Sources { cgroups, docker, ledger, ..Sources::default() };
         let host = find(&config, &sources)?;
+        let pushing = Pushing::new(&config.otlp, &config.web.listen)?;
         let prepared = prepare(config.collectors, &host, &sources, &BTreeMap::new())?;
         let recorder = config.record.as_deref().map(|file| record(file, header(now, &prepared))).transpose()?;
         let watched: Vec<_> = prepared.iter().map(watched).collect();
@@ -104,7 +109,9 @@ impl Running {
         let seen = prepared
             .iter()
             .map(|one| Seen::nothing(one.subsystem.name, one.plan.interval, health.fresh_for(one.subsystem.name)));
-        let mut river = River::new(now, sidecar(now, &host), seen.collect(), health).recording(recorder);
+        let notes = [host.notes.clone(), config.otlp.notes.clone()].concat();
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        let mut river = River::new(now, sidecar(now, &host, notes.clone()), seen.collect(), health).recording(recorder);
         if let Some(keeper) = keeper.clone() {
             river.keep(keeper);
         }
@@ -112,9 +119,8 @@ impl Running {
         let (orders, ordered) = mpsc::channel(1);
         let (end, ended) = oneshot::channel();
         let current = river.current();
-        let (doors, listen) = (config.web.files(), config.web.listen);
+        let (doors, listen) = ([config.web.files(), config.otlp.files()].concat(), config.web.listen);
         let river = tokio::spawn(river.flow(taken, ordered, async { drop(ended.await) }));
-        host.notes.iter().for_each(|note| tracing::warn!("{note}"));
         tracing::info!(profile = host.profile.name(), host = %host.name(), "watching");
         let loops = BTreeMap::new();
         let mut running = Running {
@@ -122,6 +128,7 @@ impl Running {
             host,
             docker: config.docker,
             guard,
+            notes,
             listen,
             doors,
             sources,
@@ -130,10 +137,12 @@ impl Running {
             readings,
             orders,
             keeper,
+            push: None,
             end,
             river,
         };
         running.run_all(prepared);
+        running.push(pushing);
         Ok(running)
     }
 
@@ -176,15 +185,16 @@ impl Running {
         let running = self.loops.iter().map(|(name, one)| (*name, one.plan.clone())).collect();
         let reading = tokio::task::spawn_blocking(move || {
             let config = load()?;
-            let _ = doors.set(config.web.files());
+            let _ = doors.set([config.web.files(), config.otlp.files()].concat());
             let keys = closed(&config.web, &listen, &keys)?;
-            Read::new(config, keys, &old, &docker, &sources, running)
+            let pushing = Pushing::new(&config.otlp, &listen)?;
+            Read::new(config, keys, pushing, &old, &docker, &sources, running)
         });
         tokio::time::timeout(READ_WITHIN, reading).await.context("the configuration could not be read in time")??
     }
 
     async fn turn(&mut self, read: Read) {
-        let Read { host, checks, prepared, keys } = read;
+        let Read { host, checks, prepared, keys, pushing, notes } = read;
         serve::warn_if_open(&self.listen, &keys);
         self.guard.change(keys);
         let stays = |name: &str| prepared.iter().any(|one| one.subsystem.name == name && one.pulse.is_none());
@@ -198,14 +208,27 @@ impl Running {
         let (done, turned) = oneshot::channel();
         let now = Now::read();
         let header = header(now, &prepared);
-        host.notes.iter().filter(|note| !self.host.notes.contains(note)).for_each(|note| tracing::warn!("{note}"));
-        let notes = host.notes.clone();
+        notes.iter().filter(|note| !self.notes.contains(note)).for_each(|note| tracing::warn!("{note}"));
+        self.notes.clone_from(&notes);
         let turn = Turn { watched: prepared.iter().map(watched).collect(), checks, header, notes, done };
         if self.orders.send(Order::Turn(turn)).await.is_ok() {
             let _ = turned.await;
         }
         self.host = host;
         self.run_all(prepared);
+        self.push(pushing);
+    }
+
+    /// Pushes there from now on, or nowhere. What is under way breaks off: the next one tells more.
+    fn push(&mut self, pushing: Option<Pushing>) {
+        self.push.take().inspect(JoinHandle::abort);
+        self.sources.pushes.to(pushing.as_ref().map(|pushing| pushing.target.shown()));
+        let Some(Pushing { target, attributes }) = pushing else { return };
+        let (current, pushes) = (self.current.clone(), self.sources.pushes.clone());
+        self.push = Some(tokio::spawn(async move {
+            let Err(error) = otlp::push(current, target, attributes, pushes).await;
+            tracing::error!(error = format!("{error:#}"), "pushes have ended");
+        }));
     }
 
     fn run_all(&mut self, prepared: Vec<Prepared>) {
@@ -240,6 +263,21 @@ struct Read {
     checks: agenthost_exporter::health::Settings,
     prepared: Vec<Prepared>,
     keys: Keys,
+    pushing: Option<Pushing>,
+    notes: Vec<String>,
+}
+
+/// Where pushes go, and of what they are.
+struct Pushing {
+    target: Target,
+    attributes: BTreeMap<String, String>,
+}
+
+impl Pushing {
+    fn new(config: &source::otlp::Config, listen: &[SocketAddr]) -> Result<Option<Pushing>> {
+        let target = config.target().map_err(crate::refused)?;
+        Ok(target.map(|target| Pushing { target, attributes: config.attributes(listen) }))
+    }
 }
 
 /// The keys of another configuration, if they lock what was locked.
@@ -256,6 +294,7 @@ impl Read {
     fn new(
         config: Config,
         keys: Keys,
+        pushing: Option<Pushing>,
         old: &Host,
         docker: &docker::Config,
         sources: &Sources,
@@ -270,7 +309,8 @@ impl Read {
         }
         let running = if host == *old { running } else { BTreeMap::new() };
         let prepared = prepare(config.collectors, &host, sources, &running)?;
-        Ok(Read { host, checks: config.checks, prepared, keys })
+        let notes = [host.notes.clone(), config.otlp.notes].concat();
+        Ok(Read { host, checks: config.checks, prepared, keys, pushing, notes })
     }
 }
 
@@ -317,13 +357,13 @@ fn watched(one: &Prepared) -> Watched {
     Watched { name: subsystem.name, interval: plan.interval, timeout: plan.timeout, checks: checks.clone() }
 }
 
-fn sidecar(now: Now, host: &Host) -> Sidecar {
+fn sidecar(now: Now, host: &Host, notes: Vec<String>) -> Sidecar {
     Sidecar {
         version: env!("CARGO_PKG_VERSION"),
         arch: std::env::consts::ARCH,
         profile: host.profile,
         root: host.root.as_ref().map(|root| root.display().to_string()),
-        notes: host.notes.clone(),
+        notes,
         started_at: now.wall,
     }
 }

@@ -23,6 +23,7 @@ use probes::{Asked, Reasons};
 use standing::{Body, Standing};
 
 pub mod metrics;
+pub mod otlp;
 pub mod page;
 pub mod probes;
 pub mod standing;

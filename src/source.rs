@@ -9,6 +9,7 @@ pub mod file;
 pub mod git;
 pub mod http;
 pub mod key;
+pub mod otlp;
 pub mod process;
 pub mod record;
 pub mod rights;
@@ -27,6 +28,8 @@ pub struct Sources {
     pub proc: process::proc::Proc,
     /// What was spent on paid questions; `None` without a state file, beside which it is kept.
     pub ledger: Option<budget::Ledger>,
+    /// How our own pushes go.
+    pub pushes: otlp::Pushes,
 }
 
 /// Gives back to the system what was taken for a while, as for a large tree: the allocator would keep it.

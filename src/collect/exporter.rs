@@ -1,4 +1,4 @@
-//! The sidecar itself: the `process_*` facts that every Prometheus client gives.
+//! The sidecar itself: the `process_*` facts that every Prometheus client gives, and how its pushes go.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::sample::{Now, Points};
 use crate::source::Sources;
+use crate::source::otlp::{Pushes, Reason, Told};
 use crate::source::process::{Own, Processes};
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Section {
     pub max_fds: Option<u64>,
     pub threads: Option<u64>,
     pub started_at: Option<Timestamp>,
+    /// The pushes by OTLP since the start; null if there are none.
+    pub otlp: Option<Told>,
 }
 
 static CPU: Fact = Fact::counter(
@@ -67,14 +70,45 @@ static STARTED: Fact = Fact::gauge(
 
 static THREADS: Fact = Fact::gauge("process.threads", "process_threads", "Threads of the exporter itself.");
 
+static SENT: Fact = Fact::counter(
+    "agenthost.otlp.sent",
+    "agenthost_otlp_sent_total",
+    "Pushes that the OTLP endpoint took since the exporter started; absent if nothing is pushed.",
+)
+.unit("{push}");
+
+static FAILED: Fact = Fact::counter(
+    "agenthost.otlp.failed",
+    "agenthost_otlp_failed_total",
+    "Pushes that the OTLP endpoint did not take since the exporter started: unreachable, timeout, tls, denied (401, 403), \
+     refused (another status below 500), unavailable (429, 500 and above), broken (no answer of HTTP).",
+)
+.unit("{push}")
+.of(&["reason"]);
+
+static REJECTED: Fact = Fact::counter(
+    "agenthost.otlp.rejected_points",
+    "agenthost_otlp_rejected_points_total",
+    "Points that the OTLP endpoint refused of pushes that it took, by its own word.",
+)
+.unit("{point}");
+
+static LAST_SENT: Fact = Fact::gauge(
+    "agenthost.otlp.last_sent_timestamp_seconds",
+    "agenthost_otlp_last_sent_timestamp_seconds",
+    "When the OTLP endpoint last took a push (Unix time); absent before the first.",
+);
+
 pub struct Exporter {
     processes: Processes,
+    pushes: Pushes,
 }
 
 impl Collector for Exporter {
     const NAME: &'static str = "exporter";
     const EVERY: Duration = Duration::from_secs(15);
-    const FACTS: &'static [&'static Fact] = &[&CPU, &RESIDENT, &VIRTUAL, &OPEN_FDS, &MAX_FDS, &STARTED, &THREADS];
+    const FACTS: &'static [&'static Fact] =
+        &[&CPU, &RESIDENT, &VIRTUAL, &OPEN_FDS, &MAX_FDS, &STARTED, &THREADS, &SENT, &FAILED, &REJECTED, &LAST_SENT];
     const CHECKS: &'static [Check] = &[];
     const NEEDS: Needs =
         Needs { reads: "this program's own /proc", fix: "nothing is needed", costs: "nothing", opens: NOTHING };
@@ -82,11 +116,12 @@ impl Collector for Exporter {
     type Section = Section;
 
     fn new(_config: Config, _host: &Host, sources: &Sources) -> Result<Option<Exporter>> {
-        Ok(Some(Exporter { processes: sources.processes.clone() }))
+        Ok(Some(Exporter { processes: sources.processes.clone(), pushes: sources.pushes.clone() }))
     }
 
     async fn collect(&mut self, _now: Now) -> Result<Section> {
-        Ok(self.processes.own().into())
+        let told = self.pushes.told();
+        Ok(Section { otlp: told.endpoint.is_some().then_some(told), ..self.processes.own().into() })
     }
 
     fn points(section: &Section, points: &mut Points) {
@@ -102,6 +137,18 @@ impl Collector for Exporter {
         put(&MAX_FDS, section.max_fds.map(|count| count as f64));
         put(&STARTED, section.started_at.map(|at| at.as_duration().as_secs_f64()));
         put(&THREADS, section.threads.map(|count| count as f64));
+        section.otlp.iter().for_each(|told| pushed(told, points));
+    }
+}
+
+fn pushed(told: &Told, points: &mut Points) {
+    points.put(&SENT, [], told.sent as f64);
+    for reason in Reason::ALL {
+        points.put(&FAILED, [&reason.name().into()], told.failed.get(&reason).map_or(0.0, |count| *count as f64));
+    }
+    points.put(&REJECTED, [], told.rejected_points as f64);
+    if let Some(at) = told.last_sent_at {
+        points.put(&LAST_SENT, [], at.as_duration().as_secs_f64());
     }
 }
 
@@ -115,6 +162,7 @@ impl From<Own> for Section {
             max_fds: own.max_fds,
             threads: own.threads,
             started_at: own.started,
+            otlp: None,
         }
     }
 }

@@ -29,7 +29,8 @@ use health::{CHEAP_AGE, Health, Says};
 use resources::{Cpu, Resources};
 use runtime::{RUNTIME, Runtime, RuntimeAnswer};
 use starts::Starts;
-use status::{Asked, Fault, Reply, Sight, Status, decide, decide_unasked};
+pub use status::Status;
+use status::{Asked, Fault, Reply, Sight, decide, decide_unasked};
 
 /// No host knows it, so any answer costs it next to nothing.
 const LIVENESS: &str = "/agenthost-exporter-liveness";

@@ -34,7 +34,8 @@ mod real_tests;
 mod tests;
 
 use ancestor::{Above, Ancestor};
-use class::{Class, Evidence};
+pub use class::Class;
+use class::Evidence;
 use nanoclaw::{Contained, Nanoclaw};
 use recent::{Recent, Used};
 use registry::{List, Listed, Registration, Registry};

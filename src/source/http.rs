@@ -1,4 +1,5 @@
-//! HTTP and HTTPS to the host and to what stands around it: one GET, bounded in time and size, no redirect followed.
+//! HTTP and HTTPS to the host and to what stands around it: one GET, bounded in time and size, no redirect followed. A POST
+//! can be sent from within `source` only, for what we push.
 //!
 //! Each request has a connection of its own: a host that restarts is then seen at once. What the other side sends
 //! reaches no error text.
@@ -14,11 +15,11 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, DATE, HOST, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
-use hyper::{Request, Uri};
+use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
@@ -146,6 +147,11 @@ impl Answer {
         self.kind == Kind::Html
     }
 
+    /// The body as it came.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.body
+    }
+
     /// The body, if it is text.
     pub fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.body).ok()
@@ -220,8 +226,18 @@ impl Http {
     /// # Errors
     /// See [`Error`]. A status of 400 and above is an answer.
     pub async fn get(&self, url: &str, headers: &[(&str, &str)], limits: Limits) -> Result<Answer, Error> {
+        self.ask(url, headers, None, limits).await
+    }
+
+    async fn ask(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        sent: Option<Bytes>,
+        limits: Limits,
+    ) -> Result<Answer, Error> {
         let begun = Instant::now();
-        let (head, body) = self.talk(url, headers, begun + limits.time, Some(limits.body)).await?;
+        let (head, body) = self.talk(url, headers, sent, begun + limits.time, Some(limits.body)).await?;
         Ok(Answer {
             status: head.status.as_u16(),
             took: begun.elapsed(),
@@ -232,26 +248,42 @@ impl Http {
         })
     }
 
+    /// Sends a body and gets the whole answer. Out of reach of collectors: they change nothing.
+    ///
+    /// # Errors
+    /// See [`Error`]. A status of 400 and above is an answer.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+        limits: Limits,
+    ) -> Result<Answer, Error> {
+        self.ask(url, headers, Some(body), limits).await
+    }
+
     /// Waits for the head of an answer only: whether somebody answers does not depend on what.
     ///
     /// # Errors
     /// See [`Error`]; never `TooLarge`.
     pub async fn probe(&self, url: &str, time: Duration) -> Result<Head, Error> {
         let begun = Instant::now();
-        let (head, _) = self.talk(url, &[], begun + time, None).await?;
+        let (head, _) = self.talk(url, &[], None, begun + time, None).await?;
         Ok(Head { status: head.status.as_u16(), is_json: Kind::of(&head.headers) == Kind::Json, took: begun.elapsed() })
     }
 
-    /// Connects, asks, and reads at most `limit` bytes of the body; none without a limit.
+    /// Connects, asks (with a POST if there is something to send), and reads at most `limit` bytes of the body; none
+    /// without a limit.
     async fn talk(
         &self,
         url: &str,
         headers: &[(&str, &str)],
+        sent: Option<Bytes>,
         deadline: Instant,
         limit: Option<usize>,
     ) -> Result<(Parts, Bytes), Error> {
         let (uri, host) = parse(url)?;
-        let request = request(&uri, headers)?;
+        let request = request(&uri, headers, sent)?;
         let is_secret = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(default_port(&uri));
         let stream = connect(&host, port, deadline).await?;
@@ -389,14 +421,16 @@ fn plainer(known: Option<Error>, new: Error) -> Error {
     known.filter(|known| rank(known) <= rank(&new)).unwrap_or(new)
 }
 
-fn request(uri: &Uri, headers: &[(&str, &str)]) -> Result<Request<Empty<Bytes>>, Error> {
+fn request(uri: &Uri, headers: &[(&str, &str)], sent: Option<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let standard = [(HOST.as_str(), authority), (USER_AGENT.as_str(), AGENT), (CONNECTION.as_str(), "close")];
-    let request =
-        standard.iter().chain(headers).fold(Request::get(path), |request, &(name, value)| request.header(name, value));
+    let method = if sent.is_some() { Method::POST } else { Method::GET };
+    let request = Request::builder().method(method).uri(path);
+    let request = standard.iter().chain(headers).fold(request, |request, &(name, value)| request.header(name, value));
     // Which header it was is not said: its value may be a key.
-    request.body(Empty::new()).map_err(|_| Error::Broken("a header has characters that HTTP does not allow".to_owned()))
+    let body = Full::new(sent.unwrap_or_default());
+    request.body(body).map_err(|_| Error::Broken("a header has characters that HTTP does not allow".to_owned()))
 }
 
 fn not_connected(error: &std::io::Error) -> Error {
@@ -410,7 +444,7 @@ fn not_connected(error: &std::io::Error) -> Error {
 /// Asks over a connection that stands, and reads at most `limit` bytes of the body; none without a limit.
 pub(super) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
     limit: Option<usize>,
 ) -> Result<(Parts, Bytes), Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;

@@ -7,6 +7,8 @@ mod asking;
 mod binary;
 mod boot;
 mod config;
+mod contract;
+mod dashboards;
 mod doors;
 mod docker;
 mod dockerd;
@@ -16,6 +18,7 @@ mod examined;
 mod fixture;
 mod gateway;
 mod git;
+mod image;
 mod live;
 mod locks;
 mod oracle;
@@ -25,11 +28,13 @@ mod paging;
 mod policy;
 mod probes;
 mod profile;
+mod push;
 mod reload;
 mod replay;
 mod shape;
 mod stage;
 mod survives;
+mod systemd;
 mod verdicts;
 mod workers;
 
@@ -37,4 +42,16 @@ mod workers;
 fn skipped(what: &str, why: &str) {
     eprintln!("SKIPPED: {what}, because {why}");
     assert!(std::env::var_os("AGENTHOST_TESTS").is_none(), "nothing may be skipped here: {what}, because {why}");
+}
+
+/// A program of Prometheus 3, where `tests/run` has put it; it says so itself where it can have none.
+fn prometheus3(program: &str) -> Option<std::path::PathBuf> {
+    match std::env::var_os("AGENTHOST_PROMETHEUS3") {
+        Some(folder) if !folder.is_empty() => Some(std::path::Path::new(&folder).join(program)),
+        Some(_) => None,
+        None => {
+            skipped("Prometheus 3", "AGENTHOST_PROMETHEUS3 names no folder in which tests/run has built it");
+            None
+        }
+    }
 }

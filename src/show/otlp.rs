@@ -1,0 +1,174 @@
+//! The snapshot as OTLP, pushed on a pace: the same facts under the same names as in `/metrics`.
+//!
+//! A task of its own with a meter provider of its own: nobody waits for it, and it waits for nobody but its endpoint.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use opentelemetry::KeyValue;
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
+use prost::Message;
+use tokio::time::MissedTickBehavior;
+
+use super::metrics;
+use crate::snapshot::Current;
+use crate::source::otlp::{Failed, Pushes, Target};
+
+/// The version of the semantic conventions by which the resource is named.
+pub const SCHEMA: &str = "https://opentelemetry.io/schemas/1.44.0";
+
+/// The first push comes so soon, or an interval after the start: by then most has been looked at.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// An endpoint that takes nothing is asked ever less often, down to once in so long.
+const SELDOM: Duration = Duration::from_secs(5 * 60);
+
+/// An endpoint that asks for more patience than this gets this much.
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+/// Pushes the snapshots of now, for as long as it is polled.
+///
+/// # Errors
+/// The instruments cannot be built: a defect of the declarations.
+pub async fn push(
+    current: Current,
+    target: Target,
+    resource: BTreeMap<String, String>,
+    pushes: Pushes,
+) -> Result<Infallible> {
+    let meter = Arc::new(Meter::new(&current, resource));
+    tokio::time::sleep(FIRST.min(target.interval)).await;
+    let mut ticks = tokio::time::interval(target.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pace = Pace::default();
+    loop {
+        ticks.tick().await;
+        if pace.rests() {
+            continue;
+        }
+        match target.send(&meter.clone().render().await?).await {
+            Ok(answer) => {
+                pace.went_well();
+                taken(&answer, &pushes, target.shown());
+            }
+            Err(failed) => {
+                pace.failed(&failed, target.interval);
+                if pushes.failed(&failed) {
+                    tracing::warn!(endpoint = target.shown(), error = failed.text, "the push was not taken");
+                }
+            }
+        }
+    }
+}
+
+fn taken(answer: &Bytes, pushes: &Pushes, endpoint: &str) {
+    // An answer of another kind says nothing of refused points: the status has said that the push was taken.
+    let said = ExportMetricsServiceResponse::decode(answer.clone()).ok().and_then(|said| said.partial_success);
+    let rejected = said.map_or(0, |said| u64::try_from(said.rejected_data_points).unwrap_or(0));
+    if rejected > 0 {
+        tracing::warn!(endpoint, rejected, "the endpoint refused points of a push");
+    }
+    if pushes.sent(rejected) {
+        tracing::info!(endpoint, "pushes are taken again");
+    }
+}
+
+/// How many turns are left out after failures.
+#[derive(Debug, Default)]
+struct Pace {
+    failures: u32,
+    rest: u32,
+}
+
+impl Pace {
+    /// Whether this turn is left out.
+    fn rests(&mut self) -> bool {
+        let rests = self.rest > 0;
+        self.rest = self.rest.saturating_sub(1);
+        rests
+    }
+
+    fn went_well(&mut self) {
+        *self = Pace::default();
+    }
+
+    /// Twice as long as after the failure before, no longer than `SELDOM`, and as long as the endpoint asks for.
+    fn failed(&mut self, failed: &Failed, interval: Duration) {
+        let turns =
+            |time: Duration| u32::try_from(time.as_millis().div_ceil(interval.as_millis().max(1))).unwrap_or(u32::MAX);
+        let own = (1u32 << self.failures.min(16)).min(turns(SELDOM).max(1));
+        let asked = turns(failed.retry_after.unwrap_or_default().min(PATIENCE));
+        self.rest = own.max(asked).saturating_sub(1);
+        self.failures += 1;
+    }
+}
+
+/// The instruments, and the one who reads them.
+struct Meter {
+    reader: Asked,
+    _provider: SdkMeterProvider,
+}
+
+impl Meter {
+    /// Counters are cumulative: many begin with what the host has counted before, which a delta would tell again at each
+    /// restart.
+    fn new(current: &Current, resource: BTreeMap<String, String>) -> Meter {
+        let reader = Asked(Arc::new(ManualReader::builder().with_temporality(Temporality::Cumulative).build()));
+        let attributes = resource.into_iter().map(|(name, value)| KeyValue::new(name, value));
+        // What the library says of itself comes with its builder, and an attribute of ours over it.
+        let resource = Resource::builder_empty()
+            .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
+            .with_schema_url(attributes, SCHEMA)
+            .build();
+        Meter { _provider: metrics::provider(reader.clone(), resource, current), reader }
+    }
+
+    /// One collection, on a thread where it holds up nobody.
+    async fn render(self: Arc<Meter>) -> Result<Bytes> {
+        tokio::task::spawn_blocking(move || self.collect()).await.context("a push broke off")?
+    }
+
+    fn collect(&self) -> Result<Bytes> {
+        let mut metrics = ResourceMetrics::default();
+        self.reader.collect(&mut metrics).context("collect what is pushed")?;
+        Ok(ExportMetricsServiceRequest::from(&metrics).encode_to_vec().into())
+    }
+}
+
+/// A reader that the provider and we have in common.
+#[derive(Debug, Clone)]
+struct Asked(Arc<ManualReader>);
+
+impl MetricReader for Asked {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.0.temporality(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests;

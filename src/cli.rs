@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use agenthost_exporter::config::Config;
+use agenthost_exporter::config::{Config, DEFAULT_FILE};
 use agenthost_exporter::host::Profile;
 use agenthost_exporter::tool::ask::Own;
-use agenthost_exporter::tool::{healthcheck, nagios, status};
+use agenthost_exporter::tool::{doctor, healthcheck, nagios, status};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 const NAME: &str = "agenthost-exporter";
@@ -25,10 +25,15 @@ pub struct Cli {
 
 impl Cli {
     /// What this shell completes a command line with.
-    pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), NAME, &mut text);
-        text
+    pub fn completions(shell: clap_complete::Shell) -> String {
+        let (all, mut text) = (Cli::command(), Vec::new());
+        // It would offer those that are hidden too.
+        let shown = all.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
+        let mut own = clap::Command::new(NAME).version(env!("CARGO_PKG_VERSION"));
+        own = own.args(all.get_arguments().cloned()).subcommands(shown);
+        clap_complete::generate(shell, &mut own, NAME, &mut text);
+        // clap_complete 4.6.11 spells the hyphen of our name in two ways in its script for bash.
+        String::from_utf8_lossy(&text).replace("agenthost__subcmd__exporter", "agenthost__exporter")
     }
 
     /// The page of roff for the program, with every command that is not hidden.
@@ -40,12 +45,9 @@ impl Cli {
         command.build();
         let mut page = Vec::new();
         clap_mangen::Man::new(command.clone()).render(&mut page)?;
-        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-            let title = format!("\n.SH \"COMMAND {}\"\n", sub.get_name().to_uppercase());
-            page.extend(title.into_bytes());
-            let man = clap_mangen::Man::new(sub.clone().disable_help_subcommand(true));
-            man.render_synopsis_section(&mut page)?;
-            man.render_description_section(&mut page)?;
+        let shown = |sub: &&clap::Command| !sub.is_hide_set() && sub.get_name() != "help";
+        for sub in command.get_subcommands().filter(shown) {
+            page.extend(man_of(sub)?);
         }
         Ok(page)
     }
@@ -83,6 +85,19 @@ impl Cli {
             _ => ExitCode::from(2),
         })
     }
+}
+
+/// The section of a command: what all commands take stands above.
+fn man_of(sub: &clap::Command) -> std::io::Result<Vec<u8>> {
+    let own = sub.clone().mut_args(|argument| if argument.is_global_set() { argument.hide(true) } else { argument });
+    let man = clap_mangen::Man::new(own);
+    let mut part = Vec::new();
+    man.render_synopsis_section(&mut part)?;
+    man.render_description_section(&mut part)?;
+    man.render_options_section(&mut part)?;
+    // They are sections of a page of their own.
+    let part = String::from_utf8_lossy(&part).replace("\n.SH ", "\n.SS ");
+    Ok(format!(".SH \"COMMAND {}\"\n{part}", sub.get_name().to_uppercase()).into_bytes())
 }
 
 /// Flags win over the environment, the environment over the file.
@@ -156,6 +171,12 @@ impl Flags {
         config
     }
 
+    /// Whether anybody said which host is meant, or how to look at it.
+    pub fn names_a_host(&self) -> bool {
+        let named = self.host_root.is_some() || self.host_profile.is_some() || self.host_url.is_some();
+        named || self.config_file.is_some() || std::path::Path::new(DEFAULT_FILE).exists()
+    }
+
     /// Where a sidecar with this configuration listens. One that runs may do so by an older one than the file has now, so a
     /// file that is wrong is no more than a doubt.
     pub fn own(&self) -> Own {
@@ -190,6 +211,9 @@ pub enum Command {
     Nagios(nagios::Question),
     /// Shows what a sidecar that runs says: the verdict, what failed, and a line for every part.
     Status(status::Question),
+    /// Looks once at everything and says what can be read, what cannot, and what mends that; without a configuration which
+    /// hosts there are. Exit 0, 1 if something cannot be read, or 2 if it would not start.
+    Doctor(doctor::Question),
     /// Prints completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Prints the man page.

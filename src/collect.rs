@@ -3,6 +3,7 @@
 //! To add one: its file in `collect/`, its `mod` and its line in `ALL`.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +129,12 @@ pub struct Needs {
     pub fix: &'static str,
     /// What one look costs the host.
     pub costs: &'static str,
+    /// Folders of git that it opens: libgit2 does not say which file in them it was refused.
+    pub opens: fn(&Host) -> Vec<PathBuf>,
 }
+
+/// Of all that do not read git.
+const NOTHING: fn(&Host) -> Vec<PathBuf> = |_| Vec::new();
 
 /// Of all that read the host's database.
 const DATABASE_FIX: &str = "run as the user that owns the host's database, or let a group of ours read it, the files -wal and \
@@ -139,8 +145,7 @@ const API_FIX: &str =
     "name the file with the token that the host's API wants, with `token_file` in [host], and let us read it";
 
 /// Of all that ask for the host's own status.
-const STATUS_COST: &str = "one request for the host's status, shared by all that need it; what that costs is in the notes, and \
-                           `status_poll` in [host] decides";
+const STATUS_COST: &str = "one request for the host's status, shared by all that need it";
 
 /// Of all that ask Docker.
 const DOCKER_FIX: &str = "run in the group that owns the socket (it is as good as root), mount the socket, or name the socket of a \

@@ -22,6 +22,7 @@ pub mod openclaw;
 pub mod pi_web;
 pub mod pynchy;
 pub mod running;
+pub mod spotted;
 
 /// A kind of agent host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

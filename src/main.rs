@@ -1,6 +1,7 @@
 //! argv -> configuration -> wire the river -> wait for a signal.
 
 mod cli;
+mod examine;
 mod file;
 mod notify;
 mod run;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    log(&cli.flags);
+    log(&cli.flags, matches!(cli.command, Some(Command::Doctor(_))));
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {
@@ -102,9 +103,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Healthcheck(question)) => return healthcheck(flags, question),
         Some(Command::Nagios(question)) => {
             let (code, line) = nagios::run(question, || flags.own());
-            print(&format!("{line}\n"))?;
+            print(format!("{line}\n"))?;
             return Ok(ExitCode::from(code as u8));
         }
+        Some(Command::Doctor(question)) => return examine::run(flags, question),
         Some(Command::Status(question)) => {
             return status::run(question, || flags.own())
                 .map(|read| if read { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -143,7 +145,7 @@ fn configure(flags: &Flags) -> Result<Config> {
 /// Whatever is wrong is a line on standard output: callers show no other.
 fn healthcheck(flags: &Flags, question: &healthcheck::Question) -> Result<ExitCode> {
     let found = healthcheck::run(question, || flags.own()).unwrap_or_else(healthcheck::Found::refused);
-    print(&format!("{}\n", found.line))?;
+    print(format!("{}\n", found.line))?;
     Ok(if found.well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -272,14 +274,18 @@ async fn reload_whenever(
     }
 }
 
-/// Waits until every collector has looked once; each answers within its time-out.
 async fn print_once(current: &Current) -> Result<()> {
+    all_seen(current).await;
+    let json = serde_json::to_string_pretty(&show::status::Status(&current.get()))?;
+    print(json + "\n")
+}
+
+/// Waits until every collector has looked once; each answers within its time-out.
+async fn all_seen(current: &Current) {
     let seen = |snapshot: &Snapshot| snapshot.collectors.iter().all(|seen| seen.last.is_some());
     while !seen(&current.get()) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    let json = serde_json::to_string_pretty(&show::status::Status(&current.get()))?;
-    print(&(json + "\n"))
 }
 
 /// Resolves at SIGTERM or SIGINT, and ends the process at a second one; the handlers stand before this returns.
@@ -304,11 +310,13 @@ fn signals() -> Result<impl Future<Output = ()>> {
     })
 }
 
-fn log(flags: &Flags) {
+/// `quiet`: what is wrong is said in another way.
+fn log(flags: &Flags, quiet: bool) {
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::prelude::*;
     let level = match flags.log_level {
         cli::Level::Debug => LevelFilter::DEBUG,
+        cli::Level::Info if quiet => LevelFilter::ERROR,
         cli::Level::Info => LevelFilter::INFO,
         cli::Level::Warn => LevelFilter::WARN,
         cli::Level::Error => LevelFilter::ERROR,

@@ -12,8 +12,10 @@ pub mod key;
 pub mod otlp;
 pub mod process;
 pub mod record;
+pub mod rights;
 pub mod sqlite;
 pub mod state;
+pub mod units;
 
 /// The ways out that collectors share. The seam for tests is a path or a URL in the host, never a trait.
 #[derive(Debug, Clone, Default)]

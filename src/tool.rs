@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod demo;
+pub mod doctor;
 pub mod healthcheck;
 pub mod metrics;
 pub mod nagios;

@@ -30,7 +30,7 @@ use crate::collect::connectors::{self, Connector};
 use crate::collect::deliveries::{self, Waiting};
 use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi, is_silence, while_starting};
 use crate::collect::http::ask_all;
-use crate::collect::{API_FIX, Needs, STATUS_COST};
+use crate::collect::{API_FIX, NOTHING, Needs, STATUS_COST};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
@@ -167,8 +167,12 @@ impl Collector for Channels {
             means: "The host calls the channel connected, and yet what it sends there does not arrive.",
         },
     ];
-    const NEEDS: Needs =
-        Needs { reads: "the host's own status, and deliveries in its database", fix: API_FIX, costs: STATUS_COST };
+    const NEEDS: Needs = Needs {
+        reads: "the host's own status, and deliveries in its database",
+        fix: API_FIX,
+        costs: STATUS_COST,
+        opens: NOTHING,
+    };
     type Config = Config;
     type Section = Section;
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collector, DOCKER_FIX, Needs};
+use crate::collect::{Collector, DOCKER_FIX, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::host::containers::{Names, Pattern, Role};
@@ -236,6 +236,7 @@ impl Collector for Containers {
         reads: "Docker's list of the host's containers, and their control groups",
         fix: DOCKER_FIX,
         costs: "one list and one inspect for each new container, none of statistics",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

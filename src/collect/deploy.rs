@@ -116,6 +116,7 @@ impl Collector for Deploy {
         reads: ".git of the host's own checkout, and a row of its database",
         fix: GIT_FIX,
         costs: "some files of .git; its whole tree is compared with the index once a minute, or less often if it is large",
+        opens: |host| host.root.iter().cloned().collect(),
     };
     type Config = Config;
     type Section = Section;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::sample::{Now, Points};
@@ -110,7 +110,8 @@ impl Collector for Exporter {
     const FACTS: &'static [&'static Fact] =
         &[&CPU, &RESIDENT, &VIRTUAL, &OPEN_FDS, &MAX_FDS, &STARTED, &THREADS, &SENT, &FAILED, &REJECTED, &LAST_SENT];
     const CHECKS: &'static [Check] = &[];
-    const NEEDS: Needs = Needs { reads: "this program's own /proc", fix: "nothing is needed", costs: "nothing" };
+    const NEEDS: Needs =
+        Needs { reads: "this program's own /proc", fix: "nothing is needed", costs: "nothing", opens: NOTHING };
     type Config = Config;
     type Section = Section;
 

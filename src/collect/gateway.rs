@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::host::gateway::Kind;
@@ -385,6 +385,7 @@ impl Collector for Gateway {
         reads: "the gateway's cheap endpoints, its port and its containers",
         fix: "let us read `key_file`, `admin_key_file` and `ca_file` of [collect.gateway], with keys that the gateway takes; for its containers run in the group of Docker's socket, or name a proxy's, with `socket` in [docker]",
         costs: "requests that call no model; `active_health = \"paid\"` calls each model up to `max_probes_per_day` times a day",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collector, DATABASE_FIX, Needs};
+use crate::collect::{Collector, DATABASE_FIX, NOTHING, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::sample::{Now, Points};
@@ -50,6 +50,7 @@ impl Collector for Groups {
         reads: "the tables of groups and sessions in the host's database",
         fix: DATABASE_FIX,
         costs: "a count of rows",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::host::generic::Heartbeat as Listed;
@@ -84,6 +84,7 @@ impl Collector for Heartbeat {
         reads: "when the files of `[[collect.heartbeat]]` were written",
         fix: "let us enter the folders above that file; it is not opened",
         costs: "nothing",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collector, DATABASE_FIX, Needs};
+use crate::collect::{Collector, DATABASE_FIX, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Moment, Now, Points};
@@ -110,8 +110,12 @@ impl Collector for HostJobs {
     const EVERY: Duration = Duration::from_secs(30);
     const FACTS: &'static [&'static Fact] = &[&JOBS, &OVERDUE, &NEXT_RUN, &LAST_RUN];
     const CHECKS: &'static [Check] = &[HOST_JOB_OVERDUE];
-    const NEEDS: Needs =
-        Needs { reads: "the table of host jobs in the host's database", fix: DATABASE_FIX, costs: "a few rows" };
+    const NEEDS: Needs = Needs {
+        reads: "the table of host jobs in the host's database",
+        fix: DATABASE_FIX,
+        costs: "a few rows",
+        opens: NOTHING,
+    };
     type Config = Config;
     type Section = Section;
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::collect::host_api::HostApi;
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::host::generic::Endpoint;
@@ -67,6 +67,7 @@ impl Collector for Http {
         reads: "the endpoints of `[[collect.http]]`",
         fix: "name the file with the token that the endpoint wants, with `token_file` in that `[[collect.http]]`, and let us read it",
         costs: "one request for each",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

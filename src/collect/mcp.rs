@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::collect::connectors::{self, Connector};
 use crate::collect::host_api::{HostApi, while_starting};
-use crate::collect::{DOCKER_FIX, Needs};
+use crate::collect::{DOCKER_FIX, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::containers::{Names, Role};
 use crate::host::{Host, Profile};
@@ -82,6 +82,7 @@ impl Collector for Mcp {
         reads: "Docker's list of MCP servers, or the host's list of connectors",
         fix: DOCKER_FIX,
         costs: "what `containers` was told, or one request of the host's API",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::Collector;
 use crate::collect::deliveries::{self, Waiting, age};
 use crate::collect::registered::{self, Registered};
-use crate::collect::{DATABASE_FIX, Needs};
+use crate::collect::{DATABASE_FIX, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::Host;
 use crate::sample::{Now, Points};
@@ -239,6 +239,7 @@ impl Collector for Messages {
         reads: "the tables of messages and deliveries in the host's database",
         fix: DATABASE_FIX,
         costs: "the rows that are new, in milliseconds; no lock beyond that",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::host_api::{HostApi, while_starting};
-use crate::collect::{API_FIX, Collector, Needs, STATUS_COST};
+use crate::collect::{API_FIX, Collector, NOTHING, Needs, STATUS_COST};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
@@ -196,7 +196,7 @@ impl Collector for Queue {
             means: "As many agents run as may, and groups wait: answers come late.",
         },
     ];
-    const NEEDS: Needs = Needs { reads: "the host's own status", fix: API_FIX, costs: STATUS_COST };
+    const NEEDS: Needs = Needs { reads: "the host's own status", fix: API_FIX, costs: STATUS_COST, opens: NOTHING };
     type Config = Config;
     type Section = Section;
 

@@ -265,6 +265,7 @@ impl Collector for Repos {
         reads: ".git of each repository and worktree",
         fix: GIT_FIX,
         costs: "some files of .git; a tree is compared with its index once a minute, or less often if it is large; no lock, no hook",
+        opens: |host| host.layout.iter().flat_map(|layout| layout.repos.values().cloned()).collect(),
     };
     type Config = Config;
     type Section = Section;

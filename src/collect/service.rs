@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::host_api::{Address, HostApi};
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::running::{Chain, Seen, look};
 use crate::host::{Host, ProcessRule, Profile};
@@ -310,6 +310,7 @@ impl Collector for Service {
         reads: "the process table, the host's liveness, and of its process /proc (memory, files, sockets)",
         fix: "run as the host's user, or with CAP_SYS_PTRACE; in a container share its process namespace (`pid: \"service:host\"`, shareProcessNamespace); without any of them `pid_file` in [host] says which process it is",
         costs: "one request for a path that it does not know, and one pass over /proc",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

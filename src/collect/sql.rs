@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::host::generic::Query;
@@ -65,6 +65,7 @@ impl Collector for Sql {
         reads: "the queries of `[[collect.sql]]`",
         fix: "run as the user that owns that database, or let a group of ours read it, its -wal and -shm, and enter the folders above",
         costs: "each query, for as long as it takes",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

@@ -10,7 +10,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collector, DATABASE_FIX, Needs, registered::UNKNOWN};
+use crate::collect::{Collector, DATABASE_FIX, NOTHING, Needs, registered::UNKNOWN};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::Host;
 use crate::sample::{Details, Moment, Now, Points};
@@ -194,6 +194,7 @@ impl Collector for Tasks {
         reads: "the tables of tasks and their runs in the host's database",
         fix: DATABASE_FIX,
         costs: "the rows that are new, in milliseconds",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::registered::{self, GROUP_SYNC, Registered, UNREGISTERED};
 use crate::collect::{Collector, amount::amount};
-use crate::collect::{DATABASE_FIX, Needs};
+use crate::collect::{DATABASE_FIX, NOTHING, Needs};
 use crate::fact::{Check, Fact};
 use crate::host::Host;
 use crate::sample::{Now, Points};
@@ -185,6 +185,7 @@ impl Collector for Usage {
         reads: "the tables of events and messages in the host's database",
         fix: DATABASE_FIX,
         costs: "the rows that are new, in milliseconds; all of them at the start and once an hour",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;

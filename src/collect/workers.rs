@@ -14,7 +14,7 @@ use anyhow::Result;
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::collect::{Collector, Needs};
+use crate::collect::{Collector, NOTHING, Needs};
 use crate::fact::{Bound, Check, Fact, Severity, Span};
 use crate::host::{Host, Profile};
 use crate::sample::{Details, Now, Points};
@@ -515,6 +515,7 @@ impl Collector for Workers {
         reads: "/proc of every process, and of workers their I/O and sockets",
         fix: "run as the user of the workers, or with CAP_SYS_PTRACE; where /proc is mounted with hidepid, in the group that its option `gid` names; in a container share the host's process namespace",
         costs: "one pass over /proc; nothing of the host itself",
+        opens: NOTHING,
     };
     type Config = Config;
     type Section = Section;
@@ -743,7 +744,7 @@ impl Workers {
             kinds: kinds.collect(),
             host: sight.sought.clone(),
             registry: sight.list.map(Listed::of),
-            gaps: closed(sight, &processes, self.roll.doubtful()),
+            gaps: closed(sight, self.roll.doubtful()),
             limits: limits(sight, &processes, self.roll.doubtful()),
             booted: self.booted,
             is_blind: false,
@@ -829,7 +830,7 @@ fn duplicates(sight: &Sight<'_>, max_per_parent: usize) -> BTreeSet<u32> {
 }
 
 /// What rights would lift.
-fn closed(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
+fn closed(sight: &Sight<'_>, doubtful: usize) -> Vec<String> {
     let closed = sight.seen.iter().filter(|one| one.is_closed).count();
     let said = [
         (
@@ -847,18 +848,18 @@ fn closed(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<Stri
             doubtful,
             "the program of # processes is not ours to see, so that no rule by `exe` finds them: run as their user",
         ),
-        (
-            above(processes, Above::Hidden),
-            "nobody can say whether # workers are orphans, as a process above them is not to be seen (hidepid, or \
-             it has just ended): run as root, or as the user of those processes",
-        ),
     ];
     said.iter().filter_map(|&(count, text)| counted(count, text)).collect()
 }
 
 fn limits(sight: &Sight<'_>, processes: &[Process], doubtful: usize) -> Vec<String> {
-    let contained = above(processes, Above::Contained);
-    let mut limits = closed(sight, processes, doubtful);
+    let (hidden, contained) = (above(processes, Above::Hidden), above(processes, Above::Contained));
+    let mut limits = closed(sight, doubtful);
+    limits.extend(counted(
+        hidden,
+        "nobody can say whether # workers are orphans, as a process above them is not to be seen (hidepid, or \
+             it has just ended): run as root, or as the user of those processes",
+    ));
     limits.extend(counted(
         contained,
         "nobody can say whether # workers are orphans, as they run in a container and the host \

@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
 pub mod ending;
+pub mod place;
 pub mod proc;
 
 mod program;

@@ -17,7 +17,7 @@ use super::told::{self, Check, State, age, text};
 use crate::collect;
 use crate::fact::Span;
 
-mod part;
+pub(super) mod part;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -281,6 +281,7 @@ fn unseen(status: &Value, now: Timestamp) -> Vec<Line> {
     let mut lines = Vec::new();
     for (name, one) in status["collectors"].as_object().into_iter().flatten() {
         if one["up"] == true {
+            lines.extend(closed(name, one));
             continue;
         }
         let why = match (one["up"].as_bool(), one["access"].as_str(), one["error"].as_str()) {
@@ -304,6 +305,18 @@ fn unseen(status: &Value, now: Timestamp) -> Vec<Line> {
         line(Style::Warn, why)
     }));
     if lines.is_empty() { lines } else { [vec![Line::new(), line(Style::Bold, "Not seen")], lines].concat() }
+}
+
+/// What a collector sees with gaps.
+fn closed(name: &str, one: &Value) -> Option<Line> {
+    let gaps: Vec<&str> = one["gaps"].as_array()?.iter().filter_map(Value::as_str).collect();
+    let more =
+        if gaps.len() > 1 { format!(" (and {} more: `doctor` says all)", gaps.len() - 1) } else { String::new() };
+    let first = plain(gaps.first()?);
+    Some(vec![
+        (Style::Unknown, format!("  ? {}", plain(name))),
+        (Style::Plain, format!("  partly denied: {first}{more}")),
+    ])
 }
 
 /// Keys of the document that are no parts of the host.

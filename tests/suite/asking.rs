@@ -353,18 +353,20 @@ fn shells_complete_what_there_is_and_the_man_page_shows_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("completions");
     std::fs::write(&file, &script).unwrap();
-    let ask = "source \"$1\"; COMP_WORDS=(agenthost-exporter heal); COMP_CWORD=1; _agenthost-exporter; echo \"${COMPREPLY[@]}\"; \
-               COMP_WORDS=(agenthost-exporter healthcheck --unr); COMP_CWORD=2; _agenthost-exporter; echo \"${COMPREPLY[@]}\"";
+    let ask = "source \"$1\"; complete=_agenthost__exporter; COMP_WORDS=(agenthost-exporter heal); COMP_CWORD=1; \
+               $complete agenthost-exporter heal agenthost-exporter; echo \"${COMPREPLY[@]}\"; \
+               COMP_WORDS=(agenthost-exporter healthcheck --unr); COMP_CWORD=2; \
+               $complete agenthost-exporter --unr healthcheck; echo \"${COMPREPLY[@]}\"";
     let (_, completed, err) = said(Command::new("bash").args(["-c", ask, "bash"]).arg(&file));
     assert_eq!(completed, "healthcheck\n--unreachable\n", "{err}");
     for shell in ["zsh", "fish", "elvish", "powershell"] {
         let (code, script, _) = said(exporter().args(["completions", shell]));
-        assert!(code == 0 && script.contains("healthcheck"), "{shell}");
+        assert!(code == 0 && script.contains("healthcheck") && !script.contains("demo-worker"), "{shell}");
     }
     assert_eq!(said(exporter().args(["completions", "cmd"])).0, 2);
     let (code, page, _) = said(exporter().arg("man"));
     assert!(code == 0 && page.starts_with(".ie"), "{page}");
-    for said in [".TH agenthost\\-exporter", "COMMAND HEALTHCHECK", "COMMAND DOCTOR", "unreachable"] {
+    for said in [".TH agenthost-exporter 1", "COMMAND HEALTHCHECK", "COMMAND DOCTOR", "\\-\\-unreachable"] {
         assert!(page.contains(said), "{said}\n{page}");
     }
     assert!(!page.contains("demo\\-host") && !page.contains("DEMO-HOST"), "what is hidden stays so");

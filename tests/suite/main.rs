@@ -14,6 +14,7 @@ mod docker;
 mod dockerd;
 #[path = "../../src/source/docker/fake.rs"]
 mod fake_docker;
+mod examined;
 mod fixture;
 mod gateway;
 mod git;

@@ -33,7 +33,7 @@ fn shipped(name: &str) -> PathBuf {
 }
 
 /// The program without libraries of its own, as `tests/run` builds it.
-fn static_program() -> Option<PathBuf> {
+pub fn static_program() -> Option<PathBuf> {
     let program = std::env::var_os("AGENTHOST_STATIC").map(PathBuf::from);
     if program.is_none() {
         crate::skipped("the image", "AGENTHOST_STATIC names no static program, which tests/run builds");
@@ -52,7 +52,7 @@ fn builder(engine: &Engine) -> Command {
     docker
 }
 
-fn build(engine: &Engine, file: &str, tag: &str, arguments: &[&str], context: &Path) {
+pub fn build(engine: &Engine, file: &str, tag: &str, arguments: &[&str], context: &Path) {
     let arguments = arguments.iter().flat_map(|argument| ["--build-arg", argument]);
     let mut docker = builder(engine);
     docker.args(["build", "--tag", tag, "--file"]).arg(shipped(file)).args(arguments).arg(context);
@@ -61,7 +61,7 @@ fn build(engine: &Engine, file: &str, tag: &str, arguments: &[&str], context: &P
 }
 
 /// Makes the image that the program is taken from.
-fn import(engine: &Engine, program: &Path) {
+pub fn import(engine: &Engine, program: &Path) {
     let folder = engine.folder().join("program");
     fs::create_dir(&folder).unwrap();
     fs::copy(program, folder.join("agenthost-exporter")).unwrap();

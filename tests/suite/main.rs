@@ -6,6 +6,7 @@ mod api;
 mod asking;
 mod binary;
 mod boot;
+mod compose;
 mod config;
 mod contract;
 mod dashboards;

@@ -126,8 +126,10 @@ fn text(value: Option<&AnyValue>) -> String {
     }
 }
 
+/// Without empty ones: to Prometheus they are none.
 fn labels(attributes: &[KeyValue]) -> BTreeMap<String, String> {
-    attributes.iter().map(|pair| (pair.key.clone(), text(pair.value.as_ref()))).collect()
+    let all = attributes.iter().map(|pair| (pair.key.clone(), text(pair.value.as_ref())));
+    all.filter(|(_, value)| !value.is_empty()).collect()
 }
 
 /// The name by which Prometheus calls a metric, by the rules of the OpenTelemetry specification ("Prometheus and OpenMetrics
@@ -166,9 +168,9 @@ fn series(push: &ExportMetricsServiceRequest) -> BTreeMap<Series, f64> {
     found
 }
 
-/// Every series of a page of `/metrics`.
+/// Every series of a page of `/metrics`, without labels that are empty.
 fn scraped(page: &str) -> BTreeSet<Series> {
-    let label = regex_lite::Regex::new(r#"(\w+)="((?:[^"\\]|\\.)*)""#).unwrap();
+    let label = regex_lite::Regex::new(r#"(\w+)="((?:[^"\\]|\\.)+)""#).unwrap();
     let lines = page.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let unescaped = |text: &str| text.replace("\\\"", "\"").replace("\\n", "\n").replace("\\\\", "\\");
     lines

@@ -299,7 +299,10 @@ fn access_is_a_fact_and_stands_in_the_status() {
     let sidecar = Sidecar::spawn_by(exporter_without_rights(ward.folder.path()), &ward.config(), []);
     let access = |status: &Value, name: &str| status["collectors"][name]["access"].as_str().map(str::to_owned);
     let status = sidecar.until("denied", |status| access(status, "messages").as_deref() == Some("denied"));
-    sidecar.until("both", |status| access(status, "deploy").as_deref() == Some("partial"));
+    sidecar.until("all three", |status| {
+        let is = |name: &str, what: &str| access(status, name).as_deref() == Some(what);
+        is("deploy", "partial") && is("messages", "denied") && is("service", "full")
+    });
     assert!(status["collectors"]["messages"]["gaps"].is_null());
     let gaps = &sidecar.status()["collectors"]["deploy"]["gaps"];
     assert!(gaps[0].as_str().unwrap().contains("messages.db: permission denied"), "{gaps}");

@@ -24,8 +24,8 @@ const SHIPPED: &[&str] =
 /// Series that operators record by rules of their own.
 const OPERATORS: &[&str] = &["agenthost:usage_cost_usd:limit1h"];
 
-/// Words that look like a metric and are none: the crate, and a key of `/status`.
-const NO_METRICS: &[&str] = &["agenthost_exporter", "process_error"];
+/// Words that look like a metric and are none: the crate, a key of `/status`, and a label of the operator's Prometheus.
+const NO_METRICS: &[&str] = &["agenthost_exporter", "process_error", "agenthost_source"];
 
 /// Labels that Prometheus itself puts on.
 const OF_PROMETHEUS: &[&str] = &["job", "instance", "alertname"];

@@ -524,7 +524,7 @@ fn a_blip_pages_nobody(stage: &Stage, work: &Work, front: &Front, restarted: &mu
         let was = |state: &str| {
             pager.count(&format!("count_over_time(ALERTS{{alertname!=\"Watchdog\",alertstate=\"{state}\"}}[1m])"))
         };
-        assert!(was("pending") >= Some(3), "the rules have seen the blip");
+        assert!(was("pending") >= Some(1), "the rules have seen the blip");
         assert_eq!(was("firing"), Some(0));
     }
     nobody_is_told(stage, "");

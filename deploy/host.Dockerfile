@@ -1,6 +1,6 @@
 # The recipe for the host's own image: its health is the sidecar's verdict, which fails for what lasts only.
 #   docker build -f deploy/host.Dockerfile --build-arg HOST=my/agent-host -t my/agent-host:watched .
-# The sidecar runs beside it, in its network: docker run --network container:HOST --pid container:HOST ...
+# The sidecar runs beside it, in its network (README).
 ARG HOST
 ARG EXPORTER=agenthost-exporter
 FROM ${EXPORTER} AS exporter

@@ -9,6 +9,7 @@ use agenthost_exporter::serve::{self, Guard, Keys};
 use agenthost_exporter::source::Sources;
 use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::source::docker::Docker;
+use agenthost_exporter::source::otlp;
 use agenthost_exporter::source::rights::Us;
 use agenthost_exporter::tool::doctor::{self, Checkup, Question, found, written};
 use anyhow::{Context, Result};
@@ -75,8 +76,10 @@ fn write(flags: &Flags, config: &Config, here: &Path, file: &Path, force: bool) 
     Ok(ExitCode::SUCCESS)
 }
 
-/// It looks once and leaves: verdicts, the record and the budget of a sidecar that stays are not its own.
+/// It looks once and leaves: verdicts, the record, the budget and the pushes of a sidecar that stays are not its own.
 fn examine(mut config: Config, here: &Path, question: &Question) -> Result<ExitCode> {
+    config.otlp.target().map_err(crate::refused)?;
+    config.otlp = otlp::Config::default();
     let ledger = config.state.path.as_deref().map(|state| Ledger::beside(state).shut());
     (config.state.path, config.record) = (None, None);
     let host = locate(&config, here)?;

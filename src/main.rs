@@ -137,7 +137,7 @@ fn print(text: impl AsRef<[u8]>) -> Result<()> {
 
 fn configure(flags: &Flags) -> Result<Config> {
     let mut config = Config::load(flags.config_file.as_deref()).map(|config| flags.over(config)).map_err(refused)?;
-    config.otlp = config.otlp.over(|name| std::env::var(name).ok());
+    config.otlp = config.otlp.over(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()));
     config.host.validate().map_err(refused)?;
     Ok(config)
 }
@@ -179,6 +179,7 @@ fn with_demo(flags: &Flags) -> Result<()> {
         config.host.profile = Some(host::Profile::Pynchy);
         config.host.status_poll = host::StatusPoll::Every(demo::STATUS_POLL);
         config.state.path = own.state_path.clone(); // a file's may be of a real host
+        config.otlp = otlp::Config::default(); // and so may its endpoint
         config.collectors.retain(|planned| !demo::WITHOUT.contains(&planned.subsystem.name));
         for planned in config.collectors.iter_mut().filter(|planned| planned.subsystem.name == "workers") {
             planned.build = demo::watched_by(planned.subsystem)?;

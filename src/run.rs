@@ -48,7 +48,7 @@ pub struct Running {
     readings: mpsc::Sender<Reading>,
     orders: mpsc::Sender<Order>,
     keeper: Option<Keeper>,
-    push: Option<JoinHandle<()>>,
+    push: Option<Push>,
     end: oneshot::Sender<()>,
     river: JoinHandle<()>,
 }
@@ -219,16 +219,22 @@ impl Running {
         self.push(pushing);
     }
 
-    /// Pushes there from now on, or nowhere. What is under way breaks off: the next one tells more.
+    /// Pushes there from now on, or nowhere. What goes on as it was keeps its pace, and what its endpoint asked for.
     fn push(&mut self, pushing: Option<Pushing>) {
-        self.push.take().inspect(JoinHandle::abort);
+        let goes_on =
+            |push: &Push| !push.task.is_finished() && pushing.as_ref().is_some_and(|new| new.plan == push.plan);
+        if self.push.as_ref().is_some_and(goes_on) {
+            return;
+        }
+        if let Some(old) = self.push.take() {
+            old.task.abort(); // what is under way breaks off: the next one tells more
+        }
         self.sources.pushes.to(pushing.as_ref().map(|pushing| pushing.target.shown()));
-        let Some(Pushing { target, attributes }) = pushing else { return };
-        let (current, pushes) = (self.current.clone(), self.sources.pushes.clone());
-        self.push = Some(tokio::spawn(async move {
-            let Err(error) = otlp::push(current, target, attributes, pushes).await;
-            tracing::error!(error = format!("{error:#}"), "pushes have ended");
-        }));
+        let Some(Pushing { target, plan }) = pushing else { return };
+        let (current, pushes, attributes) =
+            (self.current.clone(), self.sources.pushes.clone(), plan.attributes.clone());
+        let task = tokio::spawn(async move { match otlp::push(current, target, attributes, pushes).await {} });
+        self.push = Some(Push { plan, task });
     }
 
     fn run_all(&mut self, prepared: Vec<Prepared>) {
@@ -267,16 +273,32 @@ struct Read {
     notes: Vec<String>,
 }
 
-/// Where pushes go, and of what they are.
+/// Pushes that are made, and by which plan.
+struct Push {
+    plan: PushPlan,
+    task: JoinHandle<()>,
+}
+
+/// What makes pushes other ones.
+#[derive(PartialEq)]
+struct PushPlan {
+    config: source::otlp::Config,
+    contents: Vec<Vec<u8>>,
+    attributes: BTreeMap<String, String>,
+}
+
+/// Where pushes go, and by which plan.
 struct Pushing {
     target: Target,
-    attributes: BTreeMap<String, String>,
+    plan: PushPlan,
 }
 
 impl Pushing {
     fn new(config: &source::otlp::Config, listen: &[SocketAddr]) -> Result<Option<Pushing>> {
-        let target = config.target().map_err(crate::refused)?;
-        Ok(target.map(|target| Pushing { target, attributes: config.attributes(listen) }))
+        let Some(target) = config.target().map_err(crate::refused)? else { return Ok(None) };
+        let contents = config.contents().map_err(crate::refused)?;
+        let plan = PushPlan { config: config.clone(), contents, attributes: config.attributes(listen) };
+        Ok(Some(Pushing { target, plan }))
     }
 }
 

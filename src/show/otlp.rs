@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
+use opentelemetry_proto::tonic::metrics::v1::ResourceMetrics as ResourceMetricsOf;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -36,29 +38,28 @@ const SELDOM: Duration = Duration::from_secs(5 * 60);
 const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// Pushes the snapshots of now, for as long as it is polled.
-///
-/// # Errors
-/// The instruments cannot be built: a defect of the declarations.
-pub async fn push(
-    current: Current,
-    target: Target,
-    resource: BTreeMap<String, String>,
-    pushes: Pushes,
-) -> Result<Infallible> {
+pub async fn push(current: Current, target: Target, resource: BTreeMap<String, String>, pushes: Pushes) -> Infallible {
     let meter = Arc::new(Meter::new(&current, resource));
     tokio::time::sleep(FIRST.min(target.interval)).await;
     let mut ticks = tokio::time::interval(target.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pace = Pace::default();
+    let (mut pace, mut rejected) = (Pace::default(), false);
     loop {
         ticks.tick().await;
         if pace.rests() {
             continue;
         }
-        match target.send(&meter.clone().render().await?).await {
+        let body = match meter.clone().render().await {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "nothing was pushed: a defect of this program");
+                continue;
+            }
+        };
+        match target.send(&body).await {
             Ok(answer) => {
                 pace.went_well();
-                taken(&answer, &pushes, target.shown());
+                rejected = taken(&answer, &pushes, target.shown(), rejected);
             }
             Err(failed) => {
                 pace.failed(&failed, target.interval);
@@ -70,16 +71,18 @@ pub async fn push(
     }
 }
 
-fn taken(answer: &Bytes, pushes: &Pushes, endpoint: &str) {
+/// Whether points of it were refused, which is told once.
+fn taken(answer: &Bytes, pushes: &Pushes, endpoint: &str, before: bool) -> bool {
     // An answer of another kind says nothing of refused points: the status has said that the push was taken.
     let said = ExportMetricsServiceResponse::decode(answer.clone()).ok().and_then(|said| said.partial_success);
     let rejected = said.map_or(0, |said| u64::try_from(said.rejected_data_points).unwrap_or(0));
-    if rejected > 0 {
-        tracing::warn!(endpoint, rejected, "the endpoint refused points of a push");
+    if rejected > 0 && !before {
+        tracing::warn!(endpoint, rejected, "the endpoint refuses points of pushes that it takes");
     }
     if pushes.sent(rejected) {
         tracing::info!(endpoint, "pushes are taken again");
     }
+    rejected > 0
 }
 
 /// How many turns are left out after failures.
@@ -140,7 +143,20 @@ impl Meter {
     fn collect(&self) -> Result<Bytes> {
         let mut metrics = ResourceMetrics::default();
         self.reader.collect(&mut metrics).context("collect what is pushed")?;
-        Ok(ExportMetricsServiceRequest::from(&metrics).encode_to_vec().into())
+        let mut push = ExportMetricsServiceRequest::from(&metrics);
+        push.resource_metrics.iter_mut().for_each(forget_starts);
+        Ok(push.encode_to_vec().into())
+    }
+}
+
+/// When a counter began is known to the host at most: most were counted before this program was started. 0 says so; a moment of
+/// ours would tell whoever makes rates of it that all was counted since.
+fn forget_starts(resource: &mut ResourceMetricsOf) {
+    let metrics = resource.scope_metrics.iter_mut().flat_map(|scope| &mut scope.metrics);
+    for metric in metrics {
+        if let Some(Data::Sum(sum)) = &mut metric.data {
+            sum.data_points.iter_mut().for_each(|point| point.start_time_unix_nano = 0);
+        }
     }
 }
 

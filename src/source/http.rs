@@ -344,6 +344,8 @@ fn parse(url: &str) -> Result<(Uri, String), Error> {
     // What follows the question mark may be a key, so it is never quoted.
     let shown = url.split(['?', '#']).next().unwrap_or_default();
     let authority = shown.split_once("://").map_or(shown, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    // Wherever it stands, what is before it may be meant as a password.
+    let shown = if url.contains('@') { "what is given" } else { shown };
     if authority.contains('@') {
         return broken("a URL with user and password is not taken: it would be shown".to_owned());
     }

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use hyper::header::{HeaderName, HeaderValue};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::fact::Span;
 use crate::source::http::{self, Error, Http, Limits, Own, Roots, Trust};
@@ -26,15 +28,17 @@ mod environment;
 const SERVICE: &str = "agenthost";
 /// What is between two pushes: as much as between two scrapes.
 const INTERVAL: Duration = Duration::from_secs(15);
+/// More often nothing new is seen.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// As the specification has it.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The answer to a push is a few bytes.
-const ANSWER_LIMIT: usize = 64 * 1024;
-/// A longer file holds neither headers nor certificates.
-const FILE_LIMIT: u64 = 256 * 1024;
+/// The answer to a push is a few bytes; that to a refused one may be a page.
+const ANSWER_LIMIT: usize = 1024 * 1024;
+/// Sixteen times what a system's authorities are.
+const FILE_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// The `[otlp]` table, over which the standard `OTEL_*` variables are laid.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The base of the endpoint, to which `/v1/metrics` is appended. Without one nothing is pushed.
@@ -59,18 +63,50 @@ pub struct Config {
     pub client_key: Option<PathBuf>,
     /// Attributes of the resource, over those that are found out.
     pub resource: BTreeMap<String, String>,
+    /// Headers that the environment lays over them.
+    #[serde(skip)]
+    environment: Headers,
     /// What of the environment could not be used.
     #[serde(skip)]
     pub notes: Vec<String>,
 }
 
-/// Headers by their names. They may be keys: they do not show.
-#[derive(Clone, Default, PartialEq, Deserialize)]
-pub struct Headers(pub BTreeMap<String, String>);
-
-impl fmt::Debug for Headers {
+/// Its URLs and headers may hold keys.
+impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} headers", self.0.len())
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
+}
+
+/// Headers by their names, in small letters. They may be keys: neither they nor what is no header shows.
+#[derive(Clone, Default, PartialEq)]
+pub struct Headers(BTreeMap<String, String>);
+
+impl Headers {
+    /// # Errors
+    /// It is no header, or one that a push sets by itself. What may be a key is not quoted.
+    fn add(&mut self, name: &str, value: &str) -> Result<()> {
+        let name = name.to_ascii_lowercase();
+        let own = ["content-type", "content-encoding", "content-length", "host", "connection", "transfer-encoding"];
+        if own.contains(&name.as_str()) || name == "user-agent" {
+            bail!("the header `{name}` is set by the push itself");
+        }
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| anyhow!("what stands for the name of a header is none"))?;
+        HeaderValue::from_str(value).map_err(|_| anyhow!("the value of the header `{name}` is none"))?;
+        self.0.insert(name, value.to_owned());
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Headers, D::Error> {
+        let wanted = || D::Error::custom("headers are a table of `name = \"value\"`");
+        let told = BTreeMap::<String, toml::Value>::deserialize(deserializer).map_err(|_| wanted())?;
+        let mut headers = Headers::default();
+        for (name, value) in &told {
+            headers.add(name, value.as_str().ok_or_else(wanted)?).map_err(D::Error::custom)?;
+        }
+        Ok(headers)
     }
 }
 
@@ -94,17 +130,17 @@ impl Config {
     /// # Errors
     /// For the person who wrote it. No value of a header is quoted.
     pub fn target(&self) -> Result<Option<Target>> {
-        let Some(url) = self.url().context("[otlp]")? else { return Ok(None) };
         let interval = self.interval.map_or(INTERVAL, |Span(interval)| interval);
-        if interval < Duration::from_secs(1) {
-            bail!("[otlp] interval: must be at least 1s");
+        if interval < SHORTEST {
+            bail!("[otlp] interval: must be at least {}", Span(SHORTEST));
         }
         let time = self.timeout.map_or(TIMEOUT, |Span(timeout)| timeout);
         if time.is_zero() {
             bail!("[otlp] timeout: must be longer than nothing");
         }
         let http = self.trust().context("[otlp]")?.map_or_else(Http::default, |trust| Http::default().trusting(trust));
-        let headers = self.all_headers().context("[otlp]")?;
+        let headers = self.all_headers().context("[otlp]")?.0.into_iter().collect();
+        let Some(url) = self.url().context("[otlp]")? else { return Ok(None) };
         Ok(Some(Target { url, headers, time, interval, packing: self.compression, http }))
     }
 
@@ -130,6 +166,14 @@ impl Config {
         ];
         let found = found.map(|(name, value)| (name.to_owned(), value.to_owned()));
         found.into_iter().chain(self.resource.clone()).collect()
+    }
+
+    /// The content of those files, by which one tells whether anything has changed.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn contents(&self) -> Result<Vec<Vec<u8>>> {
+        self.files().iter().map(|file| read(file)).collect::<Result<_>>().context("[otlp]")
     }
 
     /// Files whose content is configuration too.
@@ -163,44 +207,38 @@ impl Config {
         }
     }
 
-    fn all_headers(&self) -> Result<Vec<(String, String)>> {
-        let mut headers = self.headers.0.clone();
+    /// Those of the file, over them those of the file of headers, over both the environment's.
+    fn all_headers(&self) -> Result<Headers> {
+        let mut headers = self.headers.clone();
         if let Some(file) = &self.headers_file {
-            let text = String::from_utf8(read(file)?).map_err(|_| anyhow!("{}: not UTF-8", file.display()))?;
-            headers.extend(lines(&text).with_context(|| format!("headers_file: {}", file.display()))?);
+            let naming = || format!("headers_file: {}", file.display());
+            let text = String::from_utf8(read(file)?).map_err(|_| anyhow!("not UTF-8")).with_context(naming)?;
+            add_lines(&mut headers, &text).with_context(naming)?;
         }
-        for (name, value) in &headers {
-            is_header(name, value)?;
-        }
-        Ok(headers.into_iter().collect())
+        headers.0.extend(self.environment.0.clone());
+        Ok(headers)
     }
 }
 
+/// # Errors
+/// It cannot be read, or is longer than what it is for: a part of it would be taken for the whole.
 fn read(file: &Path) -> Result<Vec<u8>> {
     let naming = || format!("read {}", file.display());
     let mut text = Vec::new();
-    std::fs::File::open(file).with_context(naming)?.take(FILE_LIMIT).read_to_end(&mut text).with_context(naming)?;
+    let opened = std::fs::File::open(file).with_context(naming)?;
+    opened.take(FILE_LIMIT + 1).read_to_end(&mut text).with_context(naming)?;
+    ensure!(text.len() as u64 <= FILE_LIMIT, "{}: longer than 4 MiB", file.display());
     Ok(text)
 }
 
 /// `name: value` on each line; empty ones and comments are left out.
-fn lines(text: &str) -> Result<Vec<(String, String)>> {
-    let told = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
-    told.map(|(number, line)| {
-        let (name, value) = line.split_once(':').with_context(|| format!("line {}: no `name: value`", number + 1))?;
-        Ok((name.trim().to_owned(), value.trim().to_owned()))
-    })
-    .collect()
-}
-
-/// The names that a push sets by itself, and whatever HTTP does not take. The value is not quoted.
-fn is_header(name: &str, value: &str) -> Result<()> {
-    let own = ["content-type", "content-encoding", "content-length", "host", "connection", "transfer-encoding"];
-    if own.contains(&name.to_ascii_lowercase().as_str()) {
-        bail!("the header `{name}` is set by the push itself");
+fn add_lines(headers: &mut Headers, text: &str) -> Result<()> {
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+    {
+        let place = || format!("line {}: `name: value` is wanted", number + 1);
+        let (name, value) = line.split_once(':').with_context(place)?;
+        headers.add(name.trim(), value.trim()).with_context(place)?;
     }
-    hyper::header::HeaderName::from_bytes(name.as_bytes()).map_err(|_| anyhow!("`{name}` is no name of a header"))?;
-    hyper::header::HeaderValue::from_str(value).map_err(|_| anyhow!("the value of the header `{name}` is none"))?;
     Ok(())
 }
 
@@ -294,7 +332,11 @@ impl Target {
             200..=299 => Ok(answer.bytes().clone()),
             status => Err(Failed {
                 reason: reason(status),
-                text: format!("answered with status {status}"),
+                text: match status {
+                    404 | 405 => format!("answered with status {status}: nothing takes pushes at that path"),
+                    300..=399 => format!("answered with status {status}, a redirect, which is not followed"),
+                    _ => format!("answered with status {status}"),
+                },
                 retry_after: answer.retry_after,
             }),
         }

@@ -113,10 +113,12 @@ fn request(socket: &mut TcpStream) -> (String, Vec<u8>) {
     }
 }
 
+fn plan(to: SocketAddr, more: &str) -> String {
+    format!("[collect.exporter]\ninterval = \"1s\"\n[otlp]\nendpoint = \"http://{to}\"\ninterval = \"1s\"\n{more}")
+}
+
 fn pushing(root: &Root, to: SocketAddr, more: &str) -> Sidecar {
-    let config =
-        format!("[collect.exporter]\ninterval = \"1s\"\n[otlp]\nendpoint = \"http://{to}\"\ninterval = \"1s\"\n{more}");
-    Sidecar::start(root.path(), &config)
+    Sidecar::start(root.path(), &plan(to, more))
 }
 
 fn text(value: Option<&AnyValue>) -> String {
@@ -161,6 +163,8 @@ fn series(push: &ExportMetricsServiceRequest) -> BTreeMap<Series, f64> {
         };
         for point in points {
             let Some(Number::AsDouble(value)) = point.value else { panic!("{metric:?}") };
+            let is_counter = matches!(metric.data, Some(Data::Sum(_)));
+            assert!(!is_counter || point.start_time_unix_nano == 0, "what the host has counted before began before us");
             let known = found.insert((translated(metric), labels(&point.attributes)), value);
             assert_eq!(known, None, "twice: {}", metric.name);
         }
@@ -289,7 +293,6 @@ fn failed(status: &Value, reason: &str) -> Option<u64> {
     status["exporter"]["otlp"]["failed"][reason].as_u64()
 }
 
-/// A reload forgets how long the endpoint was to be left alone.
 fn begin_anew(sidecar: &Sidecar) {
     let pid = rustix::process::Pid::from_child(&sidecar.child);
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
@@ -308,13 +311,18 @@ fn an_endpoint_that_misbehaves_is_told_and_hurts_nobody() {
     assert!(page.contains("agenthost_otlp_failed_total{reason=\"denied\"} 0\n"), "{page}");
     assert!(page.contains("agenthost_otlp_sent_total 0\n") && !page.contains("agenthost_otlp_last_sent"), "{page}");
 
-    for (manner, reason) in [
+    // Another plan forgets how long the endpoint was to be left alone.
+    let turned = |time: u32| {
+        let text = format!("{}{}", crate::binary::FAST, plan(endpoint.address, &format!("timeout = \"{time}ms\"\n")));
+        std::fs::write(root.path().join("exporter.toml"), text).unwrap();
+    };
+    for (time, (manner, reason)) in (501..).zip([
         (Manner::Says("HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"), "denied"),
         (Manner::Says("nonsense\r\n\r\n"), "broken"),
         (Manner::Hangs, "timeout"),
-    ] {
+    ]) {
         endpoint.be(manner);
-        begin_anew(&sidecar);
+        turned(time);
         let status = sidecar.until_patiently(reason, |status| failed(status, reason) > Some(0));
         assert!(!status.to_string().contains("secret"));
         assert_eq!(
@@ -329,7 +337,7 @@ fn an_endpoint_that_misbehaves_is_told_and_hurts_nobody() {
     }
 
     endpoint.be(Manner::Rejects(7));
-    begin_anew(&sidecar);
+    turned(600);
     let status =
         sidecar.until_patiently("pushes again", |status| status["exporter"]["otlp"]["sent"].as_u64() > Some(0));
     assert_eq!(status["exporter"]["otlp"]["error"], Value::Null);
@@ -368,6 +376,21 @@ fn a_reload_turns_the_pushes_and_the_environment_counts_over_the_file() {
     let status = sidecar.until("more pushes", |_| second.got.lock().unwrap().len() > 2);
     assert_eq!(first.got.lock().unwrap().len(), before, "nothing more for the first");
     assert!(status["exporter"]["otlp"]["sent"].as_u64() > Some(1), "what is counted goes on: {status:#}");
+    // A reload for another reason leaves alone who asked for it.
+    second.be(Manner::Says("HTTP/1.1 429 Later\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"));
+    sidecar.until("a wish to be left alone", |status| failed(status, "unavailable") == Some(1));
+    let loaded = |status: &Value| status["sidecar"]["config"]["loaded_at"].to_string();
+    let before = loaded(&sidecar.status());
+    begin_anew(&sidecar);
+    sidecar.until("a reload", |status| loaded(status) != before);
+    std::thread::sleep(Duration::from_secs(4)); // a new one would push after one
+    let status = sidecar.status();
+    assert_eq!(failed(&status, "unavailable"), Some(1), "{status:#}");
+    second.be(Manner::Takes);
+    write(&format!("{}timeout = \"3s\"\n", to(&second)));
+    let count = second.got.lock().unwrap().len();
+    sidecar.until("pushes by another plan", |_| second.got.lock().unwrap().len() > count);
+
     write("[otlp]\nendpoint = \"nowhere\"\n");
     let begun = Instant::now();
     while !sidecar.get("/metrics").1.contains("agenthost_config_last_reload_successful 0") {
@@ -376,4 +399,17 @@ fn a_reload_turns_the_pushes_and_the_environment_counts_over_the_file() {
     }
     let before = second.got.lock().unwrap().len();
     sidecar.until("pushes as before", |_| second.got.lock().unwrap().len() > before);
+}
+
+/// What is invented, and what looks once, is pushed nowhere: it would stand beside a real host under its name.
+#[test]
+fn a_demo_pushes_nothing() {
+    let (folder, endpoint) = (tempfile::tempdir().unwrap(), Endpoint::start());
+    let config = folder.path().join("exporter.toml");
+    std::fs::write(&config, plan(endpoint.address, "")).unwrap();
+    let mut command = exporter();
+    command.arg("demo").env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", endpoint.address));
+    let sidecar = Sidecar::spawn_by(command, &config, []);
+    let status = sidecar.until("a look", |status| status["exporter"]["cpu_seconds"].is_number());
+    assert_eq!(status["exporter"]["otlp"], Value::Null);
 }

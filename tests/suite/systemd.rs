@@ -67,7 +67,7 @@ fn the_units_do_not_blind_the_sidecar() {
         }
         assert_ne!(set("ProtectHome"), Some("yes"), "{name}");
         assert_eq!(set("Type"), Some("notify"), "{name}");
-        assert_eq!(set("RestartPreventExitStatus"), Some("2"), "{name}: a wrong configuration exits with 2");
+        assert_eq!(set("Restart"), Some("always"), "{name}");
     }
 }
 
@@ -132,4 +132,20 @@ fn the_manager_is_told_of_readiness_state_reload_and_end() {
     manager.until("READY=1");
     assert!(sidecar.terminate().success());
     manager.until("STOPPING=1");
+}
+
+/// Sockets of datagrams hold a few and then make their senders wait.
+#[test]
+fn a_manager_that_does_not_listen_holds_up_nobody() {
+    let (manager, root) = (Manager::new(), Root::with_history(Timestamp::now()));
+    let config = root.path().join("exporter.toml");
+    fs::write(&config, FAST).unwrap();
+    let mut command = exporter();
+    command.env("NOTIFY_SOCKET", manager.folder.path().join("notify")).env("WATCHDOG_USEC", "40000");
+    let mut sidecar = Sidecar::spawn_by(command, &config, [format!("--host.root={}", root.path().display())]);
+    sidecar.until("a look", |status| !status["messages"].is_null());
+    std::thread::sleep(Duration::from_secs(2)); // a hundred words, ten of which the socket takes
+    assert_eq!(sidecar.get("/livez").0, 200);
+    kill_process(Pid::from_child(&sidecar.child), Signal::HUP).unwrap();
+    assert!(sidecar.terminate().success());
 }

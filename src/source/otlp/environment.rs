@@ -7,20 +7,23 @@
 //! which `OTEL_EXPORTER_OTLP_TIMEOUT` bounds), `OTEL_METRICS_EXEMPLAR_FILTER` (no exemplars) and
 //! `OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION` (no histograms).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use percent_encoding::percent_decode_str;
 
-use super::{Config, Packing, is_header};
+use super::{Config, Packing, SHORTEST, read};
 use crate::fact::Span;
-use crate::source::http;
+use crate::source::http::{self, Own, Roots, Trust};
 
 /// Where a collector listens by default.
 const DEFAULT_ENDPOINT: &str = "http://localhost:4318";
 
 type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A variable's name and value.
+type Told = (String, String);
 
 pub fn lay(mut config: Config, variable: Variable<'_>) -> Config {
     let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
@@ -40,9 +43,8 @@ pub fn lay(mut config: Config, variable: Variable<'_>) -> Config {
         usable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &set, http::check, notes).or(config.metrics_endpoint);
     if let Some((name, said)) = of_metrics("HEADERS") {
         for (header, value) in pairs(&name, &said, notes) {
-            match is_header(&header, &value) {
-                Ok(()) => drop(config.headers.0.insert(header, value)),
-                Err(error) => notes.push(format!("{name} is passed over in part: {error:#}")),
+            if let Err(error) = config.environment.add(&header, &value) {
+                notes.push(format!("{name} is passed over in part: {error:#}; it is a list of `name=value`"));
             }
         }
     }
@@ -59,16 +61,23 @@ pub fn lay(mut config: Config, variable: Variable<'_>) -> Config {
     if let Some((name, _)) = of_metrics("PROTOCOL").filter(|(_, said)| said != "http/protobuf") {
         notes.push(unusable(&name, "http/protobuf, the only protocol that is spoken"));
     }
-    let mut file = |what| readable(of_metrics(what)?, notes);
-    config.certificate = file("CERTIFICATE").or(config.certificate);
-    config.client_certificate = file("CLIENT_CERTIFICATE").or(config.client_certificate);
-    config.client_key = file("CLIENT_KEY").or(config.client_key);
+    let authority = |pem: &[u8]| Trust::only(pem).map(drop);
+    config.certificate = of_metrics("CERTIFICATE").and_then(|told| file(told, authority, notes)).or(config.certificate);
+    if let Some((certificate, key)) = own(of_metrics("CLIENT_CERTIFICATE"), of_metrics("CLIENT_KEY"), notes) {
+        (config.client_certificate, config.client_key) = (Some(certificate), Some(key));
+    }
     let temporality = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
     if set(temporality).is_some_and(|said| said.eq_ignore_ascii_case("delta")) {
         notes.push(unusable(temporality, "cumulative: the collector's `cumulativetodelta` makes deltas of it"));
     }
     if let Some(said) = set("OTEL_METRIC_EXPORT_INTERVAL") {
-        config.interval = millis("OTEL_METRIC_EXPORT_INTERVAL", &said, notes).or(config.interval);
+        let told = millis("OTEL_METRIC_EXPORT_INTERVAL", &said, notes);
+        match told {
+            Some(Span(short)) if short < SHORTEST => {
+                notes.push(unusable("OTEL_METRIC_EXPORT_INTERVAL", "1000 milliseconds or more"));
+            }
+            told => config.interval = told.or(config.interval),
+        }
     }
     if let Some(said) = set("OTEL_RESOURCE_ATTRIBUTES") {
         config.resource.extend(pairs("OTEL_RESOURCE_ATTRIBUTES", &said, notes));
@@ -118,14 +127,35 @@ fn usable(
     }
 }
 
-fn readable((name, path): (String, String), notes: &mut Vec<String>) -> Option<PathBuf> {
-    match std::fs::File::open(&path) {
-        Ok(_) => Some(path.into()),
+/// A file whose content is as wanted.
+fn file((name, path): Told, check: impl Fn(&[u8]) -> Result<()>, notes: &mut Vec<String>) -> Option<PathBuf> {
+    match read(Path::new(&path)).and_then(|text| check(&text).with_context(|| path.clone())) {
+        Ok(()) => Some(path.into()),
         Err(error) => {
-            notes.push(format!("{name} is passed over: {path}: {error}"));
+            notes.push(format!("{name} is passed over: {error:#}"));
             None
         }
     }
+}
+
+/// Our own certificate and its key, which belong together.
+fn own(certificate: Option<Told>, key: Option<Told>, notes: &mut Vec<String>) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = match (certificate, key) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => return None,
+        (Some((name, _)), None) | (None, Some((name, _))) => {
+            notes.push(format!("{name} is passed over: a client's certificate and its key belong together"));
+            return None;
+        }
+    };
+    let text = file_text(&certificate, notes)?;
+    let fits = |key: &[u8]| Trust::showing(Roots::BuiltIn, Some(Own { certificates: &text, key })).map(drop);
+    Some((PathBuf::from(&certificate.1), file(key, fits, notes)?))
+}
+
+fn file_text((name, path): &Told, notes: &mut Vec<String>) -> Option<Vec<u8>> {
+    let text = read(Path::new(path));
+    text.map_err(|error| notes.push(format!("{name} is passed over: {error:#}"))).ok()
 }
 
 fn millis(name: &str, said: &str, notes: &mut Vec<String>) -> Option<Span> {

@@ -42,15 +42,30 @@ fn what_cannot_be_pushed_to_is_refused_in_words() {
         ("endpoint = \"http://h\"\nheaders_file = \"/none\"", "read /none: "),
         ("endpoint = \"http://h\"\ncertificate = \"/none\"", "read /none: "),
         ("endpoint = \"http://h\"\nclient_key = \"/none\"", "belong together"),
-        ("endpoint = \"http://h\"\n[headers]\nContent-Type = \"secret\"", "`Content-Type` is set by the push itself"),
-        ("endpoint = \"http://h\"\n[headers]\n\"a b\" = \"secret\"", "`a b` is no name of a header"),
-        ("endpoint = \"http://h\"\n[headers]\na = \"secret\\n\"", "the value of the header `a` is none"),
+        ("endpoint = \"http://u:secret#x@h\"", "is not a URL"),
+        ("endpoint = \"http://u:a/secret@h\"", "is not a URL"),
+        ("interval = \"10ms\"", "at least 1s"), // though nothing is pushed yet
     ] {
         let text = refusal(text);
         assert!(text.contains(says) && !text.contains("secret"), "{text}");
     }
     for text in ["endpiont = \"x\"", "compression = \"br\"", "interval = 5"] {
         assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_meant_as_a_header_and_is_none_is_not_quoted() {
+    for (text, says) in [
+        ("[headers]\nContent-Type = \"secret\"", "`content-type` is set by the push itself"),
+        ("[headers]\nUser-Agent = \"secret\"", "`user-agent` is set by the push itself"),
+        ("[headers]\n\"Authorization: Basic secret\" = \"x\"", "what stands for the name of a header is none"),
+        ("[headers]\na = \"secret\\n\"", "the value of the header `a` is none"),
+        ("[headers]\na = 5", "headers are a table of"),
+        ("headers = \"authorization=Bearer secret\"", "headers are a table of"),
+    ] {
+        let error = toml::from_str::<Config>(text).unwrap_err();
+        assert!(error.message().contains(says) && !error.message().contains("secret"), "{}", error.message());
     }
 }
 
@@ -63,9 +78,22 @@ fn headers_of_a_file_are_lines_and_count_over_those_of_the_table() {
     std::fs::write(&file, "# ours\n\nb: 3\nAuthorization: Bearer x:y\n").unwrap();
     let pairs: Vec<_> = config(&text).target().unwrap().unwrap().headers;
     let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    assert_eq!(pairs, [("Authorization", "Bearer x:y"), ("a", "1"), ("b", "3")]);
-    std::fs::write(&file, "secret\n").unwrap();
-    assert!(refusal(&text).ends_with("headers: line 1: no `name: value`"), "{}", refusal(&text));
+    assert_eq!(pairs, [("a", "1"), ("authorization", "Bearer x:y"), ("b", "3")]);
+    for none in ["secret\n", "authorization=Bearer secret:x\n"] {
+        std::fs::write(&file, none).unwrap();
+        let refusal = refusal(&text);
+        assert!(
+            refusal.contains("headers: line 1: `name: value` is wanted") && !refusal.contains("secret"),
+            "{refusal}"
+        );
+    }
+    std::fs::write(&file, vec![b'#'; 5 * 1024 * 1024]).unwrap();
+    assert!(refusal(&text).contains("longer than 4 MiB"), "a part of it is not the whole");
+    std::fs::write(&file, "x-tenant: file\n").unwrap();
+    let laid = over(&text, &[("OTEL_EXPORTER_OTLP_HEADERS", "X-Tenant=environment")]);
+    let headers = laid.target().unwrap().unwrap().headers;
+    let tenants: Vec<_> = headers.iter().filter(|(name, _)| name == "x-tenant").map(|(_, value)| value).collect();
+    assert_eq!(tenants, ["environment"], "over the file of headers too, whatever its letters");
     assert!(!format!("{:?}", config(&text)).contains("\"1\""), "headers do not show");
 }
 
@@ -107,16 +135,17 @@ fn an_empty_variable_is_none_and_one_that_cannot_be_used_is_noted_and_passed_ove
     let file = "endpoint = \"http://file:1\"\ntimeout = \"3s\"";
     let mut expected = config(file);
     let names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_METRICS_EXPORTER"];
-    assert_eq!(over(file, &names.map(|name| (name, " "))), expected);
+    assert!(over(file, &names.map(|name| (name, " "))) == expected);
     let broken = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Basic secret=="),
         ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "10s"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "br"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/none"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/none"),
         ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
         ("OTEL_METRICS_EXPORTER", "otlp,console"),
     ];
     let mut config = over(file, &broken);
@@ -127,7 +156,15 @@ fn an_empty_variable_is_none_and_one_that_cannot_be_used_is_noted_and_passed_ove
     }
     assert!(!notes.concat().contains("secret"), "{notes:#?}");
     expected.notes = Vec::new();
-    assert_eq!(config, expected);
+    assert!(config == expected);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    std::fs::write(&path, "no certificate").unwrap();
+    for path in [&path, &folder.path().to_owned()] {
+        let mut config = over(file, &[("OTEL_EXPORTER_OTLP_CERTIFICATE", path.to_str().unwrap())]);
+        assert_eq!(std::mem::take(&mut config.notes).len(), 1, "{}", path.display());
+        assert!(config == expected, "{}", path.display());
+    }
 }
 
 #[test]

@@ -602,7 +602,8 @@ mod tests {
     #[test]
     fn what_a_start_hides_is_no_collector_that_fails() {
         let excused = || crate::sample::Excused("nobody answers yet".into()).into();
-        let failed: [(fn() -> anyhow::Error, Option<Duration>, Option<Cause>); 3] = [
+        type Case = (fn() -> anyhow::Error, Option<Duration>, Option<Cause>);
+        let failed: [Case; 3] = [
             (excused, Some(PATIENT), Some(Cause::Excused)),
             (excused, None, None),
             (|| anyhow::anyhow!("broken"), Some(PATIENT), None),

@@ -601,13 +601,14 @@ mod tests {
     /// Of a host that is starting, and no longer; what says nothing of its start is judged as ever.
     #[test]
     fn what_a_start_hides_is_no_collector_that_fails() {
-        for (excused, boot, withheld) in
-            [(true, Some(PATIENT), Some(Cause::Excused)), (true, None, None), (false, Some(PATIENT), None)]
-        {
-            let why = move || match excused {
-                true => anyhow::anyhow!(crate::sample::Excused("nobody answers yet".into())),
-                false => anyhow::anyhow!("broken"),
-            };
+        let excused = || crate::sample::Excused("nobody answers yet".into()).into();
+        type Case = (fn() -> anyhow::Error, Option<Duration>, Option<Cause>);
+        let failed: [Case; 3] = [
+            (excused, Some(PATIENT), Some(Cause::Excused)),
+            (excused, None, None),
+            (|| anyhow::anyhow!("broken"), Some(PATIENT), None),
+        ];
+        for (why, boot, withheld) in failed {
             let (mut pulse, _) = pulse(PATIENT, move |_| Err(why()));
             pulse.sources.boot.tell(Now::read(), boot);
             let reading = runtime().block_on(pulse.beat());

@@ -195,7 +195,7 @@ impl Config {
 
     fn trust(&self) -> Result<Option<Trust>> {
         let authority = self.certificate.as_deref().map(read).transpose()?;
-        let roots = authority.as_deref().map_or(Roots::BuiltIn, |pem| Roots::Only(pem));
+        let roots = authority.as_deref().map_or(Roots::BuiltIn, Roots::Only);
         match (&self.client_certificate, &self.client_key) {
             (Some(certificate), Some(key)) => {
                 let (certificates, key) = (read(certificate)?, read(key)?);

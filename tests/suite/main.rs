@@ -17,6 +17,7 @@ mod fake_docker;
 mod fixture;
 mod gateway;
 mod git;
+mod kubernetes;
 mod image;
 mod live;
 mod locks;

@@ -237,7 +237,11 @@ fn the_sidecar_has_a_probe_of_itself_alone_and_the_host_has_the_verdict() {
 
         assert!(sidecar["readinessProbe"].is_null() && sidecar["startupProbe"].is_null(), "{name}");
         let own = &sidecar["livenessProbe"];
-        assert_eq!(words(&own["exec"]["command"]), ["/agenthost-exporter", "healthcheck", "--unreachable=ok"], "{name}");
+        assert_eq!(
+            words(&own["exec"]["command"]),
+            ["/agenthost-exporter", "healthcheck", "--unreachable=ok"],
+            "{name}"
+        );
         assert!(host["livenessProbe"].is_null(), "{name}: a verdict restarts nothing");
         let verdict = &host["readinessProbe"];
         if *name == "http-probe" {
@@ -323,7 +327,8 @@ fn the_program_can_be_started_so() {
     let config = folder.path().join("config.toml");
     fs::write(&config, rendered.one("ConfigMap")["data"]["config.toml"].as_str().unwrap()).unwrap();
     let own = words(&rendered.pod().container(SIDECAR)["args"]);
-    let flags = own[1..].iter().map(|word| word.replace("/etc/agenthost-exporter", &folder.path().display().to_string()));
+    let flags =
+        own[1..].iter().map(|word| word.replace("/etc/agenthost-exporter", &folder.path().display().to_string()));
     let checked = exporter().args(["config", "check"]).args(flags).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
@@ -346,8 +351,9 @@ fn another_host_gets_its_sidecar_and_nobody_else_does() {
         format!(
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: {name}, labels: {{{label}}}}}\nspec:\n  serviceName: x\n  \
              selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
-             initContainers: [{{name: migrate, image: mine}}]\n      containers:\n      - name: host\n        image: mine\n        \
-             volumeMounts: [{{name: host, mountPath: /data}}]\n      volumes: [{{name: host, emptyDir: {{}}}}]\n"
+             initContainers:\n      - name: migrate\n        image: mine\n      containers:\n      - name: host\n        \
+             image: mine\n        volumeMounts:\n        - name: host\n          mountPath: /data\n      volumes:\n      - name: \
+             host\n        emptyDir: {{}}\n"
         )
     };
     let (mine, other) = (host("mine", "agenthost-exporter: beside"), host("other", ""));

@@ -371,6 +371,19 @@ fn another_host_gets_its_sidecar_and_nobody_else_does() {
 }
 
 #[test]
+fn what_the_readme_applies_is_there() {
+    let readme = fs::read_to_string(path("README.md")).unwrap();
+    let applied: Vec<&str> = readme.split(" -k ").skip(1).map(|rest| rest.split_whitespace().next().unwrap()).collect();
+    assert_eq!(applied, ["deploy/kubernetes/overlays/native-sidecar", "deploy/kubernetes/monitoring"]);
+    let image = format!("agenthost-exporter:{}", env!("CARGO_PKG_VERSION"));
+    assert!(readme.contains(&format!("-t {image} ")), "the manifests ask for {image}");
+    let own = fs::read_to_string(path("deploy/kubernetes/README.md")).unwrap();
+    for name in OVERLAYS {
+        assert!(own.contains(&format!("| `overlays/{name}` |")), "{name}");
+    }
+}
+
+#[test]
 fn the_rules_are_those_of_alerts() {
     let rules = fs::read_to_string(path(RULES)).unwrap();
     let groups = &rules[rules.find("\ngroups:\n").unwrap() + 1..];

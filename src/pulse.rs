@@ -310,13 +310,21 @@ impl Pulse {
             self.past.last_success = Some(at.wall);
         }
         self.log(outcome.as_ref().err());
-        let own = self.own(took, outcome.is_ok(), Access::of(&outcome));
+        let own = self.own(at, took, &outcome);
         Reading { collector: self.name, at, took, outcome, own }
     }
 
-    fn own(&self, took: Duration, up: bool, access: Access) -> Points {
+    fn own(&self, at: Now, took: Duration, outcome: &Result<Sample, Failure>) -> Points {
         let mut points = Points::default();
-        points.put(&UP, [&self.label], f64::from(u8::from(up)));
+        match outcome {
+            Ok(_) => points.put(&UP, [&self.label], 1.0),
+            // That nothing can be seen of a host that is starting is nobody's matter yet.
+            Err(failure) if failure.cause == Cause::Excused && self.sources.boot.is_under_way(at) => {
+                points.excuse(&UP, [&self.label], 0.0);
+            }
+            Err(_) => points.put(&UP, [&self.label], 0.0),
+        }
+        let access = Access::of(outcome);
         for one in Access::ALL {
             points.put(&ACCESS, [&self.label, &one.name().into()], f64::from(u8::from(one == access)));
         }
@@ -588,6 +596,24 @@ mod tests {
         }
         let (mut pulse, _) = pulse(PATIENT, |_| Err(std::io::Error::from(std::io::ErrorKind::NotFound).into()));
         assert_eq!(error(&runtime().block_on(pulse.beat())).cause, Cause::Unanswered);
+    }
+
+    /// Of a host that is starting, and no longer; what says nothing of its start is judged as ever.
+    #[test]
+    fn what_a_start_hides_is_no_collector_that_fails() {
+        let excused = || crate::sample::Excused("nobody answers yet".into()).into();
+        let failed: [(fn() -> anyhow::Error, Option<Duration>, Option<Cause>); 3] = [
+            (excused, Some(PATIENT), Some(Cause::Excused)),
+            (excused, None, None),
+            (|| anyhow::anyhow!("broken"), Some(PATIENT), None),
+        ];
+        for (why, boot, withheld) in failed {
+            let (mut pulse, _) = pulse(PATIENT, move |_| Err(why()));
+            pulse.sources.boot.tell(Now::read(), boot);
+            let reading = runtime().block_on(pulse.beat());
+            let up = reading.own.0.iter().find(|point| point.fact.is(&UP)).unwrap();
+            assert_eq!((up.value, up.withheld), (Some(0.0), withheld), "{boot:?}");
+        }
     }
 
     #[test]

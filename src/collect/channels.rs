@@ -28,7 +28,7 @@ use serde_json::Value;
 use crate::collect::Collector;
 use crate::collect::connectors::{self, Connector};
 use crate::collect::deliveries::{self, Waiting};
-use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi};
+use crate::collect::host_api::{HEALTH, HEALTH_AGE, HostApi, is_silence, while_starting};
 use crate::collect::http::ask_all;
 use crate::collect::{API_FIX, Needs, STATUS_COST};
 use crate::fact::{Bound, Check, Fact, Severity};
@@ -200,8 +200,8 @@ impl Collector for Channels {
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
         let starting = self.sources.boot.is_under_way(now);
-        let (said, silent) =
-            self.ask(now).await.map_err(|error| if starting { while_starting(error) } else { error })?;
+        let excuse = while_starting(&self.sources.boot, now);
+        let (said, silent) = self.ask(now).await.map_err(excuse)?;
         let ledger = self.ledger.as_mut().map(|ledger| ledger.look(now));
         let seen = std::mem::take(&mut self.seen);
         self.seen = said.into_iter().map(|(name, state)| remember(&seen, name, state, now.wall)).collect();
@@ -229,20 +229,6 @@ impl Collector for Channels {
             }
         }
     }
-}
-
-/// What a host cannot say yet is no failure of what it would say. One that does answer, and wrongly, is not excused.
-fn while_starting(error: anyhow::Error) -> anyhow::Error {
-    if is_silence(&error) { anyhow!(Excused(format!("{error:#} (the host is starting)"))) } else { error }
-}
-
-/// Nobody answers, or says that who should does not yet.
-fn is_silence(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| match cause.downcast_ref() {
-        Some(http::Error::TooLarge | http::Error::Tls(_)) => false,
-        Some(_) => true,
-        None => matches!(cause.downcast_ref(), Some(NotGood(502..=504))),
-    })
 }
 
 /// With the moment at which it was first seen so, whoever says it.

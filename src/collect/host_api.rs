@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 
 use crate::host::generic::Endpoint;
 use crate::host::{Host, Url, pynchy};
-use crate::sample::{Denied, Now};
+use crate::sample::{Denied, Excused, Now};
 use crate::source::Sources;
-use crate::source::http::{Ask, Error, Http, Limits, Told};
+use crate::source::boot::Boot;
+use crate::source::http::{Ask, Error, Http, Limits, NotGood, Told};
 use crate::source::key::KeyFile;
 
 /// What was told of its status so long ago is told again: those who poll it do so at the same moments, and 15 s apart at the
@@ -70,6 +71,25 @@ pub struct HostApi {
     free_by: Option<PathBuf>,
     /// Where a token would be named.
     place: &'static str,
+}
+
+/// What a host that is starting cannot say yet is no failure of what it would say. One that does answer, and wrongly, is
+/// not excused.
+pub fn while_starting(boot: &Boot, now: Now) -> impl Fn(anyhow::Error) -> anyhow::Error + use<> {
+    let is_starting = boot.is_under_way(now);
+    move |error| match is_starting && is_silence(&error) {
+        true => anyhow!(Excused(format!("{error:#} (the host is starting)"))),
+        false => error,
+    }
+}
+
+/// Nobody answers, or says that who should does not yet.
+pub fn is_silence(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match cause.downcast_ref() {
+        Some(Error::TooLarge | Error::Tls(_)) => false,
+        Some(_) => true,
+        None => matches!(cause.downcast_ref(), Some(NotGood(502..=504))),
+    })
 }
 
 /// What several collectors ask one endpoint for they ask at the same moments.

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::Collector;
 use crate::collect::connectors::{self, Connector};
-use crate::collect::host_api::HostApi;
+use crate::collect::host_api::{HostApi, while_starting};
 use crate::collect::{DOCKER_FIX, Needs};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::containers::{Names, Role};
 use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
+use crate::source::boot::Boot;
 use crate::source::docker::{Container, Docker, Health, State};
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -69,7 +70,7 @@ pub enum Mcp {
     /// pynchy runs each in a container.
     Containers { names: Names, docker: Docker },
     /// netclaw says how it is connected to each. It is asked no more often than it is for its channels.
-    Connectors { api: HostApi, every: Duration },
+    Connectors { api: HostApi, every: Duration, boot: Boot },
 }
 
 impl Collector for Mcp {
@@ -91,7 +92,7 @@ impl Collector for Mcp {
             return Ok(Some(Mcp::Containers { names, docker: sources.docker.clone() }));
         }
         let asked = host.status_poll.filter(|_| host.profile == Profile::Netclaw).zip(HostApi::new(host, sources));
-        Ok(asked.map(|(every, api)| Mcp::Connectors { api, every }))
+        Ok(asked.map(|(every, api)| Mcp::Connectors { api, every, boot: sources.boot.clone() }))
     }
 
     fn within(&mut self, timeout: Duration) {
@@ -106,8 +107,9 @@ impl Collector for Mcp {
                 let seen = docker.inspect_all(now, &names.beginnings(), |name| names.might_be(name)).await?;
                 Ok(Section::of_containers(names, &seen))
             }
-            Mcp::Connectors { api, every } => {
-                Ok(Section::of_connectors(&api.json(connectors::PATH, now, *every).await?))
+            Mcp::Connectors { api, every, boot } => {
+                let asked = api.json(connectors::PATH, now, *every).await;
+                Ok(Section::of_connectors(&asked.map_err(while_starting(boot, now))?))
             }
         }
     }
@@ -190,6 +192,7 @@ mod tests {
     use super::*;
     use crate::collect::fixture;
     use crate::collect::fixture::api::{Api, Say};
+    use crate::sample::Cause;
     use crate::source::docker::fake::{Fake, container};
     use serde_json::json;
 
@@ -291,6 +294,19 @@ mod tests {
         assert!(format!("{:#}", look(60).unwrap_err()).ends_with("answered with status 500"));
         let silent = Host { status_poll: None, ..host };
         assert!(Mcp::new(Config {}, &silent, &Sources::default()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_netclaw_that_is_starting_has_nothing_to_tell_yet() {
+        let (url, sources) = (Some("http://127.0.0.1:1".into()), Sources::default());
+        let host =
+            Host { profile: Profile::Netclaw, url, status_poll: Some(Duration::from_secs(60)), ..fixture::host(None) };
+        let mut mcp = Mcp::new(Config {}, &host, &sources).unwrap().unwrap();
+        sources.boot.tell(fixture::now(), Some(Duration::from_secs(90)));
+        let cause = |mcp: &mut Mcp| crate::sample::Failure::from(look(mcp).unwrap_err()).cause;
+        assert_eq!(cause(&mut mcp), Cause::Excused);
+        sources.boot.tell(fixture::now(), None);
+        assert_eq!(cause(&mut mcp), Cause::Unanswered);
     }
 
     #[test]

@@ -12,12 +12,14 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::{API_FIX, Collector, Needs, STATUS_COST, host_api::HostApi};
+use crate::collect::host_api::{HostApi, while_starting};
+use crate::collect::{API_FIX, Collector, Needs, STATUS_COST};
 use crate::fact::{Bound, Check, Fact, Severity};
 use crate::host::generic::{Endpoint, Pointer};
 use crate::host::{Host, Profile};
 use crate::sample::{Now, Points};
 use crate::source::Sources;
+use crate::source::boot::Boot;
 
 /// Nothing to set but what the loop takes.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -105,6 +107,7 @@ static SATURATED: Fact = Fact::gauge(
 /// The collector.
 pub struct Queue {
     word: Word,
+    boot: Boot,
     waits: Waits,
 }
 
@@ -198,7 +201,7 @@ impl Collector for Queue {
     type Section = Section;
 
     fn new(_config: Config, host: &Host, sources: &Sources) -> Result<Option<Queue>> {
-        Ok(Word::of(host, sources).map(|word| Queue { word, waits: Waits::default() }))
+        Ok(Word::of(host, sources).map(|word| Queue { word, boot: sources.boot.clone(), waits: Waits::default() }))
     }
 
     fn within(&mut self, timeout: Duration) {
@@ -206,7 +209,7 @@ impl Collector for Queue {
     }
 
     async fn collect(&mut self, now: Now) -> Result<Section> {
-        let (said, life) = self.word.ask(now).await?;
+        let (said, life) = self.word.ask(now).await.map_err(while_starting(&self.boot, now))?;
         self.waits.see(&said, life, now);
         let waits = said.groups_waiting.map(|_| (self.waits.oldest(now), self.waits.stalled(now)));
         Ok(Section {

@@ -76,17 +76,27 @@ fn succeeds(program: &str, arguments: &[&str]) -> Option<String> {
     Some(said)
 }
 
+/// Debian's, and that of Prometheus 3.
+fn promtools() -> Vec<String> {
+    let newer = crate::prometheus3("promtool").map(|program| program.display().to_string());
+    [Some("promtool".to_owned()), newer].into_iter().flatten().collect()
+}
+
 #[test]
 fn promtool_takes_the_rules() {
     let rules = ["check", "rules", "--lint=all", "--lint-fatal", "agenthost.rules.yml"];
-    let Some(said) = succeeds("promtool", &rules) else { return };
     let count: usize = groups().iter().map(|group| group.rules.len()).sum();
-    assert!(said.contains(&format!("{count} rules found")), "{said}");
+    for promtool in promtools() {
+        let Some(said) = succeeds(&promtool, &rules) else { return };
+        assert!(said.contains(&format!("{count} rules found")), "{promtool}: {said}");
+    }
 }
 
 #[test]
 fn each_alert_does_as_its_tests_say() {
-    succeeds("promtool", &["test", "rules", "agenthost.test.yml"]);
+    for promtool in promtools() {
+        succeeds(&promtool, &["test", "rules", "agenthost.test.yml"]);
+    }
 }
 
 /// For each: when it does not fire, when it does, and that it is silent where nothing is known.

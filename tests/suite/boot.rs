@@ -19,20 +19,20 @@ use crate::binary::{Sidecar, error};
 use crate::fixture::Root;
 
 /// The host's port, which is open only while it serves.
-struct Door {
-    address: SocketAddr,
+pub struct Door {
+    pub address: SocketAddr,
     api: SocketAddr,
     served: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
 impl Door {
-    fn before(api: &Api) -> Door {
+    pub fn before(api: &Api) -> Door {
         // An address of its own: no other test is given its port while it is closed.
         let address = TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
         Door { address, api: api.url.trim_start_matches("http://").parse().unwrap(), served: None }
     }
 
-    fn open(&mut self) {
+    pub fn open(&mut self) {
         let (listener, ends, api) =
             (TcpListener::bind(self.address).unwrap(), Arc::new(AtomicBool::new(false)), self.api);
         listener.set_nonblocking(true).unwrap();
@@ -49,7 +49,7 @@ impl Door {
         self.served = Some((ends, std::thread::spawn(serve)));
     }
 
-    fn close(&mut self) {
+    pub fn close(&mut self) {
         if let Some((ends, thread)) = self.served.take() {
             ends.store(true, Ordering::SeqCst);
             thread.join().unwrap();
@@ -75,16 +75,16 @@ fn pass(mut asker: TcpStream, api: SocketAddr) -> Option<()> {
 }
 
 /// The process; it ends with the test.
-struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
-    fn start(root: &Path) -> Process {
+    pub fn start(root: &Path) -> Process {
         let mut command = Command::new("sleep");
         command.arg0("pynchy").arg("100000").current_dir(root).stdin(Stdio::null());
         Process(command.spawn().unwrap())
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

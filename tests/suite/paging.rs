@@ -1,273 +1,551 @@
-//! The way of a page: a host that breaks, the sidecar, a real Prometheus, a real Alertmanager, and who is called.
+//! The way of a page: hosts of which one part after the other breaks, their sidecars, a real Prometheus, a real
+//! Alertmanager, and who is called.
 //!
-//! Rules and routes are those that are shipped. Their minutes are made seconds, all in the same way; nothing else is changed.
+//! Rules and routes are those that are shipped. Their minutes are made seconds, all in the same way, and so are those of
+//! the sidecars' policy; nothing else is changed. Everything that is told here is waited for: how long it takes is of no
+//! matter, but for a blip, which must be shorter than what is told.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use jiff::Timestamp;
-use regex_lite::Regex;
-use serde_json::{Value, json};
+use crate::boot::{Door, Process};
+use crate::dockerd::{AGENT, Engine};
 
-use crate::api::Api;
-use crate::binary::{Sidecar, get};
-use crate::fixture::Root;
+#[path = "paging/hosts.rs"]
+mod hosts;
+#[path = "paging/stage.rs"]
+mod stage;
 
-/// For what takes seconds where nothing else runs.
-const PATIENCE: Duration = Duration::from_secs(180);
+use hosts::{CHANNEL, Crew, Gateway, Host, Tables, Watcher, timed};
+use stage::{MINUTE, Pager, Sent, Stage, line};
 
-const CHANNEL: &str = "connection.slack.acme";
-
-/// A minute of the rules.
-const MINUTE: Duration = Duration::from_secs(3);
-
-/// Keeps all that Alertmanager sends: the receiver, which is the path, and the alert.
-struct Catcher {
-    address: SocketAddr,
-    caught: Arc<Mutex<Vec<(String, Value)>>>,
+/// Debian's, and a newer one where `tests/run` has built it.
+fn prometheis() -> Vec<PathBuf> {
+    [Some("prometheus".into()), crate::prometheus3("prometheus")].into_iter().flatten().collect()
 }
 
-impl Catcher {
-    fn start() -> Catcher {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, caught) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<_>>>::default());
-        let kept = caught.clone();
-        std::thread::spawn(move || {
-            for socket in listener.incoming().flatten() {
-                let kept = kept.clone();
-                std::thread::spawn(move || drop(catch(socket, &kept)));
+/// Who is told what of which host.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    to: &'static str,
+    alert: &'static str,
+    instance: &'static str,
+    /// What the alert is about; empty where the host is all there is to say.
+    subject: &'static str,
+    /// A part of its description.
+    says: &'static str,
+}
+
+const fn told(
+    to: &'static str,
+    instance: &'static str,
+    alert: &'static str,
+    subject: &'static str,
+    says: &'static str,
+) -> Told {
+    Told { to, alert, instance, subject, says }
+}
+
+impl Told {
+    fn is(&self, sent: &Sent, status: &str) -> bool {
+        let subject = [sent.label("subject"), sent.label("repo")].concat();
+        sent.to == self.to
+            && sent.is(status)
+            && (sent.label("alertname"), sent.label("instance"), &*subject) == (self.alert, self.instance, self.subject)
+            && (status == "resolved" || sent.description().contains(self.says))
+    }
+
+    /// As Alertmanager names who silences.
+    fn named(&self) -> (String, String) {
+        (self.alert.to_owned(), self.instance.to_owned())
+    }
+
+    fn until(&self, stage: &Stage, status: &str) {
+        let what = format!("{status}: {self:?}");
+        stage.until(&what, |pager| pager.find(|sent| self.is(sent, status)).is_some());
+    }
+}
+
+fn until_all(stage: &Stage, all: &[Told], status: &str) {
+    all.iter().for_each(|told| told.until(stage, status));
+}
+
+/// What people are told of a host: all but the watchdog.
+fn of(pager: &Pager, instance: &str) -> Vec<Sent> {
+    let mut sent = pager.sent();
+    sent.retain(|sent| sent.to != "watchdog" && (instance.is_empty() || sent.label("instance") == instance));
+    sent
+}
+
+/// Nobody is told anything of it.
+fn nobody_is_told(stage: &Stage, instance: &str) {
+    for pager in &stage.pagers {
+        let sent: Vec<String> = of(pager, instance).iter().map(line).collect();
+        assert_eq!(sent, [""; 0]);
+    }
+}
+
+/// What follows from what is broken, and may be told beside it.
+const BESIDE: [[&str; 3]; 12] = [
+    ["tickets", "hasty", "AgentHostCollectorFailing"],
+    ["tickets", "patient", "AgentHostCollectorFailing"], // once it is down
+    ["page", "dark", "AgentHostChannelDisconnected"],
+    ["page", "dark", "AgentHostUnhealthy"],
+    ["page", "dark", "AgentHostSidecarDown"],
+    ["page", "hasty", "AgentHostUnhealthy"],
+    ["page", "patient", "AgentHostUnhealthy"],
+    ["tickets", "dark", "AgentHostTaskOverdue"],
+    ["tickets", "front", "AgentHostTaskOverdue"],
+    ["tickets", "front", "AgentHostCheckFailed"], // of the one model that is not healthy
+    ["tickets", "work", "AgentHostCheckFailed"],  // of channels that say that they are connected, and deliver nothing
+    ["tickets", "work", "AgentHostDeliveriesStuck"], // what a channel refuses waits as well
+];
+
+/// All that was told is what is broken, and what follows from it.
+fn nobody_is_told_more(stage: &Stage, all: &[Told]) {
+    let broken = all.iter().map(|told| [told.to, told.instance, told.alert]);
+    let known: BTreeSet<[&str; 3]> = broken.chain(BESIDE).collect();
+    for pager in &stage.pagers {
+        let firing = of(pager, "").into_iter().filter(|sent| sent.is("firing"));
+        let more: Vec<String> = firing
+            .filter(|sent| !known.contains(&[&*sent.to, sent.label("instance"), sent.label("alertname")]))
+            .map(|sent| line(&sent))
+            .collect();
+        assert_eq!(more, [""; 0]);
+    }
+}
+
+// -- the hosts
+
+/// Everything that breaks on it is for tickets, or for nobody.
+struct Work<'a> {
+    host: Host,
+    process: Process,
+    watcher: Watcher,
+    engine: Option<&'a Engine>,
+}
+
+fn off(tables: &[&'static str]) -> Tables {
+    tables.iter().map(|table| (*table, "enabled = false".to_owned())).collect()
+}
+
+/// It is told where the engine is, if there is one.
+fn docker(engine: Option<&Engine>) -> Tables {
+    engine.map(|engine| ("", format!("[docker]\nsocket = \"{}\"", engine.socket().display()))).into_iter().collect()
+}
+
+/// Another host's containers are of no matter to it.
+fn alone() -> Tables {
+    off(&["containers", "mcp"])
+}
+
+impl<'a> Work<'a> {
+    fn start(engine: Option<&'a Engine>) -> Work<'a> {
+        let host = Host::with_repos();
+        if let Some(engine) = engine {
+            engine.sleeper("pynchy-mcp-web_0a1b2c", "web:test");
+        }
+        let process = Process::start(host.root.path());
+        let watcher = Watcher::start("work", 1, host.root.path(), &host.said(), &Work::tables(engine));
+        Work { host, process, watcher, engine }
+    }
+
+    fn tables(engine: Option<&Engine>) -> Tables {
+        if engine.is_some() { docker(engine) } else { alone() }
+    }
+
+    fn reload(&self, muted: &[&'static str]) {
+        self.watcher.reload(&self.host.said(), &[Work::tables(self.engine), off(muted)].concat());
+    }
+
+    fn break_all(&mut self) {
+        self.host.break_rows();
+        self.host.ran("error");
+        self.host.lose_sessions();
+        self.host.break_worktrees();
+        self.host.lose_repo();
+        self.host.saturated(true);
+        if let Some(engine) = self.engine {
+            engine.docker("kill pynchy-mcp-web_0a1b2c");
+            engine.docker(&format!(
+                "run -d --network none --restart always --name pynchy-loop {AGENT} /bin/sh -c 'exit 3'"
+            ));
+        }
+        self.watcher.reload_text("[collect.nothing]\n");
+        for start in 2..8 {
+            self.process.kill();
+            self.process = Process::start(self.host.root.path());
+            self.watcher.until("a new process", |status| status["service"]["starts_total"] == start);
+        }
+    }
+
+    fn mend_all(&self) {
+        self.host.mend_rows();
+        (0..3).for_each(|_| self.host.ran("success"));
+        self.host.find_sessions();
+        self.host.mend_worktrees();
+        self.host.find_repo();
+        self.host.saturated(false);
+        if let Some(engine) = self.engine {
+            engine.docker("start pynchy-mcp-web_0a1b2c");
+            engine.docker("rm -f pynchy-loop");
+        }
+        // An hour is too long to wait until many starts are forgotten: the operator mutes the check.
+        self.reload(&["service_restart_loop"]);
+    }
+
+    fn told(&self) -> Vec<Told> {
+        let ticket = |alert, subject, says| told("tickets", "work", alert, subject, says);
+        let mut all = vec![
+            ticket("AgentHostTaskOverdue", "research", "of the group research"),
+            ticket("AgentHostTaskFailing", "admin-1", "of the group admin-1"),
+            ticket("AgentHostHostJobOverdue", "sync", "The job sync"),
+            ticket("AgentHostDeliveriesStuck", CHANNEL, "delivered by connection.slack.acme"),
+            ticket("AgentHostDeliveriesErroring", "connection.whatsapp.personal", "connection.whatsapp.personal of"),
+            ticket("AgentHostInboundUnanswered", "admin-1", "in the group admin-1"),
+            ticket("AgentHostWorktreeConflict", "acme/web/family", "worktree acme/web/family"),
+            ticket("AgentHostWorktreeBroken", "acme/web/research", "worktree acme/web/research"),
+            ticket("AgentHostRepoBroken", "acme/tools", "repository acme/tools"),
+            ticket("AgentHostCheckFailed", "", "check queue_saturated has failed"),
+            ticket("AgentHostRestartLoop", "", "more than five times"),
+            ticket("AgentHostCollectorFailing", "groups", "collector groups"),
+            ticket("AgentHostConfigReloadFailed", "", "had before"),
+            told("nobody", "work", "AgentHostDeployDrift", "", "another commit"),
+        ];
+        if self.engine.is_some() {
+            all.push(ticket("AgentHostCheckFailed", "agent/loop", "check container_restarting of agent/loop"));
+            all.push(told("nobody", "work", "AgentHostCheckFailed", "web", "check mcp_connected of web"));
+        }
+        all
+    }
+
+    fn story(&mut self, stage: &Stage) {
+        self.break_all();
+        until_all(stage, &self.told(), "firing");
+        for pager in &stage.pagers {
+            let sent = of(pager, "work");
+            assert!(sent.iter().all(|sent| sent.to != "page"), "{:#?}", sent.iter().map(line).collect::<Vec<_>>());
+        }
+        self.mend_all();
+        until_all(stage, &self.told(), "resolved");
+    }
+}
+
+fn engine() -> Option<Engine> {
+    let engine = Engine::start();
+    if let Err(why) = &engine {
+        crate::skipped("containers that break", why);
+    }
+    engine.ok()
+}
+
+/// What its agents and its people live on breaks: pages. A second sidecar beside it is lost meanwhile.
+struct Front<'a> {
+    host: Host,
+    gateway: Gateway,
+    watcher: Watcher,
+    dark: Watcher,
+    engine: Option<&'a Engine>,
+}
+
+impl<'a> Front<'a> {
+    fn start(engine: Option<&'a Engine>) -> Front<'a> {
+        let (host, gateway) = (Host::well(), Gateway::well());
+        if let Some(engine) = engine {
+            engine.sleeper("pynchy-litellm", "litellm:test");
+        }
+        let tables = Front::tables(engine, gateway.said(host.root.path()));
+        let watcher = Watcher::start("front", 2, host.root.path(), &host.said(), &tables);
+        let dark = Watcher::start("dark", 3, host.root.path(), &host.said(), &alone());
+        Front { host, gateway, watcher, dark, engine }
+    }
+
+    fn tables(engine: Option<&Engine>, mut gateway: String) -> Tables {
+        if engine.is_some() {
+            gateway += "\ncontainers = { gateway = \"pynchy-litellm\" }";
+        }
+        [alone(), docker(engine), vec![("gateway", gateway)]].concat()
+    }
+
+    /// The gateway is asked for its models once a minute; a collector that is made anew asks at once.
+    fn models(&self, healthy: bool) {
+        self.gateway.models(healthy);
+        let keys = self.gateway.said(self.host.root.path()) + if healthy { "" } else { "\ntimeout = \"9s\"" };
+        self.watcher.reload(&self.host.said(), &Front::tables(self.engine, keys));
+    }
+
+    fn told(&self) -> Vec<Told> {
+        let page = |alert, subject, says| told("page", "front", alert, subject, says);
+        let mut all = vec![
+            page("AgentHostChannelDisconnected", CHANNEL, "lost the channel connection.slack.acme"),
+            page("AgentHostUnhealthy", "", "channel_connected of connection.slack.acme;"),
+            page("AgentHostGatewayDown", "", "says that it cannot serve"),
+            page("AgentHostGatewayModelsUnhealthy", "", "found none healthy"),
+        ];
+        if self.engine.is_some() {
+            all.push(page("AgentHostGatewayContainerDown", "pynchy-litellm", "container pynchy-litellm"));
+        }
+        all
+    }
+
+    /// The sidecar is lost, and what it said is silenced before it is forgotten; once more where this is too slow to see it.
+    fn lose_sight(&mut self, stage: &Stage, said: &Told, down: &Told) {
+        let firing = format!("ALERTS{{alertname=\"{}\",instance=\"dark\",alertstate=\"firing\"}}", said.alert);
+        for _ in 0..10 {
+            stage.until_count(&firing, 1);
+            self.dark.stop();
+            let silenced = |pager: &Pager| pager.silencers(said.alert, "dark").contains(&down.named());
+            let forgotten = |pager: &Pager| pager.count(&firing) == Some(0);
+            if stage.is_before("what is old is silenced", silenced, forgotten) {
+                return;
             }
+            self.dark.start_again();
+        }
+        panic!("what is old is not silenced");
+    }
+
+    fn story(&mut self, stage: &Stage) {
+        self.host.connected(false);
+        self.gateway.ready(false);
+        self.models(false);
+        if let Some(engine) = self.engine {
+            engine.docker("kill pynchy-litellm");
+        }
+        let unhealthy = told("page", "front", "AgentHostUnhealthy", "", CHANNEL);
+        unhealthy.until(stage, "firing");
+        // From here on somebody is paged for this host, and needs no ticket for its task.
+        self.host.break_task();
+        let silent = told("page", "dark", "AgentHostChannelDisconnected", CHANNEL, "");
+        silent.until(stage, "firing");
+        let ticket = told("tickets", "front", "AgentHostTaskOverdue", "research", "");
+        stage.until("a ticket that is silenced by a page", |pager| {
+            let by = pager.silencers(ticket.alert, "front");
+            by.iter().any(|(name, instance)| name.starts_with("AgentHost") && instance == "front")
         });
-        Catcher { address, caught }
-    }
-
-    /// Whether somebody was told that an alert is so.
-    fn has(&self, receiver: &str, name: &str, status: &str) -> bool {
-        self.find(receiver, name, status).is_some()
-    }
-
-    fn find(&self, receiver: &str, name: &str, status: &str) -> Option<Value> {
-        let caught = self.caught.lock().unwrap();
-        let wanted = caught
-            .iter()
-            .find(|(to, alert)| to == receiver && alert["labels"]["alertname"] == name && alert["status"] == status);
-        wanted.map(|(_, alert)| alert.clone())
-    }
-
-    fn of(&self, receiver: &str) -> Vec<Value> {
-        let caught = self.caught.lock().unwrap();
-        caught.iter().filter(|(to, _)| to == receiver).map(|(_, alert)| alert.clone()).collect()
-    }
-}
-
-fn catch(mut socket: TcpStream, caught: &Mutex<Vec<(String, Value)>>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(socket.try_clone()?);
-    let (mut first, mut length) = (String::new(), 0);
-    reader.read_line(&mut first)?;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 || line == "\r\n" {
-            break;
+        let down = told("page", "dark", "AgentHostSidecarDown", "", "cannot scrape the sidecar at dark");
+        self.lose_sight(stage, &silent, &down);
+        down.until(stage, "firing");
+        until_all(stage, &self.told(), "firing");
+        for pager in &stage.pagers {
+            let about = [of(pager, "front"), of(pager, "dark")].concat();
+            let tickets: Vec<_> = about.iter().filter(|sent| sent.to != "page").map(line).collect();
+            assert_eq!(tickets, [""; 0], "whoever is paged gets no ticket");
         }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
+
+        self.host.connected(true);
+        self.gateway.ready(true);
+        self.models(true);
+        if let Some(engine) = self.engine {
+            engine.docker("start pynchy-litellm");
         }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let receiver = first.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-    let alerts = message["alerts"].as_array().cloned().unwrap_or_default();
-    caught.lock().unwrap().extend(alerts.into_iter().map(|alert| (receiver.clone(), alert)));
-    write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-}
-
-/// A child that ends with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.dark.start_again();
+        until_all(stage, &self.told(), "resolved");
+        down.until(stage, "resolved");
+        ticket.until(stage, "firing"); // it was silenced, not lost
+        self.host.mend_task();
+        ticket.until(stage, "resolved");
     }
 }
 
-fn start(program: &str, folder: &Path, arguments: &[String]) -> Option<Ended> {
-    let log = fs::File::create(folder.join(format!("{program}.log"))).unwrap();
-    let child = Command::new(program).args(arguments).current_dir(folder).stdout(Stdio::null()).stderr(log).spawn();
-    match child {
-        Ok(child) => Some(Ended(child)),
-        Err(error) => {
-            crate::skipped("the way of a page", &format!("{program}: {error}"));
-            None
+/// Workers of the test's own process.
+struct Shift {
+    crew: Crew,
+    host: Host,
+    watcher: Watcher,
+}
+
+impl Shift {
+    fn start() -> Shift {
+        let host = Host::well();
+        std::fs::write(host.root.path().join("pid"), std::process::id().to_string()).unwrap();
+        let crew = Crew::new(host.root.path());
+        let watcher = Watcher::start("crew", 4, host.root.path(), &Shift::said(&host), &Shift::tables());
+        Shift { crew, host, watcher }
+    }
+
+    fn said(host: &Host) -> String {
+        format!("{}\npid_file = \"pid\"", host.said())
+    }
+
+    fn tables() -> Tables {
+        [alone(), vec![("workers", Crew::said())]].concat()
+    }
+
+    fn told(&self) -> Vec<Told> {
+        let ticket = |alert, subject| told("tickets", "crew", alert, subject, subject);
+        vec![
+            ticket("AgentHostWorkersLeaked", "crew-leaks"),
+            ticket("AgentHostWorkerZombies", "crew-dies"),
+            ticket("AgentHostWorkerOrphans", "crew-lost"),
+            ticket("AgentHostWorkerSpawnLoop", "crew-fails"),
+        ]
+    }
+
+    fn story(&mut self, stage: &Stage) {
+        self.crew.break_three();
+        (0..6).for_each(|_| self.crew.fail_once(&self.watcher));
+        until_all(stage, &self.told(), "firing");
+        self.crew.mend();
+        // Ten minutes are too long to wait until failures are forgotten: the operator mutes the check.
+        let tables = [Shift::tables(), off(&["worker_spawn_loop"])].concat();
+        self.watcher.reload(&Shift::said(&self.host), &tables);
+        until_all(stage, &self.told(), "resolved");
+    }
+}
+
+const STALLED: Told = told("page", "hasty", "AgentHostStalled", "", "its API is silent");
+const DOWN: Told = told("page", "patient", "AgentHostDown", "", "nothing answers on its port");
+
+/// A host that is restarted, and then ends, seen by a sidecar that knows how long a start takes and by one that does not;
+/// each by a way of its own.
+struct Restarted {
+    host: Host,
+    process: Process,
+    gateway: Gateway,
+    doors: [Door; 2],
+    patient: Watcher,
+    hasty: Watcher,
+}
+
+impl Restarted {
+    fn start() -> Restarted {
+        let (host, gateway) = (Host::well(), Gateway::well());
+        let mut doors = [Door::before(&host.api), Door::before(&host.api)];
+        doors.iter_mut().for_each(Door::open);
+        let process = Process::start(host.root.path());
+        let watch = |name, number, door: &Door, grace, more: Tables| {
+            let said = format!("url = \"http://{}\"", door.address);
+            let grace = vec![("service", format!("boot_grace = \"{grace}\""))];
+            Watcher::start(name, number, host.root.path(), &said, &[alone(), grace, more].concat())
+        };
+        let patient = watch("patient", 5, &doors[0], "1h", vec![("gateway", gateway.said(host.root.path()))]);
+        let hasty = watch("hasty", 6, &doors[1], "2s", Tables::new());
+        Restarted { host, process, gateway, doors, patient, hasty }
+    }
+
+    fn told(&self) -> Vec<Told> {
+        vec![STALLED, DOWN]
+    }
+
+    fn story(&mut self, stage: &Stage) {
+        self.doors.iter_mut().for_each(Door::close);
+        self.process.kill();
+        self.process = Process::start(self.host.root.path());
+        STALLED.until(stage, "firing");
+        // The one that knows has seen the same for as long.
+        nobody_is_told(stage, "patient");
+        for pager in &stage.pagers {
+            assert_eq!(pager.series("ALERTS{instance=\"patient\"}"), Some(Vec::new()), "not even pending");
         }
-    }
-}
+        self.doors.iter_mut().for_each(Door::open);
+        stage.until_count("agenthost_service_responding{instance=~\"patient|hasty\"} == 1", 2);
+        nobody_is_told(stage, "patient");
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn shipped(name: &str) -> String {
-    fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("alerts").join(name)).unwrap()
-}
-
-/// The rules with every minute that they wait made shorter.
-fn rules() -> String {
-    let waits = Regex::new(r"(for: |keep_firing_for: |\[)(\d+)m\b").unwrap();
-    let shorter = |found: &regex_lite::Captures<'_>| {
-        format!("{}{}s", &found[1], found[2].parse::<u64>().unwrap() * MINUTE.as_secs())
-    };
-    waits.replace_all(&shipped("agenthost.rules.yml"), shorter).into_owned()
-}
-
-/// The routes and inhibitions as they are, sooner, with receivers that can be reached here.
-fn routes(catcher: SocketAddr) -> String {
-    let example = shipped("alertmanager.example.yml");
-    let waits = Regex::new(r"(group_wait|group_interval): \w+").unwrap();
-    let routes = waits.replace_all(example.split("\nreceivers:").next().unwrap(), "$1: 1s").into_owned();
-    let receivers = ["page", "tickets", "watchdog", "nobody"]
-        .map(|name| format!("  - name: {name}\n    webhook_configs: [{{url: 'http://{catcher}/{name}'}}]\n"));
-    format!("{routes}\nreceivers:\n{}", receivers.concat())
-}
-
-struct Stage {
-    api: Api,
-    catcher: Catcher,
-    prometheus: SocketAddr,
-    running: (Ended, Ended, Sidecar),
-    folder: tempfile::TempDir,
-    _root: Root,
-}
-
-impl Stage {
-    fn new() -> Option<Stage> {
-        let (root, api, catcher) = (Root::with_history(Timestamp::now()), Api::healthy(), Catcher::start());
-        let policy = "[checks.channel_connected]\nfail_for = \"15s\"\nrecover_for = \"1s\"\n";
-        let sidecar = Sidecar::start(root.path(), &format!("[host]\nurl = \"{}\"\n{policy}", api.url));
-        let folder = tempfile::tempdir().unwrap();
-        let (prometheus, alertmanager) = (free(), free());
-        let scrape = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [rules.yml]\n\
-             alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{alertmanager}']}}]}}]}}\n\
-             scrape_configs: [{{job_name: agenthost, static_configs: [{{targets: ['{}']}}]}}]\n",
-            sidecar.address
-        );
-        for (name, text) in
-            [("rules.yml", rules()), ("prometheus.yml", scrape), ("alertmanager.yml", routes(catcher.address))]
-        {
-            fs::write(folder.path().join(name), text).unwrap();
-        }
-        let flags = |more: &[&str]| more.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
-        let listen = |address: SocketAddr| format!("--web.listen-address={address}");
-        let own = ["--config.file=alertmanager.yml", "--storage.path=alertmanager", "--cluster.listen-address="];
-        let alertmanager =
-            start("prometheus-alertmanager", folder.path(), &[flags(&own), vec![listen(alertmanager)]].concat())?;
-        let own = ["--config.file=prometheus.yml", "--storage.tsdb.path=prometheus"];
-        let running = start("prometheus", folder.path(), &[flags(&own), vec![listen(prometheus)]].concat())?;
-        let running = (alertmanager, running, sidecar);
-        Some(Stage { api, catcher, prometheus, running, folder, _root: root })
-    }
-
-    fn connected(&self, connected: bool) {
-        let mut status: Value = serde_json::from_str(&self.api.said("/status")).unwrap();
-        status["channels"][CHANNEL] = json!(connected);
-        self.api.json("/status", status);
-    }
-
-    /// How many series an expression has now.
-    fn count(&self, expression: &str) -> Option<u64> {
-        let escaped: String = format!("count({expression})").bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let (_, body) = get(self.prometheus, &format!("/api/v1/query?query={escaped}")).ok()?;
-        let answer: Value = serde_json::from_str(&body).ok()?;
-        let result = answer["data"]["result"].as_array()?;
-        result.first().map_or(Some(0), |one| one["value"][1].as_str()?.parse().ok())
-    }
-
-    fn until(&self, what: &str, wanted: impl Fn() -> bool) {
-        let begun = Instant::now();
-        while !wanted() {
-            if begun.elapsed() > PATIENCE {
-                let log = |name: &str| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-                let logs = [log("prometheus.log"), log("prometheus-alertmanager.log")].concat();
-                panic!("never: {what}\n{:#?}\n{logs}", self.catcher.caught.lock().unwrap());
-            }
-            std::thread::sleep(Duration::from_millis(200));
+        self.doors[0].close();
+        self.process.kill();
+        DOWN.until(stage, "firing");
+        self.gateway.answers(false);
+        stage.until("a part of a host that is down is silenced", |pager| {
+            pager.silencers("AgentHostGatewayDown", "patient").contains(&DOWN.named())
+        });
+        self.process = Process::start(self.host.root.path());
+        self.doors[0].open();
+        self.gateway.answers(true);
+        until_all(stage, &self.told(), "resolved");
+        for pager in &stage.pagers {
+            let part = |sent: &Sent| sent.is("firing") && sent.label("alertname") == "AgentHostGatewayDown";
+            assert!(!of(pager, "patient").iter().any(part), "nobody is told of it, not even when the host is back");
         }
     }
-
-    /// Whether Prometheus has seen that the channel is so.
-    fn until_seen(&self, bad: u8) {
-        let seen = format!("agenthost_check_bad{{check=\"channel_connected\",subject=\"{CHANNEL}\"}} == {bad}");
-        self.until(&format!("{seen} in Prometheus"), || self.count(&seen) == Some(1));
-    }
-
-    /// The channel is gone until Prometheus has seen it; for how long that was.
-    fn blip(&self) -> Duration {
-        let begun = Instant::now();
-        self.connected(false);
-        self.until_seen(1);
-        self.connected(true);
-        self.until_seen(0);
-        begun.elapsed()
-    }
 }
 
-/// How many alerts there are, or were within the last minute.
-fn past_and_present(stage: &Stage, about: &str) -> Option<u64> {
-    stage.count(&format!("count_over_time(ALERTS{{{about}}}[1m])"))
+/// What a blip makes bad, for Prometheus to see.
+const BLIP: [&str; 10] = [
+    "agenthost_check_bad{instance=\"front\",check=\"channel_connected\",subject=\"connection.slack.acme\"}",
+    "agenthost_check_bad{instance=\"front\",check=\"gateway_ready\"}",
+    "agenthost_check_bad{instance=\"hasty\",check=\"service_responding\"}",
+    "agenthost_check_bad{instance=\"work\",check=\"task_overdue\",subject=\"research\"}",
+    "agenthost_check_bad{instance=\"work\",check=\"inbound_unanswered\",subject=\"admin-1\"}",
+    "agenthost_check_bad{instance=\"work\",check=\"deliveries_pending\",subject=\"connection.slack.acme\"}",
+    "agenthost_check_bad{instance=\"work\",check=\"worktree_conflict\",subject=\"acme/web/family\"}",
+    "agenthost_check_bad{instance=\"work\",check=\"collector_up\",subject=\"groups\"}",
+    "agenthost_check_bad{instance=\"work\",check=\"queue_saturated\"}",
+    "1 - agenthost_config_last_reload_successful{instance=\"work\"}",
+];
+
+fn until_blip(stage: &Stage, bad: u8) {
+    BLIP.iter().for_each(|what| stage.until_count(&format!("({what}) == {bad}"), 1));
+}
+
+/// Much breaks at once, and is mended as soon as everybody has seen it; how long it was so.
+fn blip(stage: &Stage, work: &Work, front: &Front, restarted: &mut Restarted) -> Duration {
+    timed(|| {
+        front.host.connected(false);
+        front.gateway.ready(false);
+        restarted.doors[1].close();
+        work.host.break_rows();
+        work.host.break_worktrees();
+        work.host.lose_sessions();
+        work.host.saturated(true);
+        work.watcher.reload_text("[collect.nothing]\n");
+        until_blip(stage, 1);
+        work.reload(&[]);
+        work.host.saturated(false);
+        work.host.find_sessions();
+        work.host.mend_worktrees();
+        work.host.mend_rows();
+        restarted.doors[1].open();
+        front.gateway.ready(true);
+        front.host.connected(true);
+        until_blip(stage, 0);
+    })
+}
+
+fn a_blip_pages_nobody(stage: &Stage, work: &Work, front: &Front, restarted: &mut Restarted) {
+    let past = "count_over_time(ALERTS{alertname!=\"Watchdog\"}[1m])";
+    let mut attempts = 0;
+    // On a machine that is too busy for a blip it was none, and what follows would prove nothing: once all is quiet, again.
+    while blip(stage, work, front, restarted) > MINUTE * 4 {
+        attempts += 1;
+        assert!(attempts < 10, "no blip is short enough here");
+        stage.until_count(past, 0);
+        stage.forget();
+    }
+    stage.until_count("ALERTS{alertname!=\"Watchdog\"}", 0);
+    for pager in &stage.pagers {
+        let was = |state: &str| {
+            pager.count(&format!("count_over_time(ALERTS{{alertname!=\"Watchdog\",alertstate=\"{state}\"}}[1m])"))
+        };
+        assert!(was("pending") >= Some(3), "the rules have seen the blip");
+        assert_eq!(was("firing"), Some(0));
+    }
+    nobody_is_told(stage, "");
 }
 
 #[test]
-fn what_breaks_pages_with_its_subject_and_resolves_and_a_blip_pages_nobody() {
-    let Some(mut stage) = Stage::new() else { return };
-    let about = "alertname=~\"AgentHostChannelDisconnected|AgentHostUnhealthy\"";
-    stage.until("the watchdog", || stage.catcher.has("watchdog", "Watchdog", "firing"));
-    stage.until_seen(0);
+fn each_part_that_breaks_is_told_to_whom_it_concerns_and_taken_back_and_no_blip_is_told() {
+    let Some(stage) = Stage::new(&prometheis()) else { return };
+    let engine = engine();
+    let (mut work, mut front) = (Work::start(engine.as_ref()), Front::start(engine.as_ref()));
+    let (mut shift, mut restarted) = (Shift::start(), Restarted::start());
+    let watchers = [&work.watcher, &front.watcher, &front.dark, &shift.watcher, &restarted.patient, &restarted.hasty];
+    stage.watch(&watchers.map(Watcher::target));
+    stage.until_count("agenthost_health_state{state=\"healthy\"} == 1", 6);
+    stage.until("the watchdog", |pager| pager.find(|sent| sent.to == "watchdog" && sent.is("firing")).is_some());
+    until_blip(&stage, 0);
+    a_blip_pages_nobody(&stage, &work, &front, &mut restarted);
 
-    // On a machine that is too busy for a blip it was none, and what follows would prove nothing: once all is quiet, again.
-    let mut attempts = 0;
-    while stage.blip() > MINUTE * 3 {
-        attempts += 1;
-        assert!(attempts < 5, "no blip is short enough here");
-        stage.until("quiet", || past_and_present(&stage, about) == Some(0));
-        stage.catcher.caught.lock().unwrap().clear();
-    }
-    stage.until("quiet after the blip", || stage.count(&format!("ALERTS{{{about}}}")) == Some(0));
-    let past = |state: &str| stage.count(&format!("count_over_time(ALERTS{{{about},alertstate=\"{state}\"}}[1m])"));
-    assert!(past("pending") >= Some(1), "the rule has seen the blip");
-    assert_eq!(past("firing"), Some(0));
-    assert_eq!(stage.catcher.of("page"), [Value::Null; 0], "nobody is paged for a blip");
+    std::thread::scope(|scope| {
+        scope.spawn(|| work.story(&stage));
+        scope.spawn(|| shift.story(&stage));
+        scope.spawn(|| restarted.story(&stage));
+        scope.spawn(|| front.story(&stage));
+    });
 
-    stage.connected(false);
-    stage.until("a page for the channel", || stage.catcher.has("page", "AgentHostChannelDisconnected", "firing"));
-    stage.until("a page for the host", || stage.catcher.has("page", "AgentHostUnhealthy", "firing"));
-    let page = stage.catcher.find("page", "AgentHostChannelDisconnected", "firing").unwrap();
-    assert_eq!(page["labels"]["subject"], CHANNEL);
-    assert_eq!(page["labels"]["severity"], "critical");
-    let description = page["annotations"]["description"].as_str().unwrap();
-    assert!(description.contains(&format!("lost the channel {CHANNEL}")), "{description}");
-    let host = stage.catcher.find("page", "AgentHostUnhealthy", "firing").unwrap();
-    let description = host["annotations"]["description"].as_str().unwrap();
-    assert!(description.ends_with(&format!("Failed: channel_connected of {CHANNEL};")), "{description}");
+    nobody_is_told_more(&stage, &[work.told(), front.told(), shift.told(), restarted.told()].concat());
 
-    stage.connected(true);
-    for name in ["AgentHostChannelDisconnected", "AgentHostUnhealthy"] {
-        stage.until(&format!("{name} resolved"), || stage.catcher.has("page", name, "resolved"));
-    }
-    let names: Vec<_> = stage.catcher.of("page").iter().map(|alert| alert["labels"]["alertname"].clone()).collect();
-    assert!(
-        names.iter().all(|name| *name == "AgentHostChannelDisconnected" || *name == "AgentHostUnhealthy"),
-        "{names:?}"
-    );
-    let tickets = stage.catcher.of("tickets");
-    assert!(tickets.iter().all(|alert| alert["labels"]["severity"] == "warning"), "{tickets:#?}");
-
-    stage.running.2.terminate();
-    stage.until("a page that nobody watches", || stage.catcher.has("page", "AgentHostSidecarDown", "firing"));
+    // The last to go is the sidecars' own place in the configuration.
+    stage.watch(&[]);
+    told("page", "", "AgentHostSidecarAbsent", "", "No target of the job agenthost is left").until(&stage, "firing");
 }

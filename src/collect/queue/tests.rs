@@ -4,6 +4,7 @@ use super::*;
 use crate::collect::channels::{self, Channels};
 use crate::collect::fixture::api::{Api, Say};
 use crate::collect::fixture::{self, at, value};
+use crate::sample::{Cause, Failure};
 
 /// The queue of a real answer.
 fn sample() -> Value {
@@ -184,5 +185,21 @@ fn a_mapped_queue_has_the_numbers_that_stand_there_and_no_others() {
         [(&ACTIVE, None), (&LIMIT, Some(5.0)), (&WAITING, None), (&OLDEST_WAIT, None), (&STALLED, None)]
     {
         assert_eq!(value(&points, fact, ""), Some(known), "{}", fact.prometheus);
+    }
+}
+
+#[test]
+fn a_host_that_is_starting_has_no_queue_to_tell_of_yet() {
+    let (api, sources) = (Api::new(), Sources::default());
+    let cause = |queue: &mut Queue, time| Failure::from(look(queue, time).unwrap_err()).cause;
+    let mut queue = collector(&host(&api), &sources);
+    sources.boot.tell(at("20:00:00"), Some(Duration::from_secs(90)));
+    for (say, time, expected) in [
+        (Say::Status(503), "20:00:10", Cause::Excused),
+        (Say::Status(404), "20:00:50", Cause::Unanswered),
+        (Say::Status(503), "20:02:00", Cause::Unanswered),
+    ] {
+        api.say("/status", say);
+        assert_eq!(cause(&mut queue, time), expected, "{time}");
     }
 }

@@ -110,7 +110,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 .map(|read| if read { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Some(Command::Supervise) => return supervise(),
-        Some(Command::Install { folder }) => print(&format!("{}\n", install::run(folder)?.display()))?,
+        Some(Command::Install { folder }) => print(format!("{}\n", install::run(folder)?.display()))?,
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?)?,
         Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port)?,
         Some(Command::DemoWorker { part }) => demo::worker(part)?,

@@ -214,6 +214,11 @@ pub enum Command {
     /// Looks once at everything and says what can be read, what cannot, and what mends that; without a configuration which
     /// hosts there are. Exit 0, 1 if something cannot be read, or 2 if it would not start.
     Doctor(doctor::Question),
+    /// Runs the sidecar with the flags that follow, and starts it again whenever it ends: for a container whose end would cost
+    /// its pod the readiness.
+    Supervise,
+    /// Puts a copy of this program into a folder, for a container that has none: its probe can run `healthcheck` then.
+    Install { folder: PathBuf },
     /// Prints completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Prints the man page.

@@ -20,7 +20,7 @@ use agenthost_exporter::show::{self, Show};
 use agenthost_exporter::snapshot::{Current, Snapshot};
 use agenthost_exporter::source::budget::Ledger;
 use agenthost_exporter::source::otlp;
-use agenthost_exporter::tool::{self, demo, healthcheck, nagios, status};
+use agenthost_exporter::tool::{self, demo, healthcheck, install, nagios, status};
 use anyhow::{Context, Result, bail, ensure};
 use cli::{Cli, Command, ConfigAction, Flags};
 use file::Watched;
@@ -111,6 +111,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             return status::run(question, || flags.own())
                 .map(|read| if read { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Some(Command::Supervise) => return supervise(),
+        Some(Command::Install { folder }) => print(format!("{}\n", install::run(folder)?.display()))?,
         Some(Command::Metrics { format }) => print(&tool::metrics::render(*format)?)?,
         Some(Command::DemoHost { root, port, gateway_port }) => demo::host(root, *port, *gateway_port)?,
         Some(Command::DemoWorker { part }) => demo::worker(part)?,
@@ -147,6 +149,14 @@ fn healthcheck(flags: &Flags, question: &healthcheck::Question) -> Result<ExitCo
     let found = healthcheck::run(question, || flags.own()).unwrap_or_else(healthcheck::Found::refused);
     print(format!("{}\n", found.line))?;
     Ok(if found.well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The flags are handed on as they were written; that they can be meant is known here already.
+fn supervise() -> Result<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    ensure!(words.next().is_some_and(|word| word == "supervise"), "write `supervise` first, and the flags behind it");
+    let program = std::env::current_exe().context("find this program")?;
+    tool::supervise::run(&program, &words.collect::<Vec<_>>())
 }
 
 fn check(flags: &Flags) -> Result<()> {

@@ -19,6 +19,7 @@ mod examined;
 mod fixture;
 mod gateway;
 mod git;
+mod kubernetes;
 mod image;
 mod live;
 mod locks;

@@ -190,11 +190,6 @@ pub enum Command {
     Nagios(nagios::Question),
     /// Shows what a sidecar that runs says: the verdict, what failed, and a line for every part.
     Status(status::Question),
-    /// Runs the sidecar with the flags that follow, and starts it again whenever it ends: for a container whose end would cost
-    /// its pod the readiness.
-    Supervise,
-    /// Puts a copy of this program into a folder, for a container that has none: its probe can run `healthcheck` then.
-    Install { folder: PathBuf },
     /// Prints completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Prints the man page.
@@ -210,6 +205,11 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Runs the sidecar with the flags that follow, and starts it again whenever it ends: for a container whose end would cost
+    /// its pod the readiness.
+    Supervise,
+    /// Puts a copy of this program into a folder, for a container that has none: its probe can run `healthcheck` then.
+    Install { folder: PathBuf },
     /// The demo's host itself.
     #[command(hide = true)]
     DemoHost { root: PathBuf, port: u16, gateway_port: u16 },

@@ -1,5 +1,6 @@
 //! Flags and subcommands.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,18 +68,21 @@ impl Cli {
         }
         // A second look that takes what it understands: which command was meant.
         let lenient = Cli::command().ignore_errors(true).try_get_matches();
-        let meant = lenient.ok().and_then(|matches| matches.subcommand_name().map(str::to_owned));
+        let meant = lenient.ok().and_then(|matches| matches.subcommand_name().map(str::to_owned)).or_else(|| {
+            let words = std::env::args().skip(1);
+            words.into_iter().find(|word| ["healthcheck", "nagios", "status"].contains(&word.as_str()))
+        });
         let told = error.to_string();
-        let why = told.lines().next().unwrap_or_default();
+        let why = told.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
         Err(match meant.as_deref() {
             // Their callers show standard output, and know no 2.
             Some("healthcheck") => {
-                println!("failed: {why}");
+                let _ = writeln!(std::io::stdout(), "failed: {why}");
                 ExitCode::FAILURE
             }
             Some("nagios") => {
-                let (code, line) = nagios::unknown(why);
-                println!("{line}");
+                let (code, line) = nagios::unknown(&why);
+                let _ = writeln!(std::io::stdout(), "{line}");
                 ExitCode::from(code as u8)
             }
             Some("status") => ExitCode::FAILURE,
@@ -180,19 +184,25 @@ impl Flags {
     /// Where a sidecar with this configuration listens. One that runs may do so by an older one than the file has now, so a
     /// file that is wrong is no more than a doubt.
     pub fn own(&self) -> Own {
+        let is_io = |error: &anyhow::Error| error.chain().any(|cause| cause.is::<std::io::Error>());
+        let mut is_missing = false;
         let (mut web, mut doubt) = match Config::load_web(self.config_file.as_deref()) {
             Ok(web) => (web, None),
-            Err(error) => (Default::default(), Some(format!("{error:#}"))),
+            Err(error) => {
+                is_missing = self.config_file.is_some() && is_io(&error);
+                (Default::default(), Some(format!("{error:#}")))
+            }
         };
         web.config_file = self.web_config_file.clone().or(web.config_file);
         if !self.web_listen_address.is_empty() {
             web.listen = self.web_listen_address.clone();
         }
         let tls = web.speaks_tls().unwrap_or_else(|error| {
+            is_missing |= self.web_config_file.is_some() && is_io(&error);
             doubt = Some(format!("{error:#}"));
             false
         });
-        Own { listen: web.listen, tls, doubt }
+        Own { listen: web.listen, tls, doubt, is_missing }
     }
 }
 
@@ -214,11 +224,6 @@ pub enum Command {
     /// Looks once at everything and says what can be read, what cannot, and what mends that; without a configuration which
     /// hosts there are. Exit 0, 1 if something cannot be read, or 2 if it would not start.
     Doctor(doctor::Question),
-    /// Runs the sidecar with the flags that follow, and starts it again whenever it ends: for a container whose end would cost
-    /// its pod the readiness.
-    Supervise,
-    /// Puts a copy of this program into a folder, for a container that has none: its probe can run `healthcheck` then.
-    Install { folder: PathBuf },
     /// Prints completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// Prints the man page.
@@ -234,6 +239,11 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Runs the sidecar with the flags that follow, and starts it again whenever it ends: for a container whose end would cost
+    /// its pod the readiness.
+    Supervise,
+    /// Puts a copy of this program into a folder, for a container that has none: its probe can run `healthcheck` then.
+    Install { folder: PathBuf },
     /// The demo's host itself.
     #[command(hide = true)]
     DemoHost { root: PathBuf, port: u16, gateway_port: u16 },

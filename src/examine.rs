@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agenthost_exporter::config::{Config, DEFAULT_FILE};
-use agenthost_exporter::host::{self, Host};
+use agenthost_exporter::host::{self, Host, StatusPoll, pynchy};
 use agenthost_exporter::serve::{self, Guard, Keys};
 use agenthost_exporter::source::Sources;
 use agenthost_exporter::source::budget::Ledger;
@@ -67,7 +67,11 @@ fn write(flags: &Flags, config: &Config, here: &Path, file: &Path, force: bool) 
         state_file: config.host.state_file.as_deref(),
         url: config.host.url.as_deref(),
         listen: (!flags.web_listen_address.is_empty()).then_some(listen),
-        state: config.state.path.as_deref(),
+        state: config.state.path.as_deref().map(std::path::absolute).transpose()?,
+        pid_file: config.host.pid_file.as_deref(),
+        process: config.host.process.as_deref(),
+        token_file: config.host.token_file.as_deref(),
+        web_config: config.web.config_file.as_deref().map(std::path::absolute).transpose()?,
     };
     let text = written::text(&host, &told)?;
     Config::parse(&text, &file.display().to_string()).context("a defect of this program")?;
@@ -76,10 +80,15 @@ fn write(flags: &Flags, config: &Config, here: &Path, file: &Path, force: bool) 
     Ok(ExitCode::SUCCESS)
 }
 
-/// It looks once and leaves: verdicts, the record, the budget and the pushes of a sidecar that stays are not its own.
+/// It looks once and leaves: verdicts, the record, the budget and the pushes of a sidecar that stays are not its own. What
+/// somebody would be billed for is not asked, whatever that sidecar may.
 fn examine(mut config: Config, here: &Path, question: &Question) -> Result<ExitCode> {
     config.otlp.target().map_err(crate::refused)?;
     config.otlp = otlp::Config::default();
+    let bill = locate(&config, here)?.gateway.as_ref().and_then(pynchy::why_status_costs);
+    if bill.is_some() {
+        (config.host.status_poll, config.host.status_interval) = (StatusPoll::Never, None);
+    }
     let ledger = config.state.path.as_deref().map(|state| Ledger::beside(state).shut());
     (config.state.path, config.record) = (None, None);
     let host = locate(&config, here)?;

@@ -99,6 +99,9 @@ fn ways(path: &Path, found: &Metadata, wanted: Access, us: &Us) -> String {
     let (mask, letters) =
         bits.fold((0, String::new()), |(mask, letters), (_, bit, letter)| (mask | bit, format!("{letters}{letter}")));
     let (user, group) = (named("/etc/passwd", found.uid()), found.gid());
+    if found.uid() == us.user {
+        return format!("it is ours: {}", command(&format!("chmod u+{letters}"), path));
+    }
     let in_group = us.groups.contains(&group);
     let group_may = found.mode() >> 3 & mask == mask;
     match (group_may, in_group) {
@@ -106,8 +109,22 @@ fn ways(path: &Path, found: &Metadata, wanted: Access, us: &Us) -> String {
             "run in group {} (--group-add {group}, SupplementaryGroups={group}), or as user {user}",
             named("/etc/group", group)
         ),
-        (false, true) => format!("`chmod g+{letters} {}`, or run as user {user}", path.display()),
-        _ => format!("run as user {user}, or `setfacl -m u:{}:{letters} {}`", us.user, path.display()),
+        (false, true) => format!("{}, or run as user {user}", command(&format!("chmod g+{letters}"), path)),
+        _ => format!("run as user {user}, or {}", command(&format!("setfacl -m u:{}:{letters}", us.user), path)),
+    }
+}
+
+/// For a shell: whoever names a folder of the host does not name a command.
+fn command(words: &str, path: &Path) -> String {
+    match path.to_str() {
+        Some(text) if text.chars().any(char::is_control) => {
+            format!("`{words}` of it, by hand: its name has control characters")
+        }
+        Some(text) if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@%,:=".contains(&byte)) => {
+            format!("`{words} {text}`")
+        }
+        Some(text) => format!("`{words} '{}'`", text.replace('\'', "'\\''")),
+        None => format!("`{words}` of it, by hand: its name is no text"),
     }
 }
 

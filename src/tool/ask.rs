@@ -23,7 +23,7 @@ const LONGEST: usize = 64 * 1024 * 1024;
 #[derive(Debug, Clone, Default, Args)]
 pub struct Door {
     /// The base of the sidecar's URLs; without it where its own configuration says that it listens.
-    #[arg(long, value_name = "URL", value_parser = base)]
+    #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// How long to wait for it in all.
     #[arg(long, value_name = "DURATION")]
@@ -51,10 +51,11 @@ pub struct Door {
     pub token_file: Option<PathBuf>,
 }
 
-fn base(url: &str) -> Result<String, String> {
-    let base = http::base(url).map_err(|error| format!("{error:#}"))?;
+/// Not by the parser of the command line, which quotes what it refuses: it may have a password.
+fn base(url: &str) -> Result<String> {
+    let base = http::base(url)?;
     match ["/livez", "/readyz", "/status", "/metrics"].iter().find(|path| base.ends_with(*path)) {
-        Some(path) => Err(format!("give the base only, without {path}")),
+        Some(path) => bail!("give the base only, without {path}"),
         None => Ok(base),
     }
 }
@@ -66,6 +67,8 @@ pub struct Own {
     pub tls: bool,
     /// Why its configuration could not be read: then this is a guess.
     pub doubt: Option<String>,
+    /// The doubt is of a file that was named and cannot be read.
+    pub is_missing: bool,
 }
 
 /// Asks one sidecar.
@@ -103,14 +106,21 @@ impl Door {
     /// A file that was named cannot be read, or nobody can tell where the sidecar listens.
     pub fn open(&self, own: impl FnOnce() -> Own, patience: Duration) -> Result<Asker> {
         let deadline = Instant::now() + self.timeout.map_or(patience, |Span(time)| time);
+        ensure!(self.timeout.is_none_or(|Span(time)| !time.is_zero()), "--timeout: nobody answers in no time");
         let own = self.url.is_none().then(own);
+        if let Some(Own { doubt: Some(doubt), is_missing: true, .. }) = &own {
+            bail!("{doubt}");
+        }
         let bases = match (&self.url, &own) {
-            (Some(url), _) => vec![url.clone()],
+            (Some(url), _) => vec![base(url).context("--url")?],
             (None, Some(own)) => own.bases()?,
             (None, None) => Vec::new(),
         };
-        // Nobody between us and ourselves can show another certificate, and ours is of another name than that of loopback.
-        let ourselves = own.as_ref().is_some_and(|own| own.tls) && bases.iter().all(|base| is_loopback(base));
+        // Ours is of another name than that of loopback. Who has our port while we are down could show any: what lets one in is
+        // shown only to whom --ca-file or --insecure means.
+        let ourselves = self.user.is_none() && self.token_file.is_none();
+        let ourselves =
+            ourselves && own.as_ref().is_some_and(|own| own.tls) && bases.iter().all(|base| is_loopback(base));
         Ok(Asker {
             http: self.http(ourselves)?,
             authorization: self.authorization()?,
@@ -262,7 +272,7 @@ pub fn wait<T>(question: impl Future<Output = T>) -> Result<T> {
 /// What somebody else wrote, on one line of a terminal: without control characters, and without those that turn the
 /// direction of what follows.
 pub fn plain(text: &str) -> String {
-    let turns = |letter| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = |letter| matches!(letter, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{feff}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|letter| if letter.is_control() || turns(letter) { '\u{fffd}' } else { letter }).collect()
 }
 
@@ -271,7 +281,8 @@ mod tests {
     use super::*;
 
     fn bases(listen: &[&str], tls: bool) -> Result<Vec<String>> {
-        Own { listen: listen.iter().map(|text| text.parse().unwrap()).collect(), tls, doubt: None }.bases()
+        Own { listen: listen.iter().map(|text| text.parse().unwrap()).collect(), tls, doubt: None, is_missing: false }
+            .bases()
     }
 
     #[test]
@@ -296,7 +307,7 @@ mod tests {
         for (url, says) in
             [("http://h:1/readyz", "without /readyz"), ("h:1", "not a URL"), ("http://u:p@h", "user and password")]
         {
-            let error = base(url).unwrap_err();
+            let error = base(url).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("u:p"), "{error}");
         }
     }

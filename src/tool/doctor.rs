@@ -155,6 +155,7 @@ fn fixes(subsystem: &Subsystem, access: Access, cannot: &[String], host: &Host, 
         })
     };
     let mut fixes: Vec<String> = named.chain(repositories()).collect();
+    fixes.iter_mut().for_each(|fix| *fix = plain(fix));
     fixes.sort();
     fixes.dedup();
     if access != Access::Unknown {

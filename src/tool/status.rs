@@ -75,7 +75,7 @@ pub fn run(question: &Question, own: impl Fn() -> Own) -> Result<bool> {
         let page = if question.watch.is_some() && terminal.is_one { format!("\x1b[H\x1b[2J{page}") } else { page };
         out.write_all(page.as_bytes()).and_then(|()| out.flush())?;
         match question.watch {
-            None => return Ok(status.is_ok()),
+            None => return Ok(status.is_ok() && dead.is_none()),
             Some(pause) => std::thread::sleep(pause),
         }
     }
@@ -159,10 +159,12 @@ fn line(style: Style, text: impl Into<String>) -> Line {
 fn render(status: &Value, dead: Option<&anyhow::Error>, now: Timestamp) -> Vec<Line> {
     let health = &status["health"];
     let checks = told::checks(health);
-    let mut lines = vec![verdict(status, now)];
+    let mut lines = Vec::new();
     if let Some(dead) = dead {
-        lines.push(line(Style::Bad, format!("  ✕ what follows may be old: {}", plain(&format!("{dead:#}")))));
+        lines.push(line(Style::Bad, format!("✕ NOBODY KNOWS: {}", plain(&format!("{dead:#}")))));
+        lines.push(line(Style::Dim, "  what follows is old:"));
     }
+    lines.push(verdict(status, now));
     match checks.as_deref() {
         Some(checks) => {
             lines.push(tally(checks));

@@ -4,6 +4,7 @@
 //! without a probe of its own: the container outlives what crashes in it. A restart of the container is still the kubelet's.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const SHORTEST: Duration = Duration::from_secs(1);
 /// ... up to this.
 pub const LONGEST: Duration = Duration::from_secs(30);
+/// Who has not been there for so long may not have learnt yet what SIGHUP is: it would end it.
+const AWAKE: Duration = Duration::from_secs(2);
 /// Who ran for so long has not crashed at its start: the next pause is the shortest.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -47,10 +50,13 @@ impl Signals {
         })
     }
 
-    async fn stop(&mut self) {
+    /// Waits, or until something is said: whether it is to stop. A reload of nobody is a start, at once.
+    async fn pause(&mut self, pause: Duration) -> bool {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            () = tokio::time::sleep(pause) => false,
+            _ = self.hangup.recv() => false,
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
         }
     }
 }
@@ -60,19 +66,20 @@ async fn watch(program: &Path, arguments: &[OsString]) -> Result<ExitCode> {
     let mut pause = None;
     loop {
         let begun = Instant::now();
-        let why = match Command::new(program).args(arguments).spawn() {
+        // In a group of its own: who ends all of ours, a terminal say, is handed on once.
+        let why = match Command::new(program).args(arguments).process_group(0).spawn() {
             Err(error) => error.to_string(),
             Ok(child) => match until_it_ends(child, &mut signals).await? {
                 (status, true) => return Ok(code(status)),
+                (status, false) if status.code() == Some(2) => "its configuration is refused".to_owned(),
                 (status, false) => status.to_string(),
             },
         };
         let next = after(pause, begun.elapsed());
         pause = Some(next);
         tracing::error!("the sidecar has ended ({why}); it is started again in {} s", next.as_secs());
-        tokio::select! {
-            () = tokio::time::sleep(next) => {}
-            () = signals.stop() => return Ok(ExitCode::SUCCESS),
+        if signals.pause(next).await {
+            return Ok(ExitCode::SUCCESS);
         }
     }
 }
@@ -81,18 +88,28 @@ async fn watch(program: &Path, arguments: &[OsString]) -> Result<ExitCode> {
 /// is nobody else's.
 async fn until_it_ends(mut child: Child, signals: &mut Signals) -> Result<(ExitStatus, bool)> {
     let pid = Pid::from_child(&child);
-    let mut wanted = false;
+    let (mut wanted, mut reload) = (false, false);
+    let awake = tokio::time::sleep(AWAKE);
+    tokio::pin!(awake);
     loop {
         if let Some(status) = child.try_wait().context("look after the sidecar")? {
             return Ok((status, wanted));
+        }
+        if reload && awake.is_elapsed() {
+            reload = false;
+            let _ = kill_process(pid, Number::HUP);
         }
         let number = tokio::select! {
             _ = signals.child.recv() => continue,
             _ = signals.terminate.recv() => Number::TERM,
             _ = signals.interrupt.recv() => Number::INT,
-            _ = signals.hangup.recv() => Number::HUP,
+            _ = signals.hangup.recv() => {
+                reload = true;
+                continue;
+            }
+            () = &mut awake, if reload && !awake.is_elapsed() => continue,
         };
-        wanted |= number != Number::HUP;
+        wanted = true;
         let _ = kill_process(pid, number); // or it has ended just now
     }
 }

@@ -18,10 +18,10 @@ pub enum State {
     Recovering,
     Failing,
     Unknown,
-    Starting,
-    Ok,
     /// Of a later version.
     Strange,
+    Starting,
+    Ok,
 }
 
 /// The checks of a `health` section, worst first; `None` if it has none to show.

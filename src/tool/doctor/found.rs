@@ -78,6 +78,12 @@ impl Host {
     /// The flag that chooses it.
     fn flag(&self) -> String {
         match &self.root {
+            Some(root)
+                if root
+                    .contains(|letter: char| letter.is_whitespace() || "'\"$`\\;&|<>()*?[]{}!#~".contains(letter)) =>
+            {
+                format!("--host.root='{}'", plain(root).replace('\'', "'\\''"))
+            }
             Some(root) => format!("--host.root={}", plain(root)),
             None => format!("--host.profile={}", self.profile),
         }

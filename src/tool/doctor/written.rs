@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,7 +19,13 @@ pub struct Told<'a> {
     /// Addresses to listen on, if they are not to be the default.
     pub listen: Option<Vec<String>>,
     /// Where verdicts are kept.
-    pub state: Option<&'a Path>,
+    pub state: Option<PathBuf>,
+    /// By what it is known, where no folder says it.
+    pub pid_file: Option<&'a Path>,
+    pub process: Option<&'a str>,
+    pub token_file: Option<&'a Path>,
+    /// What guards the doors.
+    pub web_config: Option<PathBuf>,
 }
 
 /// The text. What it leaves out is found again at each start.
@@ -32,10 +38,19 @@ pub fn text(host: &Host, told: &Told<'_>) -> Result<String> {
          # whether it is right, and `agenthost-exporter doctor` what can be seen with it.\n\n[host]\n",
     );
     let _ = writeln!(text, "profile = {}", quoted(host.profile.name()));
-    for (key, path) in [("root", host.root.as_deref()), ("state_file", told.state_file)] {
+    let paths = [
+        ("root", host.root.as_deref()),
+        ("state_file", told.state_file),
+        ("pid_file", told.pid_file),
+        ("token_file", told.token_file),
+    ];
+    for (key, path) in paths {
         if let Some(path) = path {
             let _ = writeln!(text, "{key} = {}", quoted(word(path)?));
         }
+    }
+    if let Some(process) = told.process {
+        let _ = writeln!(text, "process = {}", quoted(process));
     }
     let found = host.url.as_ref().and_then(|url| url.read().ok());
     text += &match (told.url, found) {
@@ -43,17 +58,23 @@ pub fn text(host: &Host, told: &Told<'_>) -> Result<String> {
         (None, Some(url)) => format!("# url = {}  # found by itself\n", quoted(&plain(&url))),
         (None, None) => String::new(),
     };
-    if host.profile != Profile::Pynchy {
+    if host.profile != Profile::Pynchy && told.token_file.is_none() {
         text.push_str("# token_file = \"/run/secrets/host\"  # the token that its API wants\n");
     }
     for note in &host.notes {
         let _ = writeln!(text, "# {}", plain(note));
     }
+    if told.listen.is_some() || told.web_config.is_some() {
+        text += "\n[web]\n";
+    }
     if let Some(listen) = &told.listen {
         let listen: Vec<String> = listen.iter().map(|address| quoted(address)).collect();
-        let _ = writeln!(text, "\n[web]\nlisten = [{}]", listen.join(", "));
+        let _ = writeln!(text, "listen = [{}]", listen.join(", "));
     }
-    text += &match told.state {
+    if let Some(file) = &told.web_config {
+        let _ = writeln!(text, "config_file = {}", quoted(word(file)?));
+    }
+    text += &match &told.state {
         Some(state) => format!("\n[state]\npath = {}\n", quoted(word(state)?)),
         None => {
             "\n# [state]\n# path = \"/var/lib/agenthost-exporter/state.db\"  # verdicts outlive a restart\n".to_owned()
@@ -71,7 +92,8 @@ fn word(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{}: a path that is no text cannot stand in a configuration", path.display()))
 }
 
-/// Writes it for everybody to read. What is there stays, unless it may be replaced: then it is, at once and whole.
+/// Writes it for everybody to read. What is there stays, unless it may be replaced: then it is, at once and whole, and is
+/// kept beside it as `FILE.bak`.
 ///
 /// # Errors
 /// There is one already, or it cannot be written.
@@ -80,6 +102,11 @@ pub fn write(file: &Path, text: &str, force: bool) -> Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(naming)?;
     if force {
+        if file.exists() {
+            let mut kept = file.as_os_str().to_owned();
+            kept.push(".bak");
+            std::fs::copy(file, &kept).with_context(naming)?;
+        }
         let mut new = tempfile::NamedTempFile::new_in(folder).with_context(naming)?;
         new.write_all(text.as_bytes()).with_context(naming)?;
         new.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).with_context(naming)?;

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -232,10 +233,15 @@ fn end(child: Option<Child>) {
     let _ = child.wait();
 }
 
-/// Two at once, or the second might be the first again.
+/// Of those that no connection is given by chance: while a container is down somebody else would have its port.
 fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 1000 * 10) as u16;
+    [(); 2].map(|()| {
+        let tries = std::iter::repeat_with(|| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000);
+        let mut free = tries.take(10_000).filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+        free.next().expect("a port is free")
+    })
 }
 
 fn children(pid: u32) -> Vec<Pid> {

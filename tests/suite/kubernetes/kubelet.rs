@@ -300,8 +300,8 @@ fn a_sidecar_that_crashes_again_and_again_costs_the_pod_nothing() {
         }
     }
     // It does not come again, for a configuration that it refuses.
-    node.configure("[nonsense]\n");
     node.crash();
+    node.configure("[nonsense]\n");
     for _ in 0..6 {
         assert!(node.tick() && node.lives());
     }

@@ -69,8 +69,9 @@ impl Cli {
         // A second look that takes what it understands: which command was meant.
         let lenient = Cli::command().ignore_errors(true).try_get_matches();
         let meant = lenient.ok().and_then(|matches| matches.subcommand_name().map(str::to_owned)).or_else(|| {
-            let words = std::env::args().skip(1);
-            words.into_iter().find(|word| ["healthcheck", "nagios", "status"].contains(&word.as_str()))
+            let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            let is_command = |pair: &&[String]| PROBES.contains(&&*pair[1]) && !takes_the_next(&pair[0]);
+            words.windows(2).find(is_command).map(|pair| pair[1].clone())
         });
         let told = error.to_string();
         let why = told.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
@@ -89,6 +90,16 @@ impl Cli {
             _ => ExitCode::from(2),
         })
     }
+}
+
+/// Commands whose callers know codes of their own.
+const PROBES: [&str; 3] = ["healthcheck", "nagios", "status"];
+
+/// Whether a word is a flag whose value is the word behind it.
+fn takes_the_next(word: &str) -> bool {
+    let Some(name) = word.strip_prefix("--") else { return false };
+    let command = Cli::command();
+    command.get_arguments().any(|flag| flag.get_long() == Some(name) && flag.get_action().takes_values())
 }
 
 /// The section of a command: what all commands take stands above.

@@ -163,6 +163,16 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_names_no_command() {
+        let of = |name: &str| command("chmod g+r", Path::new(name));
+        assert_eq!(of("/srv/a-b/c.db"), "`chmod g+r /srv/a-b/c.db`");
+        assert_eq!(of("/srv/a b"), "`chmod g+r '/srv/a b'`");
+        assert_eq!(of("/srv/x;touch${IFS}y"), "`chmod g+r '/srv/x;touch${IFS}y'`");
+        assert_eq!(of("/srv/it's"), "`chmod g+r '/srv/it'\\''s'`");
+        assert!(of("/srv/a\u{1b}[2Kb").ends_with("has control characters"));
+    }
+
+    #[test]
     fn what_stands_in_the_way_is_named_with_who_may() {
         let folder = tempfile::tempdir().unwrap();
         let us = Us { user: 65534, groups: vec![65534], may_trace: false };

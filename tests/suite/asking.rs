@@ -172,16 +172,33 @@ fn wrong_command_lines_have_the_codes_that_their_callers_know() {
         &["--url=http://127.0.0.1:1", "--user=x", "--password-file=/nonexistent", "--unreachable=ok"],
         &["--url=http://127.0.0.1:1", "--user=x"],
         &["--web.listen-address=127.0.0.1:0", "--unreachable=ok"],
+        &["--config.file=/nonexistent.toml", "--unreachable=ok"],
+        &["--web.config.file=/nonexistent.yml", "--unreachable=ok"],
+        &["--timeout=0s", "--unreachable=ok"],
         &["more"],
     ] {
         let (code, out, _) = health(words);
         assert_eq!(code, 1, "{words:?}: {out}");
         assert!(out.starts_with("failed: ") && out.lines().count() == 1, "{words:?}: {out}");
     }
-    for words in [&["nagios", "--bogus"][..], &["nagios", "--url=http://127.0.0.1:1", "--ca-file=/nonexistent"]] {
+    for words in [
+        &["nagios", "--bogus"][..],
+        &["--bogus", "nagios"],
+        &["--log.level=bogus", "nagios"],
+        &["nagios", "--url=http://127.0.0.1:1", "--ca-file=/nonexistent"],
+    ] {
         let (code, out, _) = said(exporter().args(words));
         assert!(code == 3 && out.starts_with("UNKNOWN - ") && out.lines().count() == 1, "{words:?}: {code} {out}");
     }
+    for command in ["healthcheck", "nagios", "status"] {
+        for url in ["http://bob:hunter2@h", "http://bob:hun/hunter2@h", "http://h?token=hunter2"] {
+            let (_, out, err) = said(exporter().args([command, &format!("--url={url}")]));
+            assert!(!(out.clone() + &err).contains("hunter2"), "{command} {url}: {out}{err}");
+        }
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let told = exporter().args(["nagios", "--url=http://127.0.0.1:1"]).stdout(full).status().unwrap();
+    assert_eq!(told.code(), Some(3), "a verdict that nobody can read is none");
     assert_eq!(said(exporter().args(["status", "--bogus"])).0, 1);
     assert_eq!(said(exporter().args(["--host.root", "healthcheck", "--bogus"])).0, 2, "that is no command");
     assert_eq!(said(exporter().args(["healthcheck", "--help"])).0, 0);
@@ -222,7 +239,7 @@ fn a_loop_that_has_stopped_makes_what_it_said_before_worthless() {
     let (code, line) = asked(&["nagios", &format!("--url={}", other.url)]);
     assert!(code == 3 && line.contains("own loop has stopped"), "{code} {line}");
     let (code, page) = asked(&["status", &format!("--url={}", other.url)]);
-    assert!(code == 0 && page.contains("what follows may be old"), "{code} {page}");
+    assert!(code == 1 && page.starts_with("✕ NOBODY KNOWS"), "{code} {page}");
     assert_eq!(asked(&["healthcheck", "--timeout=30s", "--unreachable=ok", &format!("--url={}", other.url)]).0, 1);
 }
 

@@ -399,7 +399,8 @@ fn hosts_that_run_are_found_and_one_becomes_a_configuration() {
     assert_eq!(write(&["--force"]).0, 0);
     assert!(std::fs::read_to_string(&file).unwrap().contains("profile = \"pynchy\""));
     assert_eq!(mode(&file), 0o644);
-    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing else is left there");
+    assert_eq!(std::fs::read_to_string(file.with_extension("toml.bak")).unwrap(), "mine\n");
+    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 2, "nothing else is left there");
 }
 
 #[test]
@@ -414,4 +415,21 @@ fn a_folder_with_a_name_of_its_own_mind_is_written_as_it_is() {
     assert_eq!(code, 0, "{out} {err}");
     let config = agenthost_exporter::config::Config::load(Some(&file)).unwrap();
     assert_eq!(config.host.root, Some(root));
+}
+
+/// What the sidecar may spend, a look of somebody who wants to know what it costs may not.
+#[test]
+fn a_look_is_never_billed() {
+    for more in ["status_poll = \"60s\"\n", "[collect.channels]\ninterval = \"30s\"\n"] {
+        let (root, api) = (Root::with_history(Timestamp::now()), Api::healthy());
+        let litellm = "[server]\nport = 1\n[gateway]\nlitellm_config = \"litellm.yaml\"\n";
+        std::fs::write(root.path().join("config.toml"), litellm).unwrap();
+        std::fs::write(root.path().join("litellm.yaml"), "model_list: []\n").unwrap();
+        let config = root.path().join("x.toml");
+        let text = format!("[host]\nroot = \"{}\"\nurl = \"{}\"\n{more}", root.path().display(), api.url);
+        std::fs::write(&config, text).unwrap();
+        let (code, out, err) = told(exporter().arg("doctor").arg(format!("--config.file={}", config.display())));
+        assert!(code < 2 && out.contains("channels"), "{code} {out}{err}");
+        assert_eq!(api.asked("/status"), 0, "{more}{out}");
+    }
 }

@@ -387,7 +387,9 @@ fn a_supervisor_hands_on_what_it_is_told_and_leaves_nobody_behind() {
         let line = page.lines().find(|line| line.starts_with("agenthost_config_last_reload_successful ")).unwrap();
         line.to_owned()
     };
-    fs::write(node.place("/etc/agenthost-exporter/config.toml"), "[nonsense]\n").unwrap();
+    let config = node.place("/etc/agenthost-exporter/config.toml");
+    let good = fs::read_to_string(&config).unwrap();
+    fs::write(&config, "[nonsense]\n").unwrap();
     let supervisor = Pid::from_child(node.sidecar.as_ref().unwrap());
     kill_process(supervisor, Signal::HUP).unwrap();
     patiently("it has read a configuration that it refuses", || reloads(&node).ends_with(" 0"));
@@ -403,4 +405,17 @@ fn a_supervisor_hands_on_what_it_is_told_and_leaves_nobody_behind() {
     patiently("it awaits signals, and the sidecar is refused", || awaits_its_end(id) && children(id).is_empty());
     kill_process(pid, Signal::TERM).unwrap();
     assert!(sidecar.wait().unwrap().code().is_some(), "it was not killed");
+    // What is told while it waits is a start, and does not end who is started.
+    node.start_sidecar();
+    let (pid, id) = node.sidecar.as_ref().map(|sidecar| (Pid::from_child(sidecar), sidecar.id())).unwrap();
+    patiently("it waits again", || awaits_its_end(id) && children(id).is_empty());
+    fs::write(&config, good).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+    node.until_readyz(200);
+    let exporter = node.exporter();
+    kill_process(pid, Signal::HUP).unwrap(); // soon after its start, too
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(node.exporter(), exporter, "it is the same");
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(node.sidecar.take().unwrap().wait().unwrap().code(), Some(0));
 }

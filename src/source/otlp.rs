@@ -278,7 +278,7 @@ pub enum Reason {
     Refused,
     /// 429, or a status of 500 and above.
     Unavailable,
-    /// What came was no answer of HTTP.
+    /// What came was no answer of HTTP, or the push could not be made.
     Broken,
 }
 
@@ -322,7 +322,7 @@ impl Target {
             Packing::None => body.clone(),
             Packing::Gzip => {
                 headers.push(("Content-Encoding", "gzip"));
-                gzip(body)
+                gzip(body).map_err(unpacked)?
             }
         };
         headers.extend(self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
@@ -343,13 +343,15 @@ impl Target {
     }
 }
 
-/// Into memory, which takes all that is written.
-fn gzip(body: &Bytes) -> Bytes {
+fn gzip(body: &Bytes) -> std::io::Result<Bytes> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    match packed.write_all(body).and_then(|()| packed.finish()) {
-        Ok(packed) => packed.into(),
-        Err(_) => Bytes::new(),
-    }
+    packed.write_all(body)?;
+    Ok(packed.finish()?.into())
+}
+
+/// An empty push would be taken for one that has nothing to say.
+fn unpacked(error: std::io::Error) -> Failed {
+    Failed { reason: Reason::Broken, text: format!("it could not be packed: {error}"), retry_after: None }
 }
 
 fn reason(status: u16) -> Reason {

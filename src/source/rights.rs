@@ -14,8 +14,8 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 pub struct Us {
     pub user: u32,
     pub groups: Vec<u32>,
-    /// Processes of others may be looked into (CAP_SYS_PTRACE).
-    pub may_trace: bool,
+    /// Processes of others may be looked into (CAP_SYS_PTRACE); `None` if nobody says.
+    pub may_trace: Option<bool>,
 }
 
 impl Us {
@@ -25,21 +25,27 @@ impl Us {
         groups.extend(rustix::process::getgroups().unwrap_or_default().iter().map(|group| group.as_raw()));
         groups.sort_unstable();
         groups.dedup();
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default(); // then nobody knows what we may
         Us { user: rustix::process::geteuid().as_raw(), groups, may_trace: may_trace(&status) }
     }
 }
 
-fn may_trace(status: &str) -> bool {
+/// `None` if it does not say.
+fn may_trace(status: &str) -> Option<bool> {
     const SYS_PTRACE: u64 = 1 << 19;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & SYS_PTRACE != 0)
+    let bits = u64::from_str_radix(effective?.trim(), 16).ok()?;
+    Some(bits & SYS_PTRACE != 0)
 }
 
 impl fmt::Display for Us {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let groups: Vec<String> = self.groups.iter().map(|&group| named("/etc/group", group)).collect();
-        let trace = if self.may_trace { "with" } else { "without" };
+        let trace = match self.may_trace {
+            Some(true) => "with",
+            Some(false) => "without",
+            None => "perhaps with",
+        };
         write!(f, "user {}, groups {}, {trace} CAP_SYS_PTRACE", named("/etc/passwd", self.user), groups.join(" "))
     }
 }
@@ -175,7 +181,7 @@ mod tests {
     #[test]
     fn what_stands_in_the_way_is_named_with_who_may() {
         let folder = tempfile::tempdir().unwrap();
-        let us = Us { user: 65534, groups: vec![65534], may_trace: false };
+        let us = Us { user: 65534, groups: vec![65534], may_trace: Some(false) };
         let root = folder.path().join("srv");
         let file = root.join("data/messages.db");
         std::fs::create_dir_all(root.join("data")).unwrap();
@@ -222,7 +228,7 @@ mod tests {
     fn a_member_of_the_group_is_told_the_mode() {
         let folder = tempfile::tempdir().unwrap();
         let found = folder.path().metadata().unwrap();
-        let us = Us { user: 65534, groups: vec![found.gid()], may_trace: false };
+        let us = Us { user: 65534, groups: vec![found.gid()], may_trace: Some(false) };
         mode(folder.path(), 0o700);
         let found = folder.path().metadata().unwrap();
         let way = ways(folder.path(), &found, Access::READ_OK | Access::EXEC_OK, &us);
@@ -238,10 +244,9 @@ mod tests {
 
     #[test]
     fn a_capability_is_a_bit() {
-        assert!(
-            may_trace("Name:\tx\nCapEff:\t000001ffffffffff\n")
-                && !may_trace("CapEff:\t00000000a80425fb\n")
-                && !may_trace("")
+        assert_eq!(
+            ["Name:\tx\nCapEff:\t000001ffffffffff\n", "CapEff:\t00000000a80425fb\n", "", "CapEff:\tx\n"].map(may_trace),
+            [Some(true), Some(false), None, None]
         );
     }
 }

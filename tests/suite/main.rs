@@ -50,7 +50,10 @@ fn skipped(what: &str, why: &str) {
 fn prometheus3(program: &str) -> Option<std::path::PathBuf> {
     match std::env::var_os("AGENTHOST_PROMETHEUS3") {
         Some(folder) if !folder.is_empty() => Some(std::path::Path::new(&folder).join(program)),
-        Some(_) => None,
+        Some(_) => {
+            eprintln!("SKIPPED: {program} of Prometheus 3, because tests/run could not build it");
+            None
+        }
         None => {
             skipped("Prometheus 3", "AGENTHOST_PROMETHEUS3 names no folder in which tests/run has built it");
             None

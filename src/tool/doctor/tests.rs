@@ -11,7 +11,7 @@ fn now() -> Now {
 }
 
 fn us() -> Us {
-    Us { user: 65534, groups: vec![65534], may_trace: false }
+    Us { user: 65534, groups: vec![65534], may_trace: Some(false) }
 }
 
 fn examined(outcome: Result<Sample, Failure>) -> Row {

@@ -251,7 +251,7 @@ async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Resul
     let ledger = ledger(&config);
     let mut running = Running::start(config, ledger, guard)?;
     let (ask, asked) = mpsc::channel(1);
-    let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask), flags.web_enable_pprof)?;
+    let show = Show::new(&running.current, flags.web_enable_lifecycle.then_some(ask), flags.web_enable_pprof);
     print(hello)?;
     tokio::spawn(notify::of(running.current.clone()));
     tokio::select! {

@@ -63,12 +63,9 @@ pub type Reloads = mpsc::Sender<oneshot::Sender<Result<(), String>>>;
 
 impl Show {
     /// Without `reloads`, `/-/reload` is forbidden; `profiler` is whether the page shows the way there.
-    ///
-    /// # Errors
-    /// The Prometheus exporter cannot be built: a defect of the declarations.
-    pub fn new(current: &Current, reloads: Option<Reloads>, profiler: bool) -> Result<Show> {
-        let (metrics, status) = (metrics::page(current)?, status::page(current));
-        Ok(Show { current: current.clone(), metrics, status, stopping: Arc::default(), reloads, profiler })
+    pub fn new(current: &Current, reloads: Option<Reloads>, profiler: bool) -> Show {
+        let (metrics, status) = (metrics::page(current), status::page(current));
+        Show { current: current.clone(), metrics, status, stopping: Arc::default(), reloads, profiler }
     }
 
     /// From now on it is not ready: it answers only what is under way.

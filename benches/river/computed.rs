@@ -44,7 +44,7 @@ pub fn encode() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     for series in [500, 5000] {
         let current = Current::fixed(snapshot(series));
-        let page = metrics::page(&current).expect("a page");
+        let page = metrics::page(&current);
         let rendered = best(20, || drop(black_box(page.write())));
         let by_hand = best(20, || drop(black_box(by_hand(&current.get()))));
         say(&format!("{series} series: /metrics rendered"), rendered, "us");

@@ -17,7 +17,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
+use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 use prost::Message;
 use tokio::time::MissedTickBehavior;
 
@@ -115,24 +115,21 @@ impl Pace {
     }
 }
 
-/// The instruments, and the one who reads them.
+/// Who packs what is pushed.
 struct Meter {
-    reader: Asked,
-    _provider: SdkMeterProvider,
+    current: Current,
+    resource: Resource,
 }
 
 impl Meter {
-    /// Counters are cumulative: many begin with what the host has counted before, which a delta would tell again at each
-    /// restart.
     fn new(current: &Current, resource: BTreeMap<String, String>) -> Meter {
-        let reader = Asked(Arc::new(ManualReader::builder().with_temporality(Temporality::Cumulative).build()));
         let attributes = resource.into_iter().map(|(name, value)| KeyValue::new(name, value));
         // What the library says of itself comes with its builder, and an attribute of ours over it.
         let resource = Resource::builder_empty()
             .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
             .with_schema_url(attributes, SCHEMA)
             .build();
-        Meter { _provider: metrics::provider(reader.clone(), resource, current), reader }
+        Meter { current: current.clone(), resource }
     }
 
     /// One collection, on a thread where it holds up nobody.
@@ -140,9 +137,13 @@ impl Meter {
         tokio::task::spawn_blocking(move || self.collect()).await.context("a push broke off")?
     }
 
+    /// Counters are cumulative: many begin with what the host has counted before, which a delta would tell again at each
+    /// restart.
     fn collect(&self) -> Result<Bytes> {
+        let reader = Asked(Arc::new(ManualReader::builder().with_temporality(Temporality::Cumulative).build()));
+        let _provider = metrics::provider(reader.clone(), self.resource.clone(), &self.current.get());
         let mut metrics = ResourceMetrics::default();
-        self.reader.collect(&mut metrics).context("collect what is pushed")?;
+        reader.collect(&mut metrics).context("collect what is pushed")?;
         let mut push = ExportMetricsServiceRequest::from(&metrics);
         push.resource_metrics.iter_mut().for_each(forget_starts);
         Ok(push.encode_to_vec().into())

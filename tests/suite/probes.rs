@@ -213,7 +213,7 @@ fn without_a_heart_no_verdict_is_shown() {
 }
 
 fn answer(stage: &Stage, method: Method, path: &str) -> (StatusCode, String) {
-    answer_of(&Show::new(&stage.current(), None, false).unwrap(), stage, method, path)
+    answer_of(&Show::new(&stage.current(), None, false), stage, method, path)
 }
 
 fn answer_of(show: &Show, stage: &Stage, method: Method, path: &str) -> (StatusCode, String) {
@@ -231,7 +231,7 @@ fn answer_of(show: &Show, stage: &Stage, method: Method, path: &str) -> (StatusC
 #[test]
 fn one_that_stops_is_not_ready_and_lives() {
     let stage = host("");
-    let show = Show::new(&stage.current(), None, false).unwrap();
+    let show = Show::new(&stage.current(), None, false);
     let code = |path: &str| answer_of(&show, &stage, Method::GET, path).0.as_u16();
     assert_eq!(["/readyz", "/-/ready", "/livez", "/-/healthy"].map(code), [200; 4]);
     show.stop();
@@ -363,7 +363,7 @@ fn probe_metric_and_json_agree() {
             facts_agree(&stage, &format!("seed {seed}, step {step}"));
             ready[usize::from(stage.snapshot().ready)] += 1;
         }
-        let page = metrics::page(&stage.current()).unwrap().write().unwrap().plain;
+        let page = metrics::page(&stage.current()).write().unwrap().plain;
         let line = format!("\nagenthost_ready {}\n", u8::from(stage.snapshot().ready));
         assert!(std::str::from_utf8(&page).unwrap().contains(&line), "seed {seed}");
     }

@@ -59,13 +59,6 @@ fn init() {
         targets::ALL.iter().for_each(|target| println!("{} {}", target.name, target.weight));
         std::process::exit(0);
     }
-    if std::env::var_os("FUZZ_DUMP").is_some() {
-        let texts = targets::verdicts::kept().1;
-        println!("{}", texts.about);
-        texts.windows.iter().for_each(|(key, text)| println!("{key:?} {text}"));
-        texts.changes.iter().for_each(|(key, text)| println!("{key:?} {text}"));
-        std::process::exit(0);
-    }
     if std::env::var_os("FUZZ_WORDS").is_some() {
         for word in wanted().words {
             let bytes: String = word.bytes().map(|byte| format!("\\x{byte:02X}")).collect();

@@ -308,7 +308,10 @@ fn key(line: &str) -> Option<&str> {
     let brackets = line.len() - inner.len();
     match brackets {
         0 => behind.trim_start().starts_with('=').then(|| before.trim_end()),
+        // In quotes it is a text in a list.
+        1 | 2 if before.starts_with(['"', '\'']) => None,
         1 | 2 if behind.starts_with(&"]]"[..brackets]) => line.get(..2 * brackets + before.len()),
+        1 | 2 if behind.trim().is_empty() => Some(line),
         _ => None,
     }
 }

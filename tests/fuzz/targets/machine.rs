@@ -68,12 +68,8 @@ pub fn process(data: &[u8]) {
         assert!(String::from_utf8_lossy(environ).contains(&value));
     }
     if let Ok(table) = proc.table(&scan) {
-        assert_eq!(table.get(7).is_some_and(|process| process.runs("pynchy")), runs(&table, "pynchy"));
+        let _ = table.get(7).map(|process| process.runs("pynchy"));
     }
-}
-
-fn runs(table: &agenthost_exporter::source::process::Table, word: &str) -> bool {
-    table.get(7).is_some_and(|process| process.runs(word))
 }
 
 /// Parent, ticks and threads, as proc(5) has them.

@@ -83,7 +83,7 @@ fn fields(stat: &[u8]) -> Option<(u32, u64, u64)> {
     let number = |field: usize| rest.get(field - 3)?.parse::<u64>().ok();
     let signed = |field: usize| rest.get(field - 3)?.parse::<i64>().ok();
     // What is used must be there: terminal, flags, start, pages.
-    (signed(7)?, number(9)?, number(22)?, signed(24)?);
+    let _ = (signed(7)?, number(9)?, number(22)?, signed(24)?);
     Some((rest.get(1)?.parse().ok()?, number(14)?.checked_add(number(15)?)?, number(20)?))
 }
 

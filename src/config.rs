@@ -300,8 +300,36 @@ fn explain(text: &str, file: &str, fault: impl Into<Fault>) -> anyhow::Error {
     }
 }
 
-/// The key or the table header of a line.
+/// The key or the table header of a line. Of a line that has neither nothing is shown: it may hold a secret, and secrets end in
+/// `=`, too.
 fn key(line: &str) -> Option<&str> {
-    let header = line.starts_with('[').then_some(line);
-    header.or_else(|| line.split_once('=').map(|(key, _)| key.trim()))
+    let inner = line.trim_start_matches('[');
+    let (before, behind) = inner.split_at(end_of_key(inner)?);
+    let brackets = line.len() - inner.len();
+    match brackets {
+        0 => behind.trim_start().starts_with('=').then(|| before.trim_end()),
+        // In quotes it is a text in a list.
+        1 | 2 if before.starts_with(['"', '\'']) => None,
+        1 | 2 if behind.starts_with(&"]]"[..brackets]) => line.get(..2 * brackets + before.len()),
+        1 | 2 if behind.trim().is_empty() => Some(line),
+        _ => None,
+    }
+}
+
+/// Where a key ends: words, or texts in quotes, with points between. `None`: it begins with none.
+fn end_of_key(text: &str) -> Option<usize> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    let mut end = 0;
+    loop {
+        let rest = text.get(end..)?;
+        end += match rest.chars().next()? {
+            quote @ ('"' | '\'') => 2 + rest.get(1..)?.find(quote)?,
+            letter if plain(letter) => rest.find(|letter| !plain(letter)).unwrap_or(rest.len()),
+            _ => return None,
+        };
+        match text.get(end..)?.trim_start().strip_prefix('.') {
+            Some(more) => end = text.len() - more.trim_start().len(),
+            None => return Some(end),
+        }
+    }
 }

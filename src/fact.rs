@@ -197,6 +197,9 @@ impl Policy {
     }
 }
 
+/// As good as for ever, and still so short that three of it and more can be added up.
+const LONGEST: Duration = Duration::from_secs(10_000 * 366 * 86_400);
+
 /// A duration as people write it in the configuration: `2m`, `1h30m`, `250ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -229,7 +232,8 @@ impl std::str::FromStr for Span {
     fn from_str(text: &str) -> Result<Span, String> {
         let bad = || format!("`{text}` is not a duration: write it like `15s`, `2m`, `1h30m` or `250ms`");
         let parsed: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
-        Duration::try_from(parsed).map(Span).map_err(|_| bad())
+        let span = Duration::try_from(parsed).map_err(|_| bad())?;
+        if span > LONGEST { Err(format!("`{text}` is longer than ten thousand years")) } else { Ok(Span(span)) }
     }
 }
 
@@ -273,7 +277,7 @@ mod tests {
             assert_eq!(span.0.as_secs_f64(), seconds);
             assert_eq!(span.to_string(), text);
         }
-        for text in ["", "15", "-2m", "soon", "2 parsecs"] {
+        for text in ["", "15", "-2m", "soon", "2 parsecs", "2562047788015215h"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

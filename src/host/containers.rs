@@ -244,18 +244,33 @@ impl Pattern {
     /// What stands for the group, or the whole name where the pattern has none; `None` if the name does not fit.
     fn fits<'n>(&self, name: &'n str) -> Option<&'n str> {
         // What Docker allows in a name is ASCII, so it can be cut anywhere.
-        name.is_ascii().then(|| fit(&self.0, name))?.map(|group| group.unwrap_or(name))
+        let is_name = name.is_ascii() && name.len() <= LONGEST;
+        let mut vain = vec![false; if is_name { (self.0.len() + 1) * (name.len() + 1) } else { 0 }];
+        is_name.then(|| fit(&self.0, name, &mut vain, name.len() + 1))?.map(|group| group.unwrap_or(name))
     }
 }
 
-fn fit<'n>(parts: &[Part], text: &'n str) -> Option<Option<&'n str>> {
+/// A longer name is none that a host gives.
+const LONGEST: usize = 512;
+
+/// `vain`: by how many parts and letters are left, whether they do not fit; `width` of the latter for each of the former. Without
+/// that, ten `*` would try each of all ways to cut a name in ten.
+fn fit<'n>(parts: &[Part], text: &'n str, vain: &mut [bool], width: usize) -> Option<Option<&'n str>> {
+    let left = parts.len() * width + text.len();
     let Some((part, parts)) = parts.split_first() else {
         return text.is_empty().then_some(None);
     };
-    part.lengths(text).into_iter().find_map(|length| {
+    if vain[left] {
+        return None;
+    }
+    let fits = part.lengths(text).into_iter().find_map(|length| {
         let (own, rest) = text.split_at(length);
-        fit(parts, rest).map(|group| if *part == Part::Group { Some(own) } else { group })
-    })
+        fit(parts, rest, vain, width).map(|group| if *part == Part::Group { Some(own) } else { group })
+    });
+    if fits.is_none() {
+        vain[left] = true;
+    }
+    fits
 }
 
 #[cfg(test)]
@@ -321,6 +336,12 @@ mod tests {
         assert_eq!(names.roles().collect::<Vec<_>>(), [Role::Agent]);
         assert_eq!(Names::pynchy().with_agents(&["x".parse().unwrap()]).classify("x", None).unwrap().role, Role::Agent);
         assert_eq!(names.beginnings(), ["claw", "nanoclaw-"]);
+        let stars: Pattern = format!("a{}*c", "*b".repeat(12)).parse().unwrap();
+        assert!(
+            stars.fits(&format!("a{}", "b".repeat(400))).is_none(),
+            "in no more time than it has letters and parts"
+        );
+        assert!(stars.fits(&format!("a{}c", "b".repeat(400))).is_some());
         assert!(Names::default().is_empty() && !Names::default().might_be("x"));
     }
 

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A LiteLLM configuration is smaller.
@@ -88,8 +89,9 @@ impl Gateway {
         let is_there = |path: &&PathBuf| !matches!(path.try_exists(), Ok(false));
         let path = self.litellm_configs.iter().find(is_there)?;
         let mut text = String::new();
-        File::open(path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
-        Some(text)
+        File::open(path).ok()?.take(LONGEST + 1).read_to_string(&mut text).ok()?;
+        // What is cut off may say the contrary of what is not.
+        (text.len() as u64 <= LONGEST).then_some(text)
     }
 }
 
@@ -97,7 +99,7 @@ impl Gateway {
 #[derive(Deserialize)]
 struct Litellm {
     general_settings: Option<General>,
-    /// Other files, any of which may say it.
+    /// Other files, any of which may say it: what they set takes the place of what stands here.
     include: Option<serde::de::IgnoredAny>,
 }
 
@@ -117,19 +119,27 @@ struct Pace {
     health_check_interval: Option<f64>,
 }
 
+/// Aliases may repeat so much in all. A few hundred bytes of them can be made to mean a million words, at each of our looks.
+const REPEATED: usize = 10_000;
+
+/// `None`: it is not understood; `Some(None)`: it says nothing at all.
+fn read<T: DeserializeOwned>(yaml: &str) -> Option<Option<T>> {
+    let mut options = serde_saphyr::Options::default();
+    options.alias_limits.max_total_replayed_events = REPEATED;
+    serde_saphyr::from_str_with_options(yaml, options).ok()
+}
+
 fn general(yaml: &str) -> Option<Pace> {
-    serde_saphyr::from_str::<Option<Paced>>(yaml).ok()??.general_settings
+    read::<Paced>(yaml)??.general_settings
 }
 
 /// Off if not said, as LiteLLM has it. What is not understood is not known; nothing of it is quoted.
 fn background_health_checks(yaml: &str) -> Option<bool> {
-    let config: Option<Litellm> = serde_saphyr::from_str(yaml).ok()?;
-    let Some(config) = config else { return Some(false) };
-    let said = config.general_settings.and_then(|general| general.background_health_checks);
-    if said.is_none() && config.include.is_some() {
+    let Some(config) = read::<Litellm>(yaml)? else { return Some(false) };
+    if config.include.is_some() {
         return None;
     }
-    Some(said.unwrap_or(false))
+    Some(config.general_settings.and_then(|general| general.background_health_checks).unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -158,7 +168,7 @@ mod tests {
             ("", Some(false)),
             ("# nothing\n", Some(false)),
             ("include: [more.yaml]\n", None),
-            ("include: [more.yaml]\ngeneral_settings: {background_health_checks: true}\n", Some(true)),
+            ("include: [more.yaml]\ngeneral_settings: {background_health_checks: true}\n", None),
             ("general_settings: {background_health_checks: os.environ/CHECKS}", None),
             ("general_settings: {background_health_checks: \"true\"}", Some(true)),
             ("general_settings: {background_health_checks: on}", Some(true)),
@@ -190,6 +200,21 @@ mod tests {
             assert_eq!(gateway.health_check_interval(), Duration::from_secs(seconds), "{yaml}");
         }
         assert_eq!(litellm(&[]).1.health_check_interval(), Duration::from_secs(300));
+    }
+
+    #[test]
+    fn what_repeats_itself_without_end_is_not_understood() {
+        let line = |(name, of): (char, char)| format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 8].join(", "));
+        let yaml: String = ('b'..'j').zip('a'..'i').map(line).collect();
+        let yaml = format!("a: &a [x, x]\n{yaml}{ON}");
+        assert_eq!(background_health_checks(&yaml), None);
+        assert_eq!(background_health_checks(&format!("a: &a [x]\nb: [*a, *a]\n{ON}")), Some(true));
+    }
+
+    #[test]
+    fn a_part_of_a_file_is_not_read_as_the_whole() {
+        let long = format!("{ON}#{}", "x".repeat(LONGEST as usize));
+        assert_eq!(litellm(&[("running.yaml", &long)]).1.background_health_checks(), None);
     }
 
     #[test]

@@ -61,6 +61,8 @@ impl State {
         let host = match self.host.as_deref() {
             None | Some("" | "0.0.0.0" | "::" | "localhost") => "127.0.0.1".to_owned(),
             Some(v6) if v6.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{v6}]"),
+            // It would lead to a path of another port.
+            Some(host) if host.contains('/') => return None,
             Some(host) => host.to_owned(),
         };
         crate::source::http::base(&format!("http://{host}:{port}")).ok()
@@ -96,6 +98,8 @@ mod tests {
             r#"{"port": 0}"#,
             r#"{"port": 70000}"#,
             r#"{"port": 1, "host": "secret@x"}"#,
+            r#"{"port": 1, "host": "secret/x"}"#,
+            r#"{"port": 80, "host": "secret/x"}"#,
         ] {
             let said = format!("{:#}", read(text).unwrap_err());
             assert_eq!(said, format!("read {}: it does not say its port", file.display()), "{text}");

@@ -71,6 +71,9 @@ enum Interval {
     Text(String),
 }
 
+/// Aliases may repeat so much in all: a few hundred bytes of them can be made to mean a million words.
+const REPEATED: usize = 10_000;
+
 /// Each answer may carry these, and no other that the file names.
 const HEADERS: [&str; 5] = [
     "Content-Security-Policy",
@@ -92,7 +95,10 @@ impl WebConfig {
     }
 
     fn parse(text: &str) -> Result<WebConfig> {
-        let read: Option<WebConfig> = serde_saphyr::from_str(text).map_err(|error| fault(&error))?;
+        let mut options = serde_saphyr::Options::default();
+        options.alias_limits.max_total_replayed_events = REPEATED;
+        let read: Option<WebConfig> =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| fault(&error))?;
         Ok(read.unwrap_or_default())
     }
 

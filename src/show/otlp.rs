@@ -73,9 +73,7 @@ pub async fn push(current: Current, target: Target, resource: BTreeMap<String, S
 
 /// Whether points of it were refused, which is told once.
 fn taken(answer: &Bytes, pushes: &Pushes, endpoint: &str, before: bool) -> bool {
-    // An answer of another kind says nothing of refused points: the status has said that the push was taken.
-    let said = ExportMetricsServiceResponse::decode(answer.clone()).ok().and_then(|said| said.partial_success);
-    let rejected = said.map_or(0, |said| u64::try_from(said.rejected_data_points).unwrap_or(0));
+    let rejected = rejected(answer);
     if rejected > 0 && !before {
         tracing::warn!(endpoint, rejected, "the endpoint refuses points of pushes that it takes");
     }
@@ -83,6 +81,14 @@ fn taken(answer: &Bytes, pushes: &Pushes, endpoint: &str, before: bool) -> bool 
         tracing::info!(endpoint, "pushes are taken again");
     }
     rejected > 0
+}
+
+/// How many points were refused of a push that was taken, by the body of the answer.
+///
+/// An answer of another kind says nothing of refused points: the status has said that the push was taken.
+pub fn rejected(answer: &Bytes) -> u64 {
+    let said = ExportMetricsServiceResponse::decode(answer.clone()).ok().and_then(|said| said.partial_success);
+    said.map_or(0, |said| u64::try_from(said.rejected_data_points).unwrap_or(0))
 }
 
 /// How many turns are left out after failures.

@@ -60,8 +60,9 @@ impl KeyFile {
 
 fn text(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
-    Ok(text)
+    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    // A part of it would be shown as if it were the key.
+    if text.len() as u64 > LONGEST { Err(std::io::Error::other("it is too long for a key")) } else { Ok(text) }
 }
 
 #[cfg(test)]
@@ -93,6 +94,8 @@ mod tests {
             assert!(text.contains(says) && !text.contains("secret"), "{text}");
         };
         says("No such file");
+        std::fs::write(&path, "secret".repeat(2000)).unwrap();
+        says("too long");
         for text in ["", " \n", "a secret", "secret\nX-Evil: 1", "s\u{e9}cret"] {
             std::fs::write(&path, text).unwrap();
             says("holds no key");

@@ -408,7 +408,7 @@ impl Pushes {
     pub fn sent(&self, rejected: u64) -> bool {
         self.with(|told| {
             told.sent += 1;
-            told.rejected_points += rejected;
+            told.rejected_points = told.rejected_points.saturating_add(rejected);
             told.last_sent_at = Some(Timestamp::now());
             told.error.take().is_some()
         })

@@ -179,8 +179,9 @@ impl State {
     }
 }
 
-/// Both are in the order of their names: one pass says which are new, changed and gone.
-fn save_windows(transaction: &Transaction<'_>, windows: &BTreeMap<(String, String), String>) -> rusqlite::Result<()> {
+/// All that are listed afterwards must be found by their names, and once: a name that was damaged stands in the wrong place, where
+/// nobody who looks for it finds it, and would stay for ever.
+fn save_windows(transaction: &Transaction<'_>, windows: &BTreeMap<(String, String), String>) -> Result<(), Trouble> {
     let mut put = transaction.prepare(
         "INSERT INTO windows VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET text = excluded.text WHERE text <> excluded.text",
     )?;
@@ -191,10 +192,14 @@ fn save_windows(transaction: &Transaction<'_>, windows: &BTreeMap<(String, Strin
     let all = listed.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let all: Vec<(String, String)> = all.collect::<rusqlite::Result<_>>()?;
     let mut remove = transaction.prepare("DELETE FROM windows WHERE name = ?1 AND subject = ?2")?;
+    let mut removed = 0;
     for (name, subject) in all.iter().filter(|key| !windows.contains_key(key)) {
-        remove.execute([name, subject])?;
+        removed += remove.execute([name, subject])?;
     }
-    Ok(())
+    match all.len() == windows.len() + removed {
+        true => Ok(()),
+        false => Err(Trouble::Damaged("a window is not where its name says".into())),
+    }
 }
 
 /// Adds what is new. Of a file of which nobody knows what is in it, nothing stays.

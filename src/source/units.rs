@@ -30,7 +30,8 @@ pub fn all(home: Option<&Path>) -> Vec<Unit> {
     in_folders(&folders)
 }
 
-fn in_folders(folders: &[PathBuf]) -> Vec<Unit> {
+/// Every service in these folders. Of a name that stands in several the first counts.
+pub fn in_folders(folders: &[PathBuf]) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
     for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -31,6 +31,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Without a line for so much longer than the slowest collector may take, lines are missing: nobody watched, then.
 const SLACK: Duration = Duration::from_secs(60);
 
+/// No more than this is played second by second without a line: every sidecar has a collector that is faster.
+const LONGEST_GAP: Duration = Duration::from_secs(24 * 3600);
+
 /// Plays the files in their order and prints what would have changed and when, then a summary. Answers with the number of
 /// broken lines, each of which is named on `err` and skipped.
 ///
@@ -110,7 +113,7 @@ impl<'a> Replay<'a> {
             Line::Reading(looked) => self.look(looked, out),
             Line::Pause(pause) => self.pause(pause, out),
             Line::Lost { count } => {
-                self.ledger.lost += count;
+                self.ledger.lost = self.ledger.lost.saturating_add(count);
                 Ok(Ok(()))
             }
         }
@@ -285,6 +288,6 @@ impl Session {
 
     fn patience(&self) -> Duration {
         let slowest = self.header.collectors.iter().map(|paced| paced.interval.0.saturating_add(paced.timeout.0)).max();
-        slowest.unwrap_or_default().saturating_add(SLACK)
+        slowest.unwrap_or_default().saturating_add(SLACK).min(LONGEST_GAP)
     }
 }

@@ -17,6 +17,7 @@ mod dockerd;
 mod fake_docker;
 mod examined;
 mod fixture;
+mod fuzz;
 mod gateway;
 mod git;
 mod kubernetes;

@@ -144,7 +144,7 @@ struct Endpoint {
 pub fn health(answer: &Answer) -> Result<Option<Health>> {
     let said: HealthAnswer = answer.json()?;
     let (Some(healthy), Some(unhealthy)) = (said.healthy_count, said.unhealthy_count) else { return Ok(None) };
-    if healthy + unhealthy == 0 {
+    if healthy == 0 && unhealthy == 0 {
         return Ok(None);
     }
     let of = |endpoints: Vec<Endpoint>, well| endpoints.into_iter().map(move |one| (one.model_id, one.model, well));

@@ -125,6 +125,9 @@ impl fmt::Debug for Comm {
     }
 }
 
+/// Of a command line no more is read: one may have megabytes, in a million words, and each costs us ten times its length.
+const LONGEST_LINE: u64 = 256 * 1024;
+
 /// `PF_KTHREAD` among the flags of a process.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
@@ -395,9 +398,11 @@ impl Proc {
         Ok(std::fs::read_link(self.path(pid, name))?)
     }
 
-    /// The command line; empty for a zombie.
+    /// The command line, as far as it can say what the process is; empty for a zombie.
     pub fn words(&self, pid: u32) -> Result<Words, Hidden> {
-        Ok(Words::parse(&self.read(pid, "cmdline")?))
+        let mut begin = Vec::new();
+        File::open(self.path(pid, "cmdline"))?.take(LONGEST_LINE).read_to_end(&mut begin)?;
+        Ok(Words::parse(&begin))
     }
 
     pub fn exe(&self, pid: u32) -> Result<PathBuf, Hidden> {
@@ -588,6 +593,16 @@ mod tests {
         let words = Words::parse(b"node\0-e\0\0sk-secret");
         assert_eq!(words.line(), "node -e  sk-secret");
         assert_eq!(format!("{words:?}"), "4 words");
+    }
+
+    #[test]
+    fn of_a_command_line_without_end_the_begin_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("7")).unwrap();
+        std::fs::write(folder.path().join("7/cmdline"), "node\0/x/pi.js\0".to_owned() + &"a\0".repeat(2_000_000))
+            .unwrap();
+        let words = Proc::at(folder.path()).words(7).unwrap();
+        assert_eq!((words.iter().nth(1), words.iter().count()), (Some(&b"/x/pi.js"[..]), 131_067));
     }
 
     #[test]

@@ -162,9 +162,18 @@ pub(super) fn launched(words: &[OsString]) -> Option<&OsStr> {
     words.first().map(OsString::as_os_str)
 }
 
+/// A loop: whoever writes over its command line can name a launcher a hundred thousand times, and a stack ends.
 fn names_program(words: &[OsString], program: &str) -> bool {
-    let Some((first, rest)) = words.split_first() else { return false };
-    is_called(first, program) || Launcher::of(first).is_some_and(|launcher| launcher.launches(rest, program))
+    let (mut words, mut is_launched) = (words, false);
+    while let Some((first, rest)) = words.split_first() {
+        let bare = if is_launched { without_version(without_ending(first)) } else { first };
+        if is_called(first, program) || is_called(bare, program) {
+            return true;
+        }
+        let Some(launcher) = Launcher::of(first) else { return false };
+        (words, is_launched) = (launcher.launched(rest), true);
+    }
+    false
 }
 
 impl Launcher {
@@ -177,12 +186,6 @@ impl Launcher {
         // `python3.12` is a python.
         let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
         launchers.iter().find(|launcher| launcher.names.contains(&name))
-    }
-
-    fn launches(&self, words: &[OsString], program: &str) -> bool {
-        let launched = self.launched(words);
-        let Some(word) = launched.first() else { return false };
-        is_called(without_version(without_ending(word)), program) || names_program(launched, program)
     }
 
     /// `-c`, `--eval=…`, or a bundle of letters with it: `bash -lc`, `perl -ne`.
@@ -339,6 +342,8 @@ mod tests {
             assert!(!seen(name, line, program), "{line}");
         }
         assert!(!runs("", &[], "pynchy"));
+        let launchers = vec![OsString::from("env"); 200_000];
+        assert!(!runs("env", &launchers, "pynchy") && launched(&launchers).is_none(), "a stack would end");
     }
 
     #[test]

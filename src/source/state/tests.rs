@@ -262,3 +262,17 @@ fn a_boot_has_a_name() {
     assert_eq!(boot().unwrap().len(), 36);
     assert_eq!(boot(), boot());
 }
+
+#[test]
+fn a_name_that_was_damaged_is_damage_and_stays_in_no_file() {
+    let lab = Lab::new();
+    lab.open().unwrap().save(&texts(5)).unwrap();
+    let damaged = String::from_utf8(lab.bytes().iter().map(|byte| byte & 0x7f).collect()).unwrap();
+    let places: Vec<usize> = damaged.match_indices("lamp 1").map(|(at, _)| at + 5).collect();
+    let mut bytes = lab.bytes();
+    places.iter().for_each(|at| bytes[*at] = b'9');
+    std::fs::write(lab.path(), &bytes).unwrap();
+    let mut state = lab.open().unwrap(); // a quick look does not find it
+    assert!(!places.is_empty() && state.load().unwrap().unwrap().windows.len() == 5);
+    assert!(matches!(state.save(&texts(5)), Err(Trouble::Damaged(_))));
+}

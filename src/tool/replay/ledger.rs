@@ -228,13 +228,17 @@ impl Subject {
     }
 }
 
+/// A name can be of any length; what is longer stands out of its column.
+const WIDEST: usize = 200;
+
 const HEAD: [&str; 6] =
     ["check", "severity", "failures", "failed for", "time to detect (least, median, most)", "blips"];
 
 fn table(subjects: &[&Subject], last: Now, out: &mut impl Write) -> io::Result<()> {
     let mut rows = vec![HEAD.map(String::from)];
     rows.extend(subjects.iter().map(|subject| subject.row(last)));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default().min(WIDEST);
     let widths: [usize; 6] = std::array::from_fn(width);
     writeln!(out)?;
     for row in &rows {

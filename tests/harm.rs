@@ -3,17 +3,33 @@
 //!
 //! Each part prints its figures: `cargo test --test harm -- --nocapture`. `AGENTHOST_TESTS=long` makes them longer.
 
+#[path = "../src/collect/fixture/api.rs"]
+mod api;
+#[path = "suite/between.rs"]
+mod between;
+#[path = "suite/dockerd.rs"]
+mod dockerd;
+#[path = "../src/source/docker/fake.rs"]
+mod fake_docker;
+#[path = "suite/fixture.rs"]
+mod fixture;
 #[path = "suite/ground.rs"]
 mod ground;
 
+#[path = "harm/docker.rs"]
+mod docker;
 #[path = "harm/figures.rs"]
 mod figures;
 #[path = "harm/git.rs"]
 mod git;
 #[path = "harm/program.rs"]
 mod program;
+#[path = "harm/sqlite.rs"]
+mod sqlite;
 #[path = "harm/strace.rs"]
 mod strace;
+#[path = "harm/whole.rs"]
+mod whole;
 
 /// Says that a test could not run, and why. Under `tests/run` that is a failure.
 fn skipped(what: &str, why: &str) {

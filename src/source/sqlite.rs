@@ -1,6 +1,6 @@
 //! SQLite, read only: opened for each reading, closed after it, no statement of more than milliseconds.
 //!
-//! Nothing is made beside the host's file: no `-wal`, no `-shm`. And never `immutable=1` while a journal or a `-wal`
+//! Nothing of the host's is opened to be written, and nothing made beside its file: no `-wal`, no `-shm`. And never `immutable=1` while a journal or a `-wal`
 //! holds pages that the file lacks: it would read wrong answers.
 //!
 //! Nobody here opens the file but SQLite: closing any descriptor of it would drop the locks of the whole process.
@@ -22,6 +22,7 @@ use crate::fact::Span;
 use crate::sample::Denied;
 
 pub mod column;
+mod read_only;
 mod tail;
 
 pub use column::Raw;
@@ -153,7 +154,8 @@ impl Database {
 
     fn connection(&self, mode: &str) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Connection::open_with_flags(uri(&self.path, mode), flags)
+        read_only::prepare();
+        Connection::open_with_flags_and_vfs(uri(&self.path, mode), flags, read_only::NAME)
     }
 
     fn connect(&self, mode: &str) -> rusqlite::Result<Reader> {

@@ -22,6 +22,8 @@ mod docker;
 mod figures;
 #[path = "harm/git.rs"]
 mod git;
+#[path = "harm/poverty.rs"]
+mod poverty;
 #[path = "harm/program.rs"]
 mod program;
 #[path = "harm/sqlite.rs"]

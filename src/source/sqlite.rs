@@ -279,7 +279,7 @@ impl Reader {
             } else {
                 Err("the query gives more than one row")
             })
-        });
+        })?;
         match self.run(|| Ok(found)) {
             Ok(Ok(Ok(numbers))) => Ok(numbers),
             Ok(Ok(Err(wrong))) => bail!("{path}: {wrong}"),
@@ -290,19 +290,20 @@ impl Reader {
     }
 
     /// Does it on this thread, while another one stops it at its limit.
-    fn within<T>(&self, limit: Duration, ended: &Arc<AtomicBool>, act: impl FnOnce() -> T) -> T {
+    fn within<T>(&self, limit: Duration, ended: &Arc<AtomicBool>, act: impl FnOnce() -> T) -> Result<T> {
         let (done, waiting) = mpsc::channel::<()>();
         let (interrupt, ended) = (self.connection.get_interrupt_handle(), ended.clone());
-        let watch = std::thread::spawn(move || {
+        let watch = move || {
             if waiting.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 ended.store(true, Ordering::SeqCst);
                 interrupt.interrupt();
             }
-        });
+        };
+        let watch = std::thread::Builder::new().spawn(watch).context("start a thread that ends the query in time")?;
         let acted = act();
         drop(done);
         drop(watch.join());
-        acted
+        Ok(acted)
     }
 
     /// How long ago it was opened: what the reading has cost so far.

@@ -99,6 +99,31 @@ impl Program {
         }
     }
 
+    /// The status as wanted, or the last one after it had time for it; `None` if it has ended.
+    pub fn try_until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value, Option<Value>> {
+        let (begun, mut last) = (Instant::now(), None);
+        while begun.elapsed() < Duration::from_secs(15) {
+            if let Ok((200, text)) = get(self.address, "/status") {
+                let status = serde_json::from_str(&text).unwrap();
+                if wanted(&status) {
+                    return Ok(status);
+                }
+                last = Some(status);
+            } else if !is_alive(self.pid()) {
+                return Err(None);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(last)
+    }
+
+    /// How it ended, which it has.
+    pub fn ended(mut self) -> Ended {
+        let status = self.child.wait().unwrap();
+        std::thread::sleep(Duration::from_millis(200)); // its last words are under way
+        Ended { status, said: self.said() }
+    }
+
     /// Its log so far.
     pub fn said(&self) -> String {
         self.log.lock().unwrap().clone()
@@ -130,6 +155,12 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A corpse that nobody has reaped is not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 fn kept(stream: impl Read + Send + 'static) -> Log {

@@ -217,7 +217,8 @@ fn with_demo(flags: &Flags) -> Result<()> {
 /// the process.
 fn watch(flags: &Flags, load: Load, hello: &str) -> Result<()> {
     short::of_threads()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("start the runtime")?;
     let ended = runtime.block_on(async {
         let config = load()?;
         match flags.once {

@@ -33,6 +33,7 @@ pub use memory::OrEnd;
 mod memory {
     use std::alloc::{GlobalAlloc, Layout, System};
     use std::os::fd::AsFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// The system's allocator; when it has no more to give, the process ends with a line.
     pub struct OrEnd;
@@ -40,13 +41,18 @@ mod memory {
     const LINE: &[u8] =
         b"agenthost-exporter: out of memory: the system refuses more (a limit such as `ulimit -v`, or all of it is taken)\n";
 
+    static SAID: AtomicBool = AtomicBool::new(false);
+
     /// Takes no memory itself, and waits for nobody.
     #[allow(unsafe_code)]
     fn end() -> ! {
         unsafe extern "C" {
             fn _exit(code: std::ffi::c_int) -> !;
         }
-        let _ = rustix::io::write(std::io::stderr().as_fd(), LINE);
+        // More than one thread may want some at once.
+        if !SAID.swap(true, Ordering::SeqCst) {
+            let _ = rustix::io::write(std::io::stderr().as_fd(), LINE);
+        }
         // SAFETY: it takes any number, and may be called at any time.
         unsafe { _exit(1) }
     }

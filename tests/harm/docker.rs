@@ -65,7 +65,8 @@ fn an_engine_is_asked_two_questions_and_nothing_else() {
     );
     std::fs::write(&config, text).unwrap();
     let program = Program::start(std::process::Command::new("env"), root.path(), &config);
-    program.until("it sees that there is none", |status| up(status, "containers") && status["containers"]["total"] == 0);
+    program
+        .until("it sees that there is none", |status| up(status, "containers") && status["containers"]["total"] == 0);
     let rounds = if is_long() { 5 } else { 1 };
     for _ in 0..rounds {
         let nanoclaw = "nanoclaw-main-1795307730123";
@@ -82,8 +83,11 @@ fn an_engine_is_asked_two_questions_and_nothing_else() {
         program.until("all run", |status| {
             let runs = |name: &str| row(status, name)["state"] == "running";
             let gateway = &status["gateway"];
-            runs("pynchy-family") && runs(nanoclaw) && status["mcp"]["web"]["connected"] == true
-                && gateway["litellm_container"] == "running" && gateway["postgres_container"] == "running"
+            runs("pynchy-family")
+                && runs(nanoclaw)
+                && status["mcp"]["web"]["connected"] == true
+                && gateway["litellm_container"] == "running"
+                && gateway["postgres_container"] == "running"
                 && status["workers"]["processes"].to_string().contains(nanoclaw)
         });
         engine.docker("pause pynchy-family");
@@ -91,7 +95,9 @@ fn an_engine_is_asked_two_questions_and_nothing_else() {
         engine.docker("unpause pynchy-family");
         engine.docker("kill pynchy-litellm");
         program.until("killed", |status| status["gateway"]["litellm_container"] == "exited");
-        engine.docker(&format!("rm -f pynchy-family {nanoclaw} pynchy-litellm pynchy-litellm-db pynchy-mcp-web somebody-elses"));
+        engine.docker(&format!(
+            "rm -f pynchy-family {nanoclaw} pynchy-litellm pynchy-litellm-db pynchy-mcp-web somebody-elses"
+        ));
         program.until("gone", |status| {
             status["containers"]["total"] == 0 && status["gateway"]["litellm_container"] == "not_found"
         });
@@ -99,7 +105,8 @@ fn an_engine_is_asked_two_questions_and_nothing_else() {
     assert!(program.terminate().success());
 
     let asked = asked.lock().unwrap().clone();
-    let mut figures = Figures::of("Docker: all that a real engine was asked while containers of every kind came and went");
+    let mut figures =
+        Figures::of("Docker: all that a real engine was asked while containers of every kind came and went");
     for ((method, path), times) in &asked {
         figures.say(format!("{method} {path}"), times);
     }
@@ -118,7 +125,9 @@ fn the_proxy_lets_the_same_two_questions_through() {
     for path in PATHS {
         assert!(allowed.is_match(&path.replace("{id}", "0a1b2c3d4e5f")), "{path}");
     }
-    for other in ["/containers/x/logs", "/containers/x/stats", "/containers/x/archive", "/events", "/info", "/images/json"] {
+    for other in
+        ["/containers/x/logs", "/containers/x/stats", "/containers/x/archive", "/events", "/info", "/images/json"]
+    {
         assert!(!allowed.is_match(other), "{other} is let through, and never asked for");
     }
 }

@@ -186,7 +186,8 @@ fn polls_beside_an_agent_at_work_fail_no_command_and_write_nothing() {
         return skipped("what polls do to files", &why);
     }
     let (ground, folder) = (ground(), tempfile::tempdir().unwrap());
-    let mut figures = Figures::of("git: three trees polled without a pause, with a status each time, beside an agent at work");
+    let mut figures =
+        Figures::of("git: three trees polled without a pause, with a status each time, beside an agent at work");
     let polls = if is_long() { 10_000 } else { 1_000 };
 
     let agent = Agent::begin(&ground);
@@ -227,7 +228,8 @@ fn what_git_status_writes_is_seen() {
     let (ground, folder) = (Ground::seeded(), tempfile::tempdir().unwrap());
     touch(&ground);
     let trace = Trace::to(folder.path().join("trace"));
-    let status = trace.files().args(["git", "-c", "safe.directory=*", "status"]).current_dir(ground.tree("touched")).output();
+    let status =
+        trace.files().args(["git", "-c", "safe.directory=*", "status"]).current_dir(ground.tree("touched")).output();
     assert!(status.unwrap().status.success());
     let log = trace.log();
     let harm: Vec<_> = strace::harm(&log, &ground.root);

@@ -67,7 +67,12 @@ impl Reads {
         let strace = Trace::to(folder.path().join("trace")).locks();
         let mut command = Command::new("nice");
         command.args(["-n", "-19"]).arg(strace.get_program()).args(strace.get_args());
-        command.arg(std::env::current_exe().unwrap()).args(["--exact", "sqlite::reads", "--nocapture", "--test-threads=1"]);
+        command.arg(std::env::current_exe().unwrap()).args([
+            "--exact",
+            "sqlite::reads",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
         command.env(ROOT, root).env(STOP, folder.path().join("stop")).stdin(Stdio::null());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         Reads { child, folder }
@@ -179,7 +184,8 @@ fn a_lock_is_held_for_milliseconds() {
     if let Some(why) = Trace::is_possible() {
         return skipped("how long locks are held", &why);
     }
-    let mut figures = Figures::of("SQLite: seven collectors read without a pause beside a host that writes without patience");
+    let mut figures =
+        Figures::of("SQLite: seven collectors read without a pause beside a host that writes without patience");
     let time = Duration::from_secs(if is_long() { 20 } else { 4 });
     for mode in MODES {
         // A machine that is busy with others stops whoever holds a lock: the claim is about the program, so one of three
@@ -202,10 +208,14 @@ fn a_lock_is_held_for_milliseconds() {
                 format!("{mode}: tries of the host refused, were we to read all the time"),
                 format!("{:.2} % of {}", share * 100.0, writer.tries),
             );
-            figures.say(format!("{mode}: our looks, and those refused"), format!("{}, {}", said["looks"], said["failed"]));
+            figures
+                .say(format!("{mode}: our looks, and those refused"), format!("{}, {}", said["looks"], said["failed"]));
             if mode == "wal" {
                 // What only a change of the journal's mode waits for.
-                figures.spread("wal: the file itself is open for", &mut holds(&log, &root.database(), |start| start == SHARED));
+                figures.spread(
+                    "wal: the file itself is open for",
+                    &mut holds(&log, &root.database(), |start| start == SHARED),
+                );
                 assert_eq!(writer.refused, 0, "whoever reads a write-ahead log is in nobody's way");
             }
             Spread::of(&mut locks).is_some_and(|spread| spread.most < HELD_AT_MOST)
@@ -243,7 +253,8 @@ fn all_read(program: &Program) {
 
 #[test]
 fn a_host_without_patience_is_hardly_ever_turned_away() {
-    let mut figures = Figures::of("SQLite: the program beside a host that writes a thousand times a second without patience");
+    let mut figures =
+        Figures::of("SQLite: the program beside a host that writes a thousand times a second without patience");
     let (faster, time) = if is_long() { (1, Duration::from_secs(180)) } else { (FASTER, Duration::from_secs(12)) };
     for mode in MODES {
         let hardly = (0..3).any(|_| {
@@ -254,7 +265,12 @@ fn a_host_without_patience_is_hardly_ever_turned_away() {
             writer.works_for(time);
             // What was looked at so many times more often was met so many times more often.
             let share = f64::from(writer.refused) / f64::from(writer.tries) / f64::from(faster);
-            let told = format!("{:.4} % ({} of {}, {faster} times as fast as by default)", share * 100.0, writer.refused, writer.tries);
+            let told = format!(
+                "{:.4} % ({} of {}, {faster} times as fast as by default)",
+                share * 100.0,
+                writer.refused,
+                writer.tries
+            );
             figures.say(format!("{mode}: tries of the host that are refused at the default pace"), told);
             all_read(&program);
             share < REFUSED_AT_MOST
@@ -266,7 +282,8 @@ fn a_host_without_patience_is_hardly_ever_turned_away() {
 /// Whatever a host does to its database for once: it may have to try again, and what is read of it stays true.
 #[test]
 fn a_host_that_vacuums_and_changes_tables_and_journals_is_in_nobodys_way_for_long() {
-    let mut figures = Figures::of("SQLite: what a host does to its database for once, beside the program at 15 times its pace");
+    let mut figures =
+        Figures::of("SQLite: what a host does to its database for once, beside the program at 15 times its pace");
     let (root, api) = (host("delete"), Api::healthy());
     let writer = Writer::new(&root);
     let program = watch(&root, &api, FASTER);
@@ -288,7 +305,13 @@ fn a_host_that_vacuums_and_changes_tables_and_journals_is_in_nobodys_way_for_lon
         does("CREATE INDEX", &format!("CREATE INDEX i_{round} ON messages(sender, timestamp)"));
         does("DROP INDEX", &format!("DROP INDEX i_{round}"));
         does("journal_mode = WAL", "PRAGMA journal_mode = WAL");
-        does("INSERT", &format!("INSERT INTO messages (id, chat_jid, sender, timestamp, is_from_me) VALUES ('r{round}', 'slack:C1', 'U1', '{}', 0)", Timestamp::now()));
+        does(
+            "INSERT",
+            &format!(
+                "INSERT INTO messages (id, chat_jid, sender, timestamp, is_from_me) VALUES ('r{round}', 'slack:C1', 'U1', '{}', 0)",
+                Timestamp::now()
+            ),
+        );
         does("VACUUM in WAL", "VACUUM");
         does("wal_checkpoint", "PRAGMA wal_checkpoint(TRUNCATE)");
         does("journal_mode = DELETE", "PRAGMA journal_mode = DELETE");

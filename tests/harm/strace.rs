@@ -61,7 +61,9 @@ impl Trace {
     /// are not asked for run without a stop.
     fn command(&self, calls: &str, more: &[&str]) -> Command {
         let mut strace = Command::new("strace");
-        strace.args(["-D", "-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-e", &format!("trace={calls}")]).args(more);
+        strace
+            .args(["-D", "-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-e", &format!("trace={calls}")])
+            .args(more);
         strace.arg("-o").arg(&self.file).stdin(Stdio::null());
         strace
     }
@@ -131,12 +133,14 @@ pub fn opened(log: &str, folder: &Path) -> usize {
 pub fn reached_out(log: &str) -> Vec<Call<'_>> {
     let own: BTreeSet<u32> = calls(log).map(|call| call.by).collect();
     let first = calls(log).next().map(|call| call.by);
-    let number = |call: &Call<'_>| call.rest.split([',', ')', '<']).next().and_then(|text| text.trim().parse::<u32>().ok());
+    let number =
+        |call: &Call<'_>| call.rest.split([',', ')', '<']).next().and_then(|text| text.trim().parse::<u32>().ok());
     let to_own = |call: &Call<'_>| number(call).is_some_and(|pid| own.contains(&pid));
     calls(log)
         .filter(|call| match call.name {
             "kill" | "tkill" | "tgkill" | "rt_sigqueueinfo" | "rt_tgsigqueueinfo" => !to_own(call),
-            "pidfd_send_signal" | "ptrace" | "process_vm_writev" | "fork" | "vfork" | "execveat" | "mount" | "umount2" => true,
+            "pidfd_send_signal" | "ptrace" | "process_vm_writev" | "fork" | "vfork" | "execveat" | "mount"
+            | "umount2" => true,
             "prlimit64" | "setpriority" | "sched_setaffinity" => number(call) != Some(0) && !to_own(call),
             "clone" | "clone3" => !call.rest.contains("CLONE_THREAD"),
             "execve" => Some(call.by) != first,

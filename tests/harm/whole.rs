@@ -19,8 +19,7 @@ use crate::{is_long, skipped};
 /// Everything looks each second; its own state is elsewhere.
 fn config(root: &Path, api: &Api, engine: &Fake, state: &Path) -> String {
     let apart = ["workers", "gateway"];
-    let paced =
-        agenthost_exporter::collect::ALL.iter().filter(|one| !one.listed && !apart.contains(&one.name));
+    let paced = agenthost_exporter::collect::ALL.iter().filter(|one| !one.listed && !apart.contains(&one.name));
     let paced: String = paced.map(|one| format!("[collect.{}]\ninterval = \"1s\"\n", one.name)).collect();
     let (url, root) = (&api.url, root.display());
     format!(
@@ -58,11 +57,14 @@ fn the_program_writes_nothing_of_the_host_signals_nobody_and_connects_where_it_w
         return skipped("what the program does to its host", &why);
     }
     let mut figures = Figures::of("the program, everything on, each collector each second, under strace");
-    let (api, engine) = (Api::healthy(), Fake::with(vec![
-        container("pynchy-litellm", "litellm:1", json!({})),
-        container("pynchy-family", "pynchy-agent:latest", json!({})),
-        container("nanoclaw-main-1795307730123", "agent:1", json!({})),
-    ]));
+    let (api, engine) = (
+        Api::healthy(),
+        Fake::with(vec![
+            container("pynchy-litellm", "litellm:1", json!({})),
+            container("pynchy-family", "pynchy-agent:latest", json!({})),
+            container("nanoclaw-main-1795307730123", "agent:1", json!({})),
+        ]),
+    );
     api.json("/health/liveliness", json!("I'm alive!"));
     api.json("/health/readiness", json!({"status": "healthy", "db": "connected"}));
     for mode in ["delete", "wal"] {

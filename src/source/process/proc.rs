@@ -346,7 +346,11 @@ impl Proc {
             }
         }
         // Whoever looks is among them.
-        ensure!(!self.is_real || !scan.stats.is_empty(), "{} shows no process, not even this one: is it mounted?", self.root.display());
+        ensure!(
+            !self.is_real || !scan.stats.is_empty(),
+            "{} shows no process, not even this one: is it mounted?",
+            self.root.display()
+        );
         scan.stats.sort_unstable_by_key(Stat::pid);
         if let Some(kept) = &self.kept {
             kept.lock().retain(|&(pid, _), _| scan.get(pid).is_some());

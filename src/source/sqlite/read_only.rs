@@ -24,8 +24,10 @@ unsafe impl Sync for Under {}
 static UNDER: OnceLock<Under> = OnceLock::new();
 
 /// Files that SQLite makes for itself, in a folder of the system's: a sort may need one.
-const ITS_OWN: c_int =
-    ffi::SQLITE_OPEN_TEMP_DB | ffi::SQLITE_OPEN_TRANSIENT_DB | ffi::SQLITE_OPEN_TEMP_JOURNAL | ffi::SQLITE_OPEN_SUBJOURNAL;
+const ITS_OWN: c_int = ffi::SQLITE_OPEN_TEMP_DB
+    | ffi::SQLITE_OPEN_TRANSIENT_DB
+    | ffi::SQLITE_OPEN_TEMP_JOURNAL
+    | ffi::SQLITE_OPEN_SUBJOURNAL;
 
 /// Registers it once, before the first database is opened.
 #[allow(unsafe_code)]

@@ -199,10 +199,14 @@ fn polls_beside_an_agent_at_work_fail_no_command_and_write_nothing() {
     }
     let (log, count) = (busy.log(), |what: &str| seen[what].parse::<u32>().unwrap());
     let harm = strace::harm(&log, &ground.root);
-    figures.say("files below the host's folder that were opened to be read", strace::opened(&log, &ground.root));
+    figures.say(
+        "files below the host's folder that were opened to be read, or looked for",
+        strace::opened(&log, &ground.root),
+    );
     figures.say("... to be written, made, renamed, removed, or given another mode or time", harm.len());
     figures.say("commands of git meanwhile, of which none failed", commands);
     assert!(harm.is_empty(), "{harm:#?}");
+    assert_eq!(strace::unnamed(&log).len(), 0, "{:#?}", strace::unnamed(&log));
     assert!(strace::opened(&log, &ground.root) > polls as usize * 20, "nothing was seen of it");
     assert!(commands > 100, "{commands}");
     assert!(count("broken") == 0, "{seen:?}");

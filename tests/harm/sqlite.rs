@@ -172,7 +172,7 @@ impl Writer {
                 Timestamp::now().as_nanosecond(),
                 Timestamp::now()
             );
-            let done = self.tries(if number % 20 == 0 { &added } else { &changed });
+            let done = self.tries(if number.is_multiple_of(20) { &added } else { &changed });
             self.refused += u32::from(!done);
             std::thread::sleep(Duration::from_millis(1));
         }

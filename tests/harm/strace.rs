@@ -124,6 +124,11 @@ pub fn harm<'l>(log: &'l str, folder: &Path) -> Vec<Call<'l>> {
     calls(log).filter(|call| call.would_write() && call.is_below(folder)).collect()
 }
 
+/// What was done to files by their descriptors alone, wherever they are.
+pub fn unnamed(log: &str) -> Vec<Call<'_>> {
+    calls(log).filter(|call| call.would_write() && !call.rest.contains('"')).collect()
+}
+
 /// How often a file below a folder was opened, or looked for.
 pub fn opened(log: &str, folder: &Path) -> usize {
     calls(log).filter(|call| call.is_open() && call.is_below(folder)).count()
@@ -192,6 +197,7 @@ mod tests {
         }
         assert_eq!(names(harm(LOG, Path::new("/srv/host"))), ["openat", "unlink", "ftruncate"]);
         assert_eq!(names(harm(LOG, Path::new("/var/lib"))), ["openat"]);
+        assert_eq!(names(unnamed(LOG)), ["ftruncate"]);
         assert_eq!(opened(LOG, Path::new("/srv/host")), 2);
         assert_eq!(names(reached_out(LOG)), ["kill", "vfork", "execve"]);
         assert_eq!(connected(LOG).into_iter().collect::<Vec<_>>(), ["/run/docker.sock", "127.0.0.1:8484"]);

@@ -44,8 +44,9 @@ pub fn prepare() {
             ours.xDelete = Some(delete);
             ffi::sqlite3_vfs_register(Box::into_raw(Box::new(ours)), 0);
             if let Some(set) = (*under).xSetSystemCall {
-                let nothing: unsafe extern "C" fn(c_int, c_uint, c_uint) -> c_int = own_nothing;
-                set(under, c"fchown".as_ptr(), Some(std::mem::transmute::<_, unsafe extern "C" fn()>(nothing)));
+                type Fchown = unsafe extern "C" fn(c_int, c_uint, c_uint) -> c_int;
+                let nothing = std::mem::transmute::<Fchown, unsafe extern "C" fn()>(own_nothing);
+                set(under, c"fchown".as_ptr(), Some(nothing));
             }
             Under(under)
         }

@@ -22,7 +22,7 @@ use crate::{is_long, skipped};
 const READERS: [&str; 7] = ["messages", "usage", "tasks", "host_jobs", "groups", "deploy", "sql"];
 const MODES: [&str; 2] = ["delete", "wal"];
 
-/// What the issue of every host allows: a hold for a frame of a film at most, and one refusal in a thousand tries.
+/// What may be: a hold of no more than this, and less than one refusal in a thousand tries.
 const HELD_AT_MOST: Duration = Duration::from_millis(10);
 const REFUSED_AT_MOST: f64 = 1.0 / 1000.0;
 /// How much faster than by default the program looks in the short form: 15 s are a second.

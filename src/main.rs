@@ -5,6 +5,7 @@ mod examine;
 mod file;
 mod notify;
 mod run;
+mod short;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -38,6 +39,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[allow(non_upper_case_globals)]
 #[unsafe(export_name = "malloc_conf")]
 pub static malloc_conf: &[u8] = b"prof:true,prof_active:false,lg_prof_sample:16\0";
+
+/// Else the system's, with an end that can be read: the standard library would abort, and leave a core behind.
+#[cfg(not(feature = "heap-profile"))]
+#[global_allocator]
+static ALLOCATOR: short::OrEnd = short::OrEnd;
 
 /// The configuration is wrong, or does not fit this machine.
 const REFUSED: u8 = 2;
@@ -210,7 +216,9 @@ fn with_demo(flags: &Flags) -> Result<()> {
 /// Runs until a signal; prints `hello` once it listens. Threads that hang in a source are left behind: they must not keep
 /// the process.
 fn watch(flags: &Flags, load: Load, hello: &str) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    short::of_threads()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("start the runtime")?;
     let ended = runtime.block_on(async {
         let config = load()?;
         match flags.once {

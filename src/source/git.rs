@@ -240,6 +240,13 @@ impl Place {
             None => Checkout::open(&self.folder),
         }
     }
+
+    /// What looks different after any command of git: its own folder, HEAD and the index in it.
+    fn traces(&self) -> Vec<Option<FileStamp>> {
+        let own = file::own_folder(&self.folder).unwrap_or_else(|| self.folder.clone());
+        let stamp = |path: PathBuf| std::fs::metadata(path).ok().as_ref().map(FileStamp::from);
+        [own.clone(), own.join("HEAD"), own.join("index")].map(stamp).into()
+    }
 }
 
 /// A worktree that a repository knows of.
@@ -515,7 +522,7 @@ pub fn look<T>(
     wall: Timestamp,
     read: impl Fn(&Checkout, &Look) -> Result<T>,
 ) -> Result<(Look, T)> {
-    steady(TRIES, || {
+    steady(place, TRIES, || {
         let checkout = place.open()?;
         let mark = checkout.mark()?;
         let unmerged = checkout.unmerged(&mark, known, wall);
@@ -535,10 +542,10 @@ pub fn status(place: &Place, wall: Timestamp) -> (Result<Status>, Duration) {
         let quiet = checkout.mark()? == mark && !is_young(checkout.locked_at()?, wall);
         Ok(quiet.then_some(Status { dirty, mark }))
     };
-    let mut outcome = steady(1, attempt);
-    if outcome.is_err() && begun.elapsed() < PAUSE * TRIES {
+    let mut outcome = steady(place, 1, attempt);
+    if outcome.as_ref().is_err_and(|error| error.reason == Reason::Broken || begun.elapsed() < PAUSE * TRIES) {
         std::thread::sleep(PAUSE);
-        outcome = steady(TRIES, attempt);
+        outcome = steady(place, TRIES, attempt);
     }
     let took = begun.elapsed();
     if took > LARGE {
@@ -552,14 +559,23 @@ fn is_young(locked_at: Option<Timestamp>, wall: Timestamp) -> bool {
     locked_at.is_some_and(|at| wall.duration_since(at) < jiff::SignedDuration::try_from(STALE_LOCK).unwrap_or_default())
 }
 
-/// Tries until one state was seen whole. What fails is tried once more: a file may have gone while we read.
-fn steady<T>(tries: u32, attempt: impl Fn() -> Result<Option<T>>) -> Result<T> {
-    let mut failed = false;
+/// Tries until one state was seen whole. What fails is tried once more: a file may have gone while we read. And what fails
+/// again is broken only if nobody was at work meanwhile: libgit2 looks at a file and opens it then, and another may have
+/// taken its place in between.
+fn steady<T>(place: &Place, tries: u32, attempt: impl Fn() -> Result<Option<T>>) -> Result<T> {
+    let mut failed = None;
     for turn in 1..=tries {
         match attempt() {
             Ok(Some(seen)) => return Ok(seen),
-            Err(error) if failed || turn == tries || error.reason == Reason::Denied => return Err(error),
-            outcome => failed = outcome.is_err(),
+            Ok(None) => failed = None,
+            Err(error) if tries == 1 || error.reason == Reason::Denied => return Err(error),
+            Err(error) => {
+                let traces = Some(place.traces());
+                if failed == traces {
+                    return Err(error);
+                }
+                failed = traces;
+            }
         }
         if turn < tries {
             std::thread::sleep(PAUSE);
@@ -592,4 +608,34 @@ fn text_of(path: &Path) -> Result<String> {
 fn modified(file: &std::fs::Metadata) -> Option<Timestamp> {
     let since = file.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     Timestamp::from_second(i64::try_from(since.as_secs()).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with a HEAD, where each attempt fails, and how it ends.
+    fn fails(tries: u32, meanwhile: impl Fn(&Path)) -> (Reason, u32) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(".git")).unwrap();
+        std::fs::write(folder.path().join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+        let (place, attempts) = (Place { folder: folder.path().to_owned(), common: None }, std::cell::Cell::new(0));
+        let outcome = steady(&place, tries, || -> Result<Option<()>> {
+            attempts.set(attempts.get() + 1);
+            meanwhile(&folder.path().join(".git"));
+            Err(Unreadable::broken("read HEAD: could not read (expected 41 bytes, read 25)"))
+        });
+        (outcome.unwrap_err().reason, attempts.get())
+    }
+
+    #[test]
+    fn what_fails_while_somebody_works_there_is_not_broken() {
+        assert_eq!(fails(5, |_| {}), (Reason::Broken, 2));
+        let checks_out = |git: &Path| {
+            std::fs::write(git.join("HEAD.lock"), "0123456789012345678901234567890123456789\n").unwrap();
+            std::fs::rename(git.join("HEAD.lock"), git.join("HEAD")).unwrap();
+        };
+        assert_eq!(fails(5, checks_out), (Reason::Moving, 5));
+        assert_eq!(fails(1, checks_out), (Reason::Broken, 1), "who asks for one try decides for himself");
+    }
 }

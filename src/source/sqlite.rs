@@ -1,6 +1,6 @@
 //! SQLite, read only: opened for each reading, closed after it, no statement of more than milliseconds.
 //!
-//! Nothing is made beside the host's file: no `-wal`, no `-shm`. And never `immutable=1` while a journal or a `-wal`
+//! Nothing of the host's is opened to be written, and nothing made beside its file: no `-wal`, no `-shm`. And never `immutable=1` while a journal or a `-wal`
 //! holds pages that the file lacks: it would read wrong answers.
 //!
 //! Nobody here opens the file but SQLite: closing any descriptor of it would drop the locks of the whole process.
@@ -22,6 +22,7 @@ use crate::fact::Span;
 use crate::sample::Denied;
 
 pub mod column;
+mod read_only;
 mod tail;
 
 pub use column::Raw;
@@ -153,7 +154,8 @@ impl Database {
 
     fn connection(&self, mode: &str) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Connection::open_with_flags(uri(&self.path, mode), flags)
+        read_only::prepare();
+        Connection::open_with_flags_and_vfs(uri(&self.path, mode), flags, read_only::NAME)
     }
 
     fn connect(&self, mode: &str) -> rusqlite::Result<Reader> {
@@ -277,7 +279,7 @@ impl Reader {
             } else {
                 Err("the query gives more than one row")
             })
-        });
+        })?;
         match self.run(|| Ok(found)) {
             Ok(Ok(Ok(numbers))) => Ok(numbers),
             Ok(Ok(Err(wrong))) => bail!("{path}: {wrong}"),
@@ -288,19 +290,20 @@ impl Reader {
     }
 
     /// Does it on this thread, while another one stops it at its limit.
-    fn within<T>(&self, limit: Duration, ended: &Arc<AtomicBool>, act: impl FnOnce() -> T) -> T {
+    fn within<T>(&self, limit: Duration, ended: &Arc<AtomicBool>, act: impl FnOnce() -> T) -> Result<T> {
         let (done, waiting) = mpsc::channel::<()>();
         let (interrupt, ended) = (self.connection.get_interrupt_handle(), ended.clone());
-        let watch = std::thread::spawn(move || {
+        let watch = move || {
             if waiting.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                 ended.store(true, Ordering::SeqCst);
                 interrupt.interrupt();
             }
-        });
+        };
+        let watch = std::thread::Builder::new().spawn(watch).context("start a thread that ends the query in time")?;
         let acted = act();
         drop(done);
         drop(watch.join());
-        acted
+        Ok(acted)
     }
 
     /// How long ago it was opened: what the reading has cost so far.

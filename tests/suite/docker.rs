@@ -1,11 +1,9 @@
 //! Containers of a real Docker engine, as they start, pause, die, loop and go; and the engine itself, as it stops, hangs,
 //! drags and refuses. Each must be seen within two readings, and nothing may be called gone that is not.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Say};
+use crate::between::Between;
 use crate::binary::{FAST, Sidecar, error, exporter, exporter_without_rights};
 use crate::dockerd::{AGENT, Engine};
 use crate::fake_docker::{self, Fake, container};
@@ -259,76 +258,30 @@ fn an_engine_that_hangs_stops_or_refuses_has_lost_no_container() {
     watch.sees("pynchy-family", json!({"state": "exited", "exit_code": 137}));
 }
 
-/// Stands before an engine and holds its answers back.
-struct Between {
-    folder: tempfile::TempDir,
-    held: Arc<Mutex<BTreeMap<String, Duration>>>,
-}
-
-impl Between {
-    fn new(engine: &Engine) -> Between {
-        let between = Between { folder: tempfile::tempdir().unwrap(), held: Arc::default() };
-        let listener = UnixListener::bind(between.socket()).unwrap();
-        let (engine, held) = (engine.socket(), between.held.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (engine, held) = (engine.clone(), held.clone());
-                std::thread::spawn(move || pass(stream.unwrap(), &engine, &held));
-            }
-        });
-        between
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("docker.sock")
-    }
-
-    /// From now on only this is held back: paths that have these words in them, for so long.
-    fn holds(&self, held: &[(&str, u64)]) {
-        let held = held.iter().map(|(path, seconds)| ((*path).to_owned(), Duration::from_secs(*seconds)));
-        *self.held.lock().unwrap() = held.collect();
-    }
-}
-
-/// One question, and the answer as it came.
-fn pass(mut asker: UnixStream, engine: &Path, held: &Mutex<BTreeMap<String, Duration>>) {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        if asker.read_exact(&mut byte).is_err() {
-            return;
-        }
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).unwrap();
-    let path = head.split(' ').nth(1).unwrap();
-    let wait = held.lock().unwrap().iter().find(|(part, _)| path.contains(part.as_str())).map(|(_, wait)| *wait);
-    let mut stream = UnixStream::connect(engine).unwrap();
-    stream.write_all(head.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1).as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    std::thread::sleep(wait.unwrap_or_default());
-    let _ = asker.write_all(&answer);
-}
-
 #[test]
 fn an_engine_that_drags_is_waited_for_and_one_that_drags_on_is_unknown() {
     let Some(engine) = engine() else { return };
     engine.sleeper("pynchy-family", AGENT);
     engine.sleeper("pynchy-ops", AGENT);
-    let ops = engine.docker("inspect --format '{{.Id}}' pynchy-ops");
-    let between = Between::new(&engine);
+    let ops: &str = engine.docker("inspect --format '{{.Id}}' pynchy-ops").leak();
+    let held = Arc::new(Mutex::new(("", Duration::ZERO)));
+    let holding = held.clone();
+    let between = Between::new(&engine, move |head| {
+        let (part, wait) = *holding.lock().unwrap();
+        if head.contains(part) { wait } else { Duration::ZERO }
+    });
+    let holds = |part, seconds| *held.lock().unwrap() = (part, Duration::from_secs(seconds));
     let mut watch = Watch::new(&between.socket());
-    between.holds(&[("/containers/json", 2)]);
+    holds("/containers/json", 2);
     watch.sees("pynchy-family", json!({"state": "running", "restart_count": 0}));
-    between.holds(&[("/containers/json", 6)]);
+    holds("/containers/json", 6);
     let begun = Instant::now();
     let failure = watch.try_look().unwrap_err();
     assert!(failure.error.contains("no answer from") && failure.cause == Cause::Unanswered, "{failure:?}");
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     assert!(watch.inspect("pynchy-family").is_err(), "it is not known, and not gone");
     // One container alone does not answer, as when the engine waits for it.
-    between.holds(&[(&ops, 60)]);
+    holds(ops, 60);
     let mut watch = Watch::new(&between.socket());
     let begun = Instant::now();
     let section = watch.look();
@@ -342,7 +295,7 @@ fn an_engine_that_drags_is_waited_for_and_one_that_drags_on_is_unknown() {
     assert!(ops["error"].as_str().unwrap().contains("no answer from"), "{ops:#}");
     assert!(ops["memory_bytes"].as_u64() > Some(0), "the kernel tells of it all the same");
     assert_eq!(watch.inspect("pynchy-ops"), Ok(Some(State::Running)));
-    between.holds(&[]);
+    holds("", 0);
     watch.sees("pynchy-ops", json!({"restart_count": 0, "error": null}));
 }
 

@@ -78,14 +78,19 @@ pub fn absent_or<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
+/// What git keeps of this working tree alone; `None` if its `.git` says nothing. Of a bare repository it is the folder itself.
+pub fn own_folder(folder: &Path) -> Option<PathBuf> {
+    let git = folder.join(".git");
+    match read(&git) {
+        Ok(Some(text)) => Some(folder.join(text.strip_prefix(b"gitdir:").map(|at| path_of(at.trim_ascii()))?)),
+        _ if git.is_dir() => Some(git),
+        _ => Some(folder.to_owned()), // A bare one, or none.
+    }
+}
+
 /// The first pipe among what libgit2 would read of the repository or worktree in a folder: it would wait for ever.
 pub fn pipe_in(folder: &Path) -> Option<PathBuf> {
-    let git = folder.join(".git");
-    let own = match read(&git) {
-        Ok(Some(text)) => folder.join(text.strip_prefix(b"gitdir:").map(|at| path_of(at.trim_ascii()))?),
-        _ if git.is_dir() => git.clone(),
-        _ => folder.to_owned(), // A bare one, or none.
-    };
+    let (git, own) = (folder.join(".git"), own_folder(folder)?);
     let common = read(&own.join("commondir")).ok().flatten().map(|text| own.join(path_of(text.trim_ascii_end())));
     let folders = [Some(own), common].into_iter().flatten();
     let files = folders.flat_map(|folder| READ_AT_ONCE.map(|name| folder.join(name)));

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{Cwd, INITIAL_NAMESPACE, Identity, Process, Table, Words, parse_boot_time, program};
 
@@ -331,7 +331,7 @@ impl Proc {
     /// Reads the `stat` of every process that can be seen, our own too; about 6 microseconds each.
     ///
     /// # Errors
-    /// The root cannot be listed.
+    /// The root cannot be listed, or it is the machine's and nothing is mounted there.
     pub fn scan(&self) -> Result<Scan> {
         let naming = || format!("list {}", self.root.display());
         let mut scan = Scan::default();
@@ -348,6 +348,12 @@ impl Proc {
                 }
             }
         }
+        // Whoever looks is among them.
+        ensure!(
+            !self.is_real || !scan.stats.is_empty(),
+            "{} shows no process, not even this one: is it mounted?",
+            self.root.display()
+        );
         scan.stats.sort_unstable_by_key(Stat::pid);
         if let Some(kept) = &self.kept {
             kept.lock().retain(|&(pid, _), _| scan.get(pid).is_some());

@@ -288,6 +288,40 @@ fn a_live_wal_is_read_with_its_pages() {
     assert_eq!((&after[&path], &after[&wal]), (&before[&path], &before[&wal]));
 }
 
+/// As root SQLite would give the `-shm` to the owner of the database, and a new time to both by that.
+#[test]
+fn files_of_a_live_wal_stay_whose_they_are() {
+    let folder = folder();
+    let path = folder.path().join("messages.db");
+    let _host = three_in_wal(&path);
+    let shm = with_suffix(&path, "-shm");
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&shm, Some(65534), Some(65534)).unwrap();
+    }
+    let look = || {
+        ["", "-wal", "-shm"].map(|suffix| {
+            let data = fs::metadata(with_suffix(&path, suffix)).unwrap();
+            (data.uid(), data.gid(), data.ctime(), data.ctime_nsec())
+        })
+    };
+    let before = look();
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(count(&path).unwrap(), 3);
+    assert_eq!(look(), before);
+}
+
+/// Between a look at the files and the opening of one the host may end, and take its `-wal` along.
+#[test]
+fn a_wal_that_has_just_gone_is_not_made_anew() {
+    let folder = folder();
+    let path = folder.path().join("messages.db");
+    drop(three_in_wal(&path));
+    let database = Database::new(&path);
+    assert!(database.connect("mode=ro&readonly_shm=1").is_err());
+    assert_eq!(listing(folder.path()).len(), 1);
+    assert_eq!(count(&path).unwrap(), 3);
+}
+
 #[test]
 fn the_wal_of_a_killed_host_is_read_without_a_change() {
     let folder = folder();

@@ -1,0 +1,83 @@
+//! Where there is too little of memory or threads to go on: it ends, and one line says so.
+
+use std::sync::mpsc::channel;
+
+use anyhow::{Context, Result};
+
+/// The threads that there are from the start: two of the runtime, and some on which collectors look.
+const THREADS: usize = 4;
+
+/// Starts as many threads as will be needed, and lets them go: the runtime would panic halfway, and wait for itself for ever.
+///
+/// # Errors
+/// The system gives no more of them.
+pub fn of_threads() -> Result<()> {
+    let (held, hold) = channel::<()>();
+    let hold = std::sync::Arc::new(std::sync::Mutex::new(hold));
+    let start = |_| {
+        let hold = hold.clone();
+        // Until all are there: the first waits, and the others for it.
+        std::thread::Builder::new().spawn(move || drop(hold.lock().map(|hold| hold.recv())))
+    };
+    let started: Result<Vec<_>, _> = (0..THREADS).map(start).collect();
+    drop(held);
+    let started = started.context("start a thread: memory (`ulimit -v`), or threads (`ulimit -u`), are too few")?;
+    started.into_iter().for_each(|thread| drop(thread.join()));
+    Ok(())
+}
+
+#[cfg(not(feature = "heap-profile"))]
+pub use memory::OrEnd;
+
+#[cfg(not(feature = "heap-profile"))]
+mod memory {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::os::fd::AsFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// The system's allocator; when it has no more to give, the process ends with a line.
+    pub struct OrEnd;
+
+    const LINE: &[u8] =
+        b"agenthost-exporter: out of memory: the system refuses more (a limit such as `ulimit -v`, or all of it is taken)\n";
+
+    static SAID: AtomicBool = AtomicBool::new(false);
+
+    /// Takes no memory itself, and waits for nobody.
+    #[allow(unsafe_code)]
+    fn end() -> ! {
+        unsafe extern "C" {
+            fn _exit(code: std::ffi::c_int) -> !;
+        }
+        // More than one thread may want some at once.
+        if !SAID.swap(true, Ordering::SeqCst) {
+            let _ = rustix::io::write(std::io::stderr().as_fd(), LINE);
+        }
+        // SAFETY: it takes any number, and may be called at any time.
+        unsafe { _exit(1) }
+    }
+
+    fn or_end(memory: *mut u8) -> *mut u8 {
+        if memory.is_null() { end() } else { memory }
+    }
+
+    // SAFETY: each call is the system allocator's own, with what it was given.
+    #[allow(unsafe_code)]
+    unsafe impl GlobalAlloc for OrEnd {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            or_end(unsafe { System.alloc(layout) })
+        }
+
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            or_end(unsafe { System.alloc_zeroed(layout) })
+        }
+
+        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            or_end(unsafe { System.realloc(memory, layout, size) })
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            unsafe { System.dealloc(memory, layout) }
+        }
+    }
+}

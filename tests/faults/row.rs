@@ -29,7 +29,17 @@ pub struct Row {
 }
 
 const COLUMNS: [&str; 11] = [
-    "part", "fault", "injected by", "seen after", "at most", "`/readyz`", "metric", "page", "alert", "clears", "meanwhile",
+    "part",
+    "fault",
+    "injected by",
+    "seen after",
+    "at most",
+    "`/readyz`",
+    "metric",
+    "page",
+    "alert",
+    "clears",
+    "meanwhile",
 ];
 
 /// The measured one.
@@ -41,7 +51,11 @@ impl Row {
         let within = (self.within > 0).then_some(self.within);
         let own = [self.part, self.fault, self.injected].map(str::to_owned);
         let said = [&self.readyz, &self.metric, &self.page, &self.alert, &self.clears, &self.fresh].map(Clone::clone);
-        own.into_iter().chain([samples(self.seen), samples(within)]).chain(said).map(|cell| cell.replace('|', "/")).collect()
+        own.into_iter()
+            .chain([samples(self.seen), samples(within)])
+            .chain(said)
+            .map(|cell| cell.replace('|', "/"))
+            .collect()
     }
 }
 
@@ -120,7 +134,8 @@ fn section(page: &str, heading: &str) -> Vec<Vec<String>> {
 fn with_section(page: &str, heading: &str, table: &str) -> String {
     let page = if page.contains(heading) { page.to_owned() } else { format!("{page}\n{heading}\n\n") };
     let (before, rest) = page.split_once(&format!("{heading}\n")).unwrap_or((&page, ""));
-    let text: String = rest.lines().take_while(|line| !line.starts_with(['|', '#'])).map(|line| format!("{line}\n")).collect();
+    let text: String =
+        rest.lines().take_while(|line| !line.starts_with(['|', '#'])).map(|line| format!("{line}\n")).collect();
     let after = rest.find("\n## ").map_or("", |at| &rest[at..]);
     format!("{before}{heading}\n{text}{table}{after}")
 }

@@ -1,0 +1,244 @@
+//! All that a sidecar looks at hangs at once, for ten minutes of accelerated time: what asks it is answered as ever, it grows
+//! in nothing, it says of each that it hangs, and goes on where it was when all is let go.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::api::{Api, Say};
+use crate::disk::{Away, own_view};
+use crate::fake_docker::{Fake, container};
+use crate::fixture::Root;
+use crate::gate::Gate;
+use crate::lab::{Lab, Line, QUICKER, Running, collectors, error, program, value};
+use crate::vitals::{Vitals, median};
+
+/// Ten minutes, so much quicker.
+const SPAN: Duration = Duration::from_secs(10 * 60 / QUICKER as u64);
+/// From one question to the next.
+const PACE: Duration = Duration::from_millis(20);
+const PATHS: [&str; 3] = ["/metrics", "/status", "/readyz"];
+
+/// What each collector says of what hangs; all others look on.
+const SAID: [(&str, &str); 14] = [
+    ("service", "none"), // whether it answers is what it asks: that it does not is what it sees
+    ("deploy", "timed out"),
+    ("channels", "timed out"),
+    ("gateway", "none"), // likewise
+    ("queue", "timed out"),
+    ("containers", "timed out"),
+    ("mcp", "timed out"),
+    ("messages", "locked"),
+    ("usage", "locked"),
+    ("tasks", "locked"),
+    ("host_jobs", "locked"),
+    ("groups", "locked"),
+    ("http", "none"), // each endpoint for itself
+    ("sql", "none"),  // each query for itself
+];
+
+/// One who writes to the host's database and was stopped in the middle of it.
+struct Writer {
+    child: Child,
+    words: Option<ChildStdin>,
+}
+
+impl Writer {
+    fn stopped(database: &Path) -> Writer {
+        let script = "import sqlite3, sys\ndatabase = sqlite3.connect(sys.argv[1], 60, isolation_level=None)\n\
+                      database.execute('BEGIN EXCLUSIVE')\nprint(flush=True)\nsys.stdin.read()";
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(database).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+        Writer { words: child.stdin.take(), child }
+    }
+
+    fn let_go(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+        drop(self.words.take());
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pipe that takes nothing more, and nobody reads.
+pub fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'\n'; 4096]).is_ok_and(|written| written > 0) {}
+    while writer.write(b"\n").is_ok_and(|written| written > 0) {}
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.trim_start_matches("http://").parse().unwrap()
+}
+
+/// Everything that can hang, and who answers behind it.
+struct World {
+    lab: Lab,
+    gateway: Api,
+    push: Api,
+    gates: [Gate; 4],
+    _docker: Fake,
+}
+
+impl World {
+    fn new() -> World {
+        let lab = Lab::beside(Root::with_history(Timestamp::now()).with_repos(), 1);
+        let (gateway, push) = (Api::new(), Api::new());
+        gateway.json("/health/liveliness", json!("I'm alive!"));
+        gateway.json("/health/readiness", json!({"status": "healthy", "db": "connected"}));
+        gateway.json("/v1/models", json!({"data": [{"id": "fast"}]}));
+        push.say("/v1/metrics", Say::Status(200));
+        let docker = Fake::with(vec![container("pynchy-mcp-web_0a1b2c", "web:1", json!({}))]);
+        let (socket, folder) = (lab.folder.path().join("docker.sock"), lab.root.path().display().to_string());
+        let (host, host_at) = Gate::before(address(&lab.api.url));
+        let (models, models_at) = Gate::before(address(&gateway.url));
+        let (otlp, otlp_at) = Gate::before(address(&push.url));
+        let engine = Gate::at(&socket, docker.socket());
+        let more = format!(
+            "[otlp]\nendpoint = \"http://{otlp_at}\"\ninterval = \"1s\"\ntimeout = \"1s\"\n\
+             [docker]\nsocket = \"{}\"\n\
+             [[collect.http]]\nname = \"own\"\nurl = \"http://{host_at}/status\"\ninterval = \"1s\"\n\
+             values = {{ running = \"/queue/active_containers\" }}\n\
+             [[collect.sql]]\nname = \"groups\"\ndatabase = \"{folder}/data/messages.db\"\ninterval = \"1s\"\n\
+             query = \"SELECT count(*) AS registered FROM registered_groups\"\n\
+             [[collect.heartbeat]]\nname = \"data\"\npath = \"{folder}/data/heartbeat\"\nmax_age = \"1h\"\ninterval = \"1s\"\n",
+            socket.display()
+        );
+        let gateway_keys = format!("kind = \"litellm\"\nurl = \"http://{models_at}\"");
+        let text = lab.text(&[("", &more), ("gateway", &gateway_keys), ("repos", "status_interval = \"1s\"")]);
+        lab.configure(&text.replace(&lab.api.url, &format!("http://{host_at}")));
+        World { lab, gateway, push, gates: [host, models, otlp, engine], _docker: docker }
+    }
+
+    /// All of it hangs from now on.
+    fn hang(&self) -> (Writer, Vec<Away>) {
+        self.gates.iter().for_each(|gate| gate.hold(true));
+        let root = self.lab.root.path();
+        let files = [".git", "data/repos/acme/web/.git", "config.toml", "data/heartbeat"];
+        (Writer::stopped(&self.lab.root.database()), files.map(|file| Away::at(&root.join(file)).unwrap()).into())
+    }
+
+    fn let_go(&self, (writer, files): (Writer, Vec<Away>)) {
+        self.gates.iter().for_each(|gate| gate.hold(false));
+        writer.let_go();
+        drop(files);
+    }
+
+    /// How often all who answer were asked so far.
+    fn asked(&self) -> usize {
+        [&self.lab.api, &self.gateway, &self.push].map(|api| api.heads().matches(" HTTP/1.1\r\n").count()).iter().sum()
+    }
+}
+
+/// What a time of asking found.
+struct Asked {
+    /// How long each answer took, in its order.
+    took: Vec<Duration>,
+    /// How much later than it had asked for this thread was woken: what the machine is late by itself.
+    late: Vec<Duration>,
+    vitals: Vec<Vitals>,
+}
+
+impl Asked {
+    /// Asks at a pace, over one connection, each path in its turn.
+    fn of(sidecar: &Running, span: Duration) -> Asked {
+        let mut line = Line::to(sidecar.address).unwrap();
+        let mut asked = Asked { took: Vec::new(), late: Vec::new(), vitals: Vec::new() };
+        let begun = Instant::now();
+        for turn in 0.. {
+            let due = begun + PACE * turn;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let woken = Instant::now();
+            if woken.duration_since(begun) > span {
+                break;
+            }
+            asked.late.push(woken.duration_since(due));
+            let path = PATHS[turn as usize % PATHS.len()];
+            let (code, _) = line.ask(path, "").unwrap();
+            asked.took.push(woken.elapsed());
+            assert!(code == 200 || path == "/readyz" && code == 503, "{path}: {code}");
+            if turn % 25 == 0 {
+                asked.vitals.push(sidecar.vitals());
+            }
+        }
+        asked
+    }
+
+    /// Those of one quarter: 0 to 3.
+    fn quarter<T>(of: &[T], number: usize) -> &[T] {
+        &of[of.len() * number / 4..of.len() * (number + 1) / 4]
+    }
+}
+
+fn p99(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
+}
+
+/// Counters that the host's own rows make; nothing is written to it here.
+fn counted(sidecar: &Running) -> BTreeMap<String, f64> {
+    let text = sidecar.get("/metrics").1;
+    let rows = ["agenthost_messages_", "agenthost_usage_", "agenthost_task_run"];
+    let of_rows = text.lines().filter(|line| rows.iter().any(|begin| line.starts_with(begin)));
+    let values = of_rows.filter_map(|line| line.rsplit_once(' '));
+    values.filter(|(name, _)| name.contains("_total")).map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+}
+
+#[test]
+fn all_sources_hang_at_once_and_nobody_waits() {
+    own_view().unwrap();
+    let world = World::new();
+    let (log, full) = full_pipe();
+    let mut command = program();
+    let child = command.args(world.lab.flags()).stderr(full).spawn().unwrap();
+    let sidecar = Running::begin(child, world.lab.address);
+    let is_up = |status: &Value| collectors(status, true).len() == status["collectors"].as_object().unwrap().len();
+    sidecar.until("everything is seen", is_up);
+    let (before, lines) = (counted(&sidecar), world.gates.each_ref().map(Gate::lines));
+
+    let hung = world.hang();
+    let told = |status: &Value| SAID.iter().all(|(name, says)| error(status, name).contains(says));
+    let status = sidecar.until("each says that it hangs", told);
+    println!("{:#}", status["collectors"]);
+    println!("{:#} {:#} {:#} {:#}", status["repos"], status["service"], status["gateway"], status["http"]);
+    // A minute of the accelerated time, so that everything has hung for a while.
+    std::thread::sleep(Duration::from_secs(60) / QUICKER);
+    let asked = Asked::of(&sidecar, SPAN);
+    println!("{}", sidecar.vitals());
+    for quarter in 0..4 {
+        let took = Asked::quarter(&asked.took, quarter);
+        println!("quarter {quarter}: p99 {:?} of {}, late {:?}", p99(took), took.len(), p99(Asked::quarter(&asked.late, quarter)));
+    }
+    for v in &asked.vitals { println!("{v}"); }
+    println!("p99 {:?}", p99(&asked.took));
+    let status = sidecar.status();
+    println!("{:#}", status["collectors"]);
+    let _ = (median([1]), lines, value("", ""));
+    world.let_go(hung);
+    sidecar.until("everything is seen again", is_up);
+    assert_eq!(counted(&sidecar), before);
+    drop(log);
+    println!("asked {}", world.asked());
+}

@@ -17,5 +17,9 @@ mod hung;
 mod lab;
 #[path = "faults/row.rs"]
 mod row;
+#[path = "faults/sidecar.rs"]
+mod sidecar;
+#[path = "faults/soak.rs"]
+mod soak;
 #[path = "faults/vitals.rs"]
 mod vitals;

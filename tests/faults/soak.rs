@@ -1,0 +1,281 @@
+//! An hour, accelerated, of a host that lives: workers, groups, channels, tasks and worktrees come and go under ever new names,
+//! the configuration is read anew now and then, and everybody scrapes. The sidecar must end as it began.
+//!
+//! The shortest interval that a configuration may have is a second, so a whole program can be no more than 15 times as quick
+//! as it is delivered: an hour is 240 looks, in four minutes. Without `AGENTHOST_TESTS=long` it is 40 looks, of fewer workers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::fixture::{Root, stamped};
+use crate::lab::{Lab, Line, Running, alone, is_long, value};
+use crate::vitals::{Vitals, median};
+
+/// How much there is of everything.
+struct Size {
+    looks: usize,
+    workers: usize,
+    scrapes: usize,
+}
+
+const SHORT: Size = Size { looks: 40, workers: 200, scrapes: 1_700 };
+const LONG: Size = Size { looks: 240, workers: 1_000, scrapes: 10_000 };
+
+/// Groups, tasks, channels and worktrees that there are at a time, beside those that stay.
+const ALIVE: usize = 8;
+
+/// Real processes that do nothing.
+struct Crew {
+    program: PathBuf,
+    alive: VecDeque<Child>,
+}
+
+impl Crew {
+    fn new(lab: &Lab) -> Crew {
+        let program = lab.folder.path().join("soak-worker");
+        std::fs::copy("/bin/busybox", &program).unwrap();
+        Crew { program, alive: VecDeque::new() }
+    }
+
+    fn come(&mut self, count: usize) {
+        for _ in 0..count {
+            let mut worker = Command::new(&self.program);
+            worker.arg0("sleep").arg("100000").env_clear().current_dir("/");
+            self.alive.push_back(worker.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+        }
+    }
+
+    fn go(&mut self, count: usize) {
+        for mut worker in self.alive.drain(..count.min(self.alive.len())) {
+            let _ = worker.kill();
+            let _ = worker.wait();
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.go(usize::MAX);
+    }
+}
+
+/// The host, and how often it has turned.
+struct World {
+    lab: Lab,
+    crew: Crew,
+    size: Size,
+    turn: usize,
+}
+
+impl World {
+    fn new(size: Size) -> World {
+        let lab = Lab::beside(Root::with_history(Timestamp::now()).with_repos(), 2);
+        let crew = Crew::new(&lab);
+        let world = World { lab, crew, size, turn: 0 };
+        world.configure("4s");
+        world
+    }
+
+    fn configure(&self, recover_for: &str) {
+        let rule = "presets = []\n[[collect.workers.rule]]\nname = \"soaked\"\ncomm = \"soak-worker\"\n";
+        let text = self.lab.text(&[("workers", rule), ("repos", "status_interval = \"1s\"")]);
+        self.lab.configure(&text.replace("recover_for = \"4s\"", &format!("recover_for = \"{recover_for}\"")));
+    }
+
+    /// A second of ours, a look of the sidecar's: some come, as many go.
+    fn turn(&mut self, sidecar: &Running) {
+        self.turn += 1;
+        let (come, go) = match self.size.workers - self.crew.alive.len() {
+            0 => (self.size.workers / 20, self.size.workers / 20),
+            missing => (missing.min(self.size.workers * 5 / self.size.looks), 0),
+        };
+        self.crew.go(go);
+        self.crew.come(come);
+        self.rows();
+        self.channels();
+        if self.turn.is_multiple_of(4) {
+            self.worktrees();
+        }
+        if self.turn.is_multiple_of(10) {
+            self.reload(sidecar);
+        }
+    }
+
+    fn rows(&self) {
+        let (new, old) = (self.turn, self.turn.saturating_sub(ALIVE));
+        let [group, gone] = [new, old].map(|turn| turn % (2 * ALIVE));
+        let rows = format!(
+            "INSERT INTO registered_groups (jid, name, folder, trigger_pattern, added_at, is_admin)
+                 VALUES ('soak:{group}', 'Soak', 'soak-{group}', '@bot', '{{+0s}}', 0);
+             INSERT OR REPLACE INTO chats (jid, name, last_message_time) VALUES ('soak:{group}', 'Soak', '{{+0s}}');
+             INSERT INTO scheduled_tasks (id, group_folder, chat_jid, prompt, schedule_type, schedule_value, next_run, status, created_at)
+                 VALUES ('soak-{new}', 'soak-{group}', 'soak:{group}', 'p', 'interval', '60000', '{{+2h}}', 'active', '{{+0s}}');
+             INSERT INTO outbound_ledger (chat_jid, content, timestamp, source) VALUES ('soak:{group}', 'a', '{{+0s}}', 'agent');
+             INSERT INTO outbound_deliveries (ledger_id, channel_name, delivered_at)
+                 SELECT max(id), 'connection.soak.{new}', '{{+0s}}' FROM outbound_ledger;
+             DELETE FROM registered_groups WHERE folder = 'soak-{gone}';
+             DELETE FROM scheduled_tasks WHERE id = 'soak-{old}';
+             DELETE FROM outbound_deliveries WHERE channel_name = 'connection.soak.{old}';"
+        );
+        let message = |number: usize, jid: &str| {
+            format!(
+                "INSERT INTO messages (id, chat_jid, sender, sender_name, content, timestamp, is_from_me, message_type)
+                     VALUES ('s{new}-{number}', '{jid}', 'U', 'u', 'words', '{{+0s}}', {}, 'user');",
+                number % 2
+            )
+        };
+        let messages = (0..10).map(|number| message(number, if number < 5 { "slack:C1" } else { "100@g.us" }));
+        let own = format!("soak:{group}");
+        let messages: String = messages.chain((10..14).map(|number| message(number, &own))).collect();
+        let pruned = format!("DELETE FROM messages WHERE id LIKE 's{old}-%';");
+        let mut database = Connection::open(self.lab.root.database()).unwrap();
+        database.busy_timeout(Duration::from_secs(60)).unwrap();
+        let transaction = database.transaction().unwrap();
+        transaction.execute_batch(&stamped(&(rows + &messages + &pruned), Timestamp::now())).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    fn channels(&self) {
+        let mut status: Value = serde_json::from_str(&self.lab.api.said("/status")).unwrap();
+        let lately = self.turn.saturating_sub(ALIVE)..self.turn;
+        status["channels"] = json!({"connection.slack.acme": true, "connection.whatsapp.personal": true});
+        for number in lately {
+            status["channels"][format!("connection.soak.{number}")] = json!(number % 3 > 0);
+        }
+        self.lab.api.json("/status", status);
+    }
+
+    fn worktrees(&self) {
+        let (new, old) = (self.turn, self.turn.saturating_sub(4 * ALIVE));
+        let script = format!(
+            "git worktree add -q --no-track -b soak/{new} ../../../worktrees/acme/web/soak-{new}
+             git worktree remove --force ../../../worktrees/acme/web/soak-{old} 2>/dev/null && git branch -q -D soak/{old} || true"
+        );
+        let mut git = Command::new("sh");
+        git.args(["-euc", &script]).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        let done = git.current_dir(self.lab.root.path().join("data/repos/acme/web")).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Another policy, now and then one that is refused.
+    fn reload(&self, sidecar: &Running) {
+        match self.turn / 10 % 3 {
+            0 => self.lab.configure("[nonsense]\n"),
+            other => self.configure(["3s", "5s"][other - 1]),
+        }
+        sidecar.signal(Signal::HUP);
+    }
+}
+
+/// What all scrapes found.
+#[derive(Default)]
+struct Scraped {
+    count: usize,
+    /// Counters by their series, as they were last.
+    counters: BTreeMap<String, f64>,
+    fallen: Vec<String>,
+    series: Vec<f64>,
+    bytes: Vec<usize>,
+}
+
+impl Scraped {
+    /// As everybody asks: with and without gzip, over a connection that is kept or is new.
+    fn of(sidecar: std::net::SocketAddr, pace: Duration, ended: &AtomicBool) -> Scraped {
+        let asks = [("/metrics", ""), ("/metrics", "Accept-Encoding: gzip\r\n"), ("/status", ""), ("/", ""),
+            ("/status", "Accept-Encoding: gzip\r\n"), ("/readyz?verbose", "")];
+        let (mut scraped, begun) = (Scraped::default(), Instant::now());
+        let mut line = Line::to(sidecar).unwrap();
+        for (path, headers) in asks.into_iter().cycle() {
+            if ended.load(Ordering::SeqCst) {
+                break;
+            }
+            std::thread::sleep((begun + pace * scraped.count as u32).saturating_duration_since(Instant::now()));
+            if scraped.count.is_multiple_of(100) {
+                line = Line::to(sidecar).unwrap();
+            }
+            let (code, body) = line.ask(path, headers).unwrap();
+            assert!(code == 200 || path.starts_with("/readyz"), "{path}: {code}");
+            scraped.count += 1;
+            if (path, headers) == ("/metrics", "") {
+                scraped.read(std::str::from_utf8(&body).unwrap());
+            }
+        }
+        scraped
+    }
+
+    fn read(&mut self, metrics: &str) {
+        let lines = metrics.lines().filter(|line| !line.starts_with('#'));
+        for (name, now) in lines.filter_map(|line| line.rsplit_once(' ')).filter(|(name, _)| name.contains("_total")) {
+            let now: f64 = now.parse().unwrap();
+            let before = self.counters.insert(name.to_owned(), now);
+            if before.is_some_and(|before| before > now) {
+                self.fallen.push(format!("{name}: {before:?} to {now}"));
+            }
+        }
+        self.series.extend(value(metrics, "agenthost_series"));
+        self.bytes.push(metrics.len());
+    }
+}
+
+fn quarter<T>(of: &[T], number: usize) -> &[T] {
+    &of[of.len() * number / 4..of.len() * (number + 1) / 4]
+}
+
+#[test]
+fn an_hour_of_a_host_that_lives_leaves_nothing_behind() {
+    let _alone = alone();
+    let size = if is_long() { LONG } else { SHORT };
+    let pace = Duration::from_secs(size.looks as u64) / size.scrapes as u32;
+    let mut world = World::new(size);
+    let sidecar = world.lab.start_kept();
+    sidecar.until("workers are looked for", |status| status["workers"].is_object());
+    let ended = Arc::new(AtomicBool::new(false));
+    let (address, until) = (sidecar.address, ended.clone());
+    let scraper = std::thread::spawn(move || Scraped::of(address, pace, &until));
+    let (begun, mut vitals) = (Instant::now(), Vec::new());
+    for look in 1..=world.size.looks {
+        world.turn(&sidecar);
+        vitals.push(sidecar.vitals());
+        if look % 10 == 0 { println!("{look}: {} at {:?}", vitals.last().unwrap(), begun.elapsed()); }
+        std::thread::sleep((begun + Duration::from_secs(look as u64)).saturating_duration_since(Instant::now()));
+    }
+    ended.store(true, Ordering::SeqCst);
+    let scraped = scraper.join().unwrap();
+    let status = sidecar.status();
+    let mut by = BTreeMap::<String, usize>::new();
+    for line in sidecar.get("/metrics").1.lines().filter(|line| !line.starts_with('#')) { *by.entry(line.split(['{', ' ']).next().unwrap().to_owned()).or_default() += 1; }
+    by.retain(|_, count| *count > 9);
+    println!("LIVE {by:#?}");
+    let history = status["history"]["checks"].as_array().map_or(0, |checks| checks.iter().map(|one| one["changes"].as_array().unwrap().len()).sum());
+    println!("{} scrapes; workers {:#}", scraped.count, status["workers"]["kinds"]);
+    println!("series: {:?} {:?}", &scraped.series.iter().step_by(20).collect::<Vec<_>>(), scraped.bytes.iter().step_by(20).collect::<Vec<_>>());
+    println!("fallen: {:#?}; history {history}; subjects {}", scraped.fallen, status["health"]["checks"].as_array().unwrap().len());
+    for n in 0..4 {
+        let q = quarter(&vitals, n);
+        println!("quarter {n}: anon {} heap {} threads {} fds {}", median(q.iter().map(|v| v.anon)), median(q.iter().map(|v| v.heap)), q.iter().map(|v| v.threads).max().unwrap(), q.iter().map(|v| v.fds).max().unwrap());
+    }
+    let up: Vec<_> = crate::lab::collectors(&status, false).into_iter().map(|name| format!("{name}: {}", crate::lab::error(&status, name))).collect();
+    println!("not up: {up:?}");
+    sidecar.terminate();
+    let file = Connection::open(world.lab.state()).unwrap();
+    let count = |table: &str| file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
+    println!("windows {} changes {}", count("windows"), count("changes"));
+    let names: Vec<String> = scraped.counters.keys().filter(|name| name.contains("soak-")).cloned().collect();
+    let mut by = BTreeMap::<&str, usize>::new();
+    for name in &names { *by.entry(name.split('{').next().unwrap()).or_default() += 1; }
+    println!("{by:#?}");
+    let mut by = BTreeMap::<&str, usize>::new();
+    for one in status["health"]["checks"].as_array().unwrap() { *by.entry(one["check"].as_str().unwrap()).or_default() += 1; }
+    println!("{by:#?}");
+    println!("{} soak counters of {}", names.len(), scraped.counters.len());
+}

@@ -72,9 +72,21 @@ pub struct Process(Child);
 
 impl Process {
     pub fn start(root: &Path) -> Process {
+        Process::start_as(root, None)
+    }
+
+    /// Of another user, if there is one.
+    pub fn start_as(root: &Path, user: Option<u32>) -> Process {
         let mut command = Command::new("sleep");
         command.arg0("pynchy").arg("100000").current_dir(root).stdin(Stdio::null());
+        if let Some(user) = user.filter(|_| rustix::process::geteuid().is_root()) {
+            command.uid(user);
+        }
         Process(command.spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     pub fn kill(&mut self) {

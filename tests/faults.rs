@@ -43,7 +43,7 @@ use play::{World, play};
 use row::{Key, Row};
 
 /// So many sidecars run at once: what takes time is waiting.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 6;
 
 /// Says that a test could not run, and why. Under `tests/run` that is a failure.
 fn skipped(what: &str, why: &str) {

@@ -203,7 +203,10 @@ pub const ALL: &[Fault] = &[
         collector: "service",
         inflict: |scene| scene.host.api.say("/agenthost-exporter-liveness", Say::Late(Duration::from_millis(600))),
         mend: |scene| scene.host.api.say("/agenthost-exporter-liveness", Say::Status(404)),
-        expect: Expect { metrics: &["agenthost_service_responding 1"], ..CALM },
+        expect: Expect {
+            metrics: &["agenthost_service_responding 1", "agenthost_service_response_duration_seconds > 0.5"],
+            ..CALM
+        },
         ..NOTHING
     },
     Fault {
@@ -232,7 +235,7 @@ pub const ALL: &[Fault] = &[
             page: "no answer about service up",
             alerts: &[UNHEALTHY],
             beside: &[BLIND],
-            ..CALM
+            with: &["workers"], // whose host it names
         },
     },
     Fault {
@@ -245,7 +248,7 @@ pub const ALL: &[Fault] = &[
         mend: |scene| scene.mode("data/host.pid", 0o644),
         expect: Expect {
             metrics: &["agenthost_service_up 1", access!("service", "partial")],
-            page: "may not look at service",
+            page: "service the sidecar may not look at all of it",
             ..CALM
         },
         ..NOTHING
@@ -258,7 +261,11 @@ pub const ALL: &[Fault] = &[
         collector: "deploy",
         inflict: |scene| scene.goes(".git"),
         mend: |scene| scene.comes_back(".git"),
-        expect: Expect { metrics: &["no agenthost_deploy_drift", "no agenthost_deploy_dirty"], ..CALM },
+        expect: Expect {
+            metrics: &["no agenthost_deploy_drift", "no agenthost_deploy_dirty"],
+            page: "#deploy: it is not there",
+            ..CALM
+        },
         ..NOTHING
     },
     Fault {
@@ -268,7 +275,7 @@ pub const ALL: &[Fault] = &[
         collector: "deploy",
         inflict: |scene| scene.becomes(".git/HEAD", b"\xff\x00garbage"),
         mend: |scene| scene.comes_back(".git/HEAD"),
-        expect: Expect { metrics: &["no agenthost_deploy_drift"], ..CALM },
+        expect: Expect { metrics: &["no agenthost_deploy_drift"], page: "#deploy: broken", ..CALM },
         ..NOTHING
     },
     Fault {
@@ -278,7 +285,7 @@ pub const ALL: &[Fault] = &[
         collector: "deploy",
         inflict: |scene| scene.becomes_pipe(".git/HEAD"),
         mend: |scene| scene.pipe_comes_back(".git/HEAD"),
-        expect: Expect { metrics: &["no agenthost_deploy_drift"], ..CALM },
+        expect: Expect { metrics: &["no agenthost_deploy_drift"], page: "#deploy: broken", ..CALM },
         ..NOTHING
     },
     Fault {
@@ -289,7 +296,11 @@ pub const ALL: &[Fault] = &[
         collector: "deploy",
         inflict: |scene| scene.mode(".git", 0),
         mend: |scene| scene.mode(".git", 0o755),
-        expect: Expect { metrics: &[access!("deploy", "partial")], page: "may not look at deploy", ..CALM },
+        expect: Expect {
+            metrics: &[access!("deploy", "partial")],
+            page: "deploy the sidecar may not look at all of it",
+            ..CALM
+        },
         ..NOTHING
     },
     // -- channels
@@ -403,6 +414,29 @@ pub const ALL: &[Fault] = &[
         expect: Expect { with: &["queue"], ..denied!("channels") },
         ..NOTHING
     },
+    // -- the host's API, as all who ask it meet it
+    Fault {
+        part: "host_api",
+        fault: "garbage",
+        injected: "a redirect to another host",
+        collector: "channels",
+        inflict: |scene| scene.status(Say::Redirect("http://127.0.0.1:1/status")),
+        mend: Scene::status_is_well_again,
+        way: Way::Silence("channel_connected", CHANNEL),
+        expect: UNANSWERED,
+        ..NOTHING
+    },
+    Fault {
+        part: "host_api",
+        fault: "flapping",
+        injected: "HTML instead of JSON in two of three looks",
+        collector: "channels",
+        inflict: |scene| scene.status(Say::Html("<h1>Bad gateway</h1>".into())),
+        mend: Scene::status_is_well_again,
+        way: Way::Flapping("channel_connected", CHANNEL),
+        expect: UNANSWERED,
+        ..NOTHING
+    },
     // -- gateway
     Fault {
         part: "gateway",
@@ -456,23 +490,18 @@ pub const ALL: &[Fault] = &[
         inflict: |scene| scene.gateway.ready(false),
         mend: |scene| scene.gateway.ready(true),
         way: Way::Bad("gateway_ready", ""),
-        expect: Expect {
-            unready: &["gateway_ready"],
-            metrics: &["agenthost_gateway_up 1", "agenthost_gateway_ready 0"],
-            page: "gateway not ready",
-            ..NO_GATEWAY
-        },
+        expect: NOT_READY,
         ..NOTHING
     },
     Fault {
         part: "gateway",
         fault: "flapping",
-        injected: "silent in two of three looks",
+        injected: "the same in two of three looks",
         collector: "gateway",
-        inflict: |scene| scene.gateway.answers(false),
-        mend: |scene| scene.gateway.answers(true),
-        way: Way::Flapping("gateway_up", ""),
-        expect: NO_GATEWAY,
+        inflict: |scene| scene.gateway.ready(false),
+        mend: |scene| scene.gateway.ready(true),
+        way: Way::Flapping("gateway_ready", ""),
+        expect: NOT_READY,
         ..NOTHING
     },
     Fault {
@@ -485,7 +514,7 @@ pub const ALL: &[Fault] = &[
         mend: |scene| scene.mode("exporter-key", 0o644),
         expect: Expect {
             metrics: &["agenthost_gateway_up 1", access!("gateway", "partial")],
-            page: "may not look at gateway",
+            page: "gateway the sidecar may not look at all of it",
             ..CALM
         },
         ..NOTHING
@@ -569,7 +598,7 @@ pub const ALL: &[Fault] = &[
         mend: |scene| scene.mode("data/repos/acme/tools/.git", 0o755),
         expect: Expect {
             metrics: &[access!("repos", "partial"), "no agenthost_repo_dirty{repo=\"acme/tools\"}"],
-            page: "may not look at repos",
+            page: "repos the sidecar may not look at all of it",
             ..CALM
         },
         ..NOTHING
@@ -598,6 +627,17 @@ pub const ALL: &[Fault] = &[
     },
     Fault {
         part: "worktrees",
+        fault: "hung",
+        injected: "a pipe in the place of its .git",
+        collector: "repos",
+        inflict: |scene| scene.becomes_pipe("data/worktrees/acme/web/family/.git"),
+        mend: |scene| scene.pipe_comes_back("data/worktrees/acme/web/family/.git"),
+        way: Way::Bad("worktree_broken", "acme/web/family"),
+        expect: WORKTREE_BROKEN,
+        ..NOTHING
+    },
+    Fault {
+        part: "worktrees",
         fault: "flapping",
         injected: "the same in two of three looks",
         collector: "repos",
@@ -615,7 +655,11 @@ pub const ALL: &[Fault] = &[
         collector: "repos",
         inflict: |scene| scene.mode(FAMILY, 0),
         mend: |scene| scene.mode(FAMILY, 0o755),
-        expect: Expect { metrics: &[access!("repos", "partial")], page: "may not look at repos", ..CALM },
+        expect: Expect {
+            metrics: &[access!("repos", "partial")],
+            page: "repos the sidecar may not look at all of it",
+            ..CALM
+        },
         ..NOTHING
     },
     // -- messages, and all that stands in the host's database
@@ -668,7 +712,7 @@ pub const ALL: &[Fault] = &[
         fault: "refused",
         injected: "a writer that keeps the database locked",
         collector: "messages",
-        inflict: Scene::lock,
+        inflict: |scene| scene.lock(DATABASE, "UPDATE router_state SET value = value"),
         mend: Scene::unlock,
         way: Way::Bad("collector_up", "messages"),
         expect: NO_DATABASE,
@@ -728,7 +772,7 @@ pub const ALL: &[Fault] = &[
         way: Way::Bad("task_overdue", "research"),
         expect: Expect {
             metrics: &["agenthost_tasks_overdue{group=\"research\"} 1"],
-            page: "research",
+            page: "task of group research overdue",
             alerts: &["AgentHostTaskOverdue"],
             ..CALM
         },
@@ -743,6 +787,22 @@ pub const ALL: &[Fault] = &[
         mend: |scene| scene.finds_table("host_jobs"),
         way: Way::Bad("collector_up", "host_jobs"),
         expect: blind!("host_jobs"),
+        ..NOTHING
+    },
+    Fault {
+        part: "host_jobs",
+        fault: "hung",
+        injected: "a job that is not run when it is due",
+        collector: "host_jobs",
+        inflict: |scene| scene.host.sql("UPDATE host_jobs SET next_run = '{-5h}' WHERE name = 'sync'"),
+        mend: |scene| scene.host.mend_rows(),
+        way: Way::Bad("host_job_overdue", "sync"),
+        expect: Expect {
+            metrics: &["agenthost_host_job_overdue{job=\"sync\"} 1"],
+            page: "host job sync overdue",
+            alerts: &["AgentHostHostJobOverdue"],
+            ..CALM
+        },
         ..NOTHING
     },
     Fault {
@@ -764,13 +824,19 @@ pub const ALL: &[Fault] = &[
         collector: "workers",
         inflict: Scene::corpse,
         mend: Scene::no_workers,
-        way: Way::Bad("worker_zombie", "worker"),
-        expect: Expect {
-            metrics: &["agenthost_workers_zombie{kind=\"worker\"} 1"],
-            page: "worker",
-            alerts: &["AgentHostWorkerZombies"],
-            ..CALM
-        },
+        way: Way::Bad("worker_zombie", "crew"),
+        expect: ZOMBIE,
+        ..NOTHING
+    },
+    Fault {
+        part: "workers",
+        fault: "flapping",
+        injected: "the same in two of three looks",
+        collector: "workers",
+        inflict: Scene::corpse,
+        mend: Scene::no_workers,
+        way: Way::Flapping("worker_zombie", "crew"),
+        expect: ZOMBIE,
         ..NOTHING
     },
     // -- containers
@@ -791,7 +857,7 @@ pub const ALL: &[Fault] = &[
         injected: "the engine stopped",
         kit: Kit::Engine,
         collector: "containers",
-        inflict: |scene| scene.engine.as_mut().unwrap().signal(Signal::KILL),
+        inflict: |scene| scene.engine.as_mut().unwrap().stop(),
         mend: |scene| scene.engine.as_mut().unwrap().start_again(),
         way: Way::Bad("collector_up", "containers"),
         expect: NO_ENGINE,
@@ -812,7 +878,7 @@ pub const ALL: &[Fault] = &[
         fault: "garbage",
         injected: "JSON of another shape",
         collector: "containers",
-        inflict: |scene| scene.engine_says(Some("{\"message\": [1, 2]}")),
+        inflict: |scene| scene.engine_says("{\"message\": [1, 2]}"),
         mend: |scene| scene.engine_is_well(),
         way: Way::Bad("collector_up", "containers"),
         expect: NO_ENGINE,
@@ -821,9 +887,9 @@ pub const ALL: &[Fault] = &[
     Fault {
         part: "containers",
         fault: "flapping",
-        injected: "an engine that is silent in two of three looks",
+        injected: "the same in two of three looks",
         collector: "containers",
-        inflict: |scene| scene.engine_says(None),
+        inflict: |scene| scene.engine_says("{\"message\": [1, 2]}"),
         mend: |scene| scene.engine_is_well(),
         way: Way::Flapping("collector_up", "containers"),
         expect: NO_ENGINE,
@@ -847,6 +913,17 @@ pub const ALL: &[Fault] = &[
         injected: "a server's container has ended",
         collector: "mcp",
         inflict: |scene| scene.server_ends(),
+        mend: |scene| scene.engine_is_well(),
+        way: Way::Bad("mcp_connected", "web"),
+        expect: SERVER_GONE,
+        ..NOTHING
+    },
+    Fault {
+        part: "mcp",
+        fault: "hung",
+        injected: "a container that its health check calls unhealthy",
+        collector: "mcp",
+        inflict: |scene| scene.server_is_ill(),
         mend: |scene| scene.engine_is_well(),
         way: Way::Bad("mcp_connected", "web"),
         expect: SERVER_GONE,
@@ -909,6 +986,17 @@ pub const ALL: &[Fault] = &[
     },
     Fault {
         part: "http",
+        fault: "gone",
+        injected: "404",
+        collector: "http",
+        inflict: |scene| scene.own.say_to_all(Some(Say::Status(404))),
+        mend: |scene| scene.own.say_to_all(None),
+        way: Way::Bad("collector_up", "http"),
+        expect: blind!("http"),
+        ..NOTHING
+    },
+    Fault {
+        part: "http",
         fault: "permission lost",
         injected: "403",
         collector: "http",
@@ -925,6 +1013,28 @@ pub const ALL: &[Fault] = &[
         collector: "sql",
         inflict: |scene| scene.becomes("data/own.db", &[0xa5; 65536]),
         mend: |scene| scene.comes_back("data/own.db"),
+        way: Way::Bad("collector_up", "sql"),
+        expect: blind!("sql"),
+        ..NOTHING
+    },
+    Fault {
+        part: "sql",
+        fault: "gone",
+        injected: "the file moved away",
+        collector: "sql",
+        inflict: |scene| scene.goes("data/own.db"),
+        mend: |scene| scene.comes_back("data/own.db"),
+        way: Way::Bad("collector_up", "sql"),
+        expect: blind!("sql"),
+        ..NOTHING
+    },
+    Fault {
+        part: "sql",
+        fault: "refused",
+        injected: "a writer that keeps it locked",
+        collector: "sql",
+        inflict: |scene| scene.lock("data/own.db", "DELETE FROM jobs"),
+        mend: Scene::unlock,
         way: Way::Bad("collector_up", "sql"),
         expect: blind!("sql"),
         ..NOTHING
@@ -975,6 +1085,17 @@ pub const ALL: &[Fault] = &[
     },
     Fault {
         part: "heartbeat",
+        fault: "flapping",
+        injected: "the same in two of three looks",
+        collector: "heartbeat",
+        inflict: |scene| scene.goes("data/pulse/heartbeat"),
+        mend: |scene| scene.comes_back("data/pulse/heartbeat"),
+        way: Way::Flapping("heartbeat_stale", "own"),
+        expect: STALE,
+        ..NOTHING
+    },
+    Fault {
+        part: "heartbeat",
         fault: "permission lost",
         injected: "mode 0 of the folder above it",
         kit: Kit::AsNobody,
@@ -983,7 +1104,7 @@ pub const ALL: &[Fault] = &[
         mend: |scene| scene.mode("data/pulse", 0o755),
         expect: Expect {
             metrics: &[access!("heartbeat", "partial"), "no agenthost_heartbeat_stale{name=\"own\"}"],
-            page: "may not look at heartbeat",
+            page: "heartbeat the sidecar may not look at all of it",
             ..CALM
         },
         ..NOTHING
@@ -1033,11 +1154,18 @@ const UNANSWERED: Expect = Expect {
 };
 
 const NO_GATEWAY: Expect = Expect {
-    unready: &["gateway_up"],
+    unready: &["gateway_ready", "gateway_up"],
     metrics: &["agenthost_gateway_up 0"],
     page: "gateway down",
     alerts: &["AgentHostGatewayDown", UNHEALTHY],
     ..CALM
+};
+
+const NOT_READY: Expect = Expect {
+    unready: &["gateway_ready"],
+    metrics: &["agenthost_gateway_up 1", "agenthost_gateway_ready 0"],
+    page: "gateway not ready",
+    ..NO_GATEWAY
 };
 
 /// Nobody knows what it is, and nobody calls it empty.
@@ -1045,6 +1173,7 @@ const NO_QUEUE: Expect = Expect { metrics: &[down!("queue"), "no agenthost_queue
 
 const REPO_LOST: Expect = Expect {
     metrics: &["agenthost_repo_broken{repo=\"acme/tools\"} 1", "no agenthost_repo_dirty{repo=\"acme/tools\"}"],
+    page: "#repos: broken",
     alerts: &["AgentHostRepoBroken"],
     ..CALM
 };
@@ -1071,6 +1200,13 @@ const SERVER_GONE: Expect = Expect {
     metrics: &["agenthost_mcp_connected{server=\"web\"} 0"],
     page: "mcp server web disconnected",
     alerts: &[FAILED],
+    ..CALM
+};
+
+const ZOMBIE: Expect = Expect {
+    metrics: &["agenthost_workers_zombie{kind=\"crew\"} 1"],
+    page: "crew workers left as zombies",
+    alerts: &["AgentHostWorkerZombies"],
     ..CALM
 };
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::binary::get;
@@ -17,10 +18,10 @@ use crate::stage::Stage;
 /// For what takes seconds where nothing else runs.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Much more often than a sidecar looks.
-const GLANCE: Duration = Duration::from_millis(100);
+const GLANCE: Duration = Duration::from_millis(200);
 /// A blip that took this test so long was none: `fail_for` is twice that at the least.
 const BLIP: Duration = Duration::from_secs(2);
-/// So much may a collector be late for once on a busy machine, in seconds; what a fault hinders stays late.
+/// So many intervals may a collector be late for once on a busy machine; what a fault hinders stays late.
 const HICCUP: f64 = 6.0;
 
 /// Who looks at all sidecars: a Prometheus, and a person.
@@ -48,26 +49,39 @@ impl World {
         Some(series.iter().filter_map(|one| one["alertname"].as_str().map(str::to_owned)).collect())
     }
 
+    fn whole_page(&self, scene: &Scene) -> String {
+        let browser = self.browser.lock().unwrap_or_else(PoisonError::into_inner);
+        browser.open(scene.sidecar());
+        browser.text("main")
+    }
+
     /// Where the page tells it: the verdict's word, and the list; `None` if it does not.
     fn page(&self, scene: &Scene, wanted: &str) -> Option<String> {
         let browser = self.browser.lock().unwrap_or_else(PoisonError::into_inner);
         browser.open(scene.sidecar());
         let wanted = serde_json::to_string(&wanted.to_lowercase()).unwrap();
         let script = format!("const wanted = {wanted}; {TOLD}");
-        browser.ask(&script).as_str().map(str::to_owned)
+        let told = browser.ask(&script).as_str().map(str::to_owned);
+        browser.ask("page.replaceChildren(); window.stop(); location.replace('about:blank')"); // it would go on asking
+        told
     }
 }
 
 /// The word of the verdict; and the head of the list under which the wanted words stand, or nothing if the verdict itself has
-/// them.
+/// them. With a card before it, that card has them. Of several collectors that see nothing one is told, and the others are named beside.
 const TOLD: &str = "
     const word = document.querySelector('h1 .word')?.textContent.replace(/^\\W+/, '') ?? '';
     if (!wanted) return word;
-    for (const head of document.querySelectorAll('main h2')) {
-        const items = [...(head.parentElement?.querySelectorAll('li h3') ?? [])];
-        if (items.some((item) => item.textContent.toLowerCase().includes(wanted)))
+    const [, card, says] = wanted.match(/^#(\\w+): (.*)$/) ?? [];
+    if (card) return document.getElementById(card).innerText.toLowerCase().includes(says) ? `${word}; the card ${card}` : null;
+    const collector = wanted.match(/^collector (\\w+) sees nothing$/)?.[1];
+    const tells = (item) => {
+        const head = item.querySelector('h3')?.textContent.toLowerCase() ?? '';
+        return head.includes(wanted) || collector && head.includes('sees nothing') && item.textContent.includes(collector);
+    };
+    for (const head of document.querySelectorAll('main h2'))
+        if ([...head.parentElement.querySelectorAll('li')].some(tells))
             return `${word}; ${head.firstChild.textContent.trim()}`;
-    }
     return document.querySelector('h1').textContent.toLowerCase().includes(wanted) ? word : null;";
 
 /// A sidecar is watched in the world as long as this lives.
@@ -90,9 +104,11 @@ impl Drop for Watched<'_> {
 }
 
 /// What one sidecar says at a moment.
+#[derive(Deserialize)]
 struct Glance {
     health: Value,
     collectors: Value,
+    #[serde(skip)]
     ready: u16,
 }
 
@@ -125,7 +141,7 @@ struct Eyes<'a> {
     last: Value,
     /// Of the fault's collector.
     looks: u32,
-    /// How late each collector was, in seconds after the freshest, at each glance of this phase.
+    /// How late each collector was, in its intervals after the freshest, at each glance of this phase.
     late: BTreeMap<String, Vec<f64>>,
     counters: BTreeMap<String, f64>,
 }
@@ -141,11 +157,9 @@ impl<'a> Eyes<'a> {
     }
 
     fn glance(&mut self) -> Glance {
-        let glance = Glance {
-            ready: get(self.address, "/readyz").unwrap().0,
-            health: self.section("health"),
-            collectors: self.section("collectors"),
-        };
+        let text = get(self.address, "/status").unwrap().1;
+        let glance: Glance = serde_json::from_str(&text).unwrap();
+        let glance = Glance { ready: get(self.address, "/readyz").unwrap().0, ..glance };
         let took = glance.collectors[self.fault.collector]["duration_seconds"].clone();
         if took != self.last {
             self.looks += 1;
@@ -161,6 +175,7 @@ impl<'a> Eyes<'a> {
         let Some(freshest) = all.values().filter_map(at).max() else { return };
         for (name, one) in all {
             let late = at(one).map_or(f64::INFINITY, |at| freshest.duration_since(at).as_secs_f64());
+            let late = late / one["interval_seconds"].as_f64().unwrap();
             self.late.entry(name.clone()).or_default().push(late);
         }
     }
@@ -215,9 +230,11 @@ fn not_ok(health: &Value) -> Value {
 
 /// Plays it once. It panics where anything is not as it must be.
 pub fn play(world: &World, number: usize, fault: &Fault) -> Row {
-    let mut scene = Scene::new(number, fault.kit);
+    let mut scene = Scene::new(number, fault);
     let mut eyes = Eyes::new(fault, scene.address());
-    let watched = Watched::new(world, format!("{} {} {number}", fault.part, fault.fault), scene.address());
+    // An address of its own in each attempt.
+    let name = format!("{} {} at {}", fault.part, fault.fault, scene.address());
+    let watched = Watched::new(world, name, scene.address());
     eyes.until("well", Glance::is_well);
     eyes.metrics();
     blip(&mut scene, &mut eyes);
@@ -230,7 +247,9 @@ pub fn play(world: &World, number: usize, fault: &Fault) -> Row {
 
     (fault.mend)(&mut scene);
     eyes.begin();
-    eyes.until("well again", Glance::is_well);
+    eyes.until("well again", |glance| {
+        glance.is_well() && fault.way.check().is_none_or(|check| glance.state(check) == "ok")
+    });
     eyes.metrics();
     Row { clears: cleared(&mut eyes), ..row }
 }
@@ -275,7 +294,7 @@ fn last(scene: &mut Scene, eyes: &mut Eyes<'_>) -> u32 {
         Way::Shown => {
             let metrics = || get(scene.address(), "/metrics").unwrap().1;
             eyes.until("shown", |glance| is_seen(fault, glance) || shows(fault, &metrics()));
-            eyes.looks
+            eyes.looks.max(1) // one was after the glance
         }
     };
     assert!(seen <= fault.way.within(), "seen after {seen} looks, and {} are promised", fault.way.within());
@@ -308,27 +327,42 @@ fn flap(scene: &mut Scene, eyes: &mut Eyes<'_>, check: (&str, &str)) -> u32 {
     }
 }
 
+/// Whether `/metrics` is as it must be: each line stands there as it is, or a series has more than a number, or is not there.
 fn shows(fault: &Fault, metrics: &str) -> bool {
-    let has = |wanted: &str| metrics.lines().any(|line| line == wanted);
-    let lists = |series: &str| metrics.lines().any(|line| line.rsplit_once(' ').is_some_and(|(one, _)| one == series));
-    fault
-        .expect
-        .metrics
-        .iter()
-        .all(|wanted| wanted.strip_prefix("no ").map_or_else(|| has(wanted), |gone| !lists(gone)))
+    let value = |series: &str| metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    fault.expect.metrics.iter().all(|wanted| match (wanted.strip_prefix("no "), wanted.split_once(" > ")) {
+        (Some(series), _) => value(series).is_none(),
+        (_, Some((series, least))) => value(series).is_some_and(|now| number(now) > number(least)),
+        _ => metrics.lines().any(|line| line == *wanted),
+    })
+}
+
+/// Where it is told, and what.
+fn page_told(place: &str, told: &str) -> String {
+    let told = told.split_once(": ").filter(|_| told.starts_with('#')).map_or(told, |(_, says)| says);
+    if told.is_empty() { place.to_owned() } else { format!("{place}: {told}") }
+}
+
+fn number(text: &str) -> f64 {
+    text.parse().unwrap()
+}
+
+fn spelled(line: &str) -> String {
+    line.strip_prefix("no ").map_or_else(|| format!("`{line}`"), |series| format!("no `{series}`"))
 }
 
 /// Waits until all is said that must be said, and writes it down.
 fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32) -> Row {
     let Fault { part, fault, injected, way, expect, .. } = *eyes.fault;
     let wanted: BTreeSet<String> = expect.unready.iter().map(|&check| check.to_owned()).collect();
-    eyes.until("said by /readyz", |_| unready(scene.address()) == wanted);
+    let says = || (unready(scene.address()) == wanted).then_some(());
+    until("said by /readyz", says, || format!("{:?}", unready(scene.address())));
     until(
         "metrics",
         || shows(eyes.fault, &eyes.metrics()).then_some(()),
         || get(scene.address(), "/metrics").unwrap().1,
     );
-    let page = until("a page", || world.page(scene, expect.page), || format!("{:?}", world.page(scene, "")));
+    let page = until("a page", || world.page(scene, expect.page), || world.whole_page(scene));
     let fires = |alerts: &BTreeSet<String>| expect.alerts.iter().all(|&alert| alerts.contains(alert));
     until("alerts", || world.firing(name).filter(fires), || format!("{:?}", world.firing(name)));
     std::thread::sleep(AFTERMATH);
@@ -347,13 +381,8 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
         seen: Some(seen),
         within: way.within(),
         readyz: readyz(&glance, &wanted),
-        metric: expect.metrics.iter().map(|line| format!("`{line}`")).collect::<Vec<_>>().join(", "),
-        page: [page, expect.page.to_owned()]
-            .iter()
-            .filter(|part| !part.is_empty())
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(": "),
+        metric: expect.metrics.iter().map(|line| spelled(line)).collect::<Vec<_>>().join(", "),
+        page: page_told(&page, expect.page),
         alert: if expect.alerts.is_empty() { "none".into() } else { expect.alerts.join(", ") },
         clears: String::new(),
         fresh: match stale.is_empty() {

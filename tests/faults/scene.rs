@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use agenthost_exporter::fact::Check;
 use agenthost_exporter::{collect, pulse};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,6 +20,7 @@ use crate::binary::{PATIENCE, Sidecar, exporter, exporter_without_rights, get};
 use crate::dockerd::Engine;
 use crate::door::{Door, Process};
 use crate::fake_docker::{Fake, container};
+use crate::fault::Fault;
 use crate::hosts::{Gateway, Host};
 use crate::stage::MINUTE;
 
@@ -181,6 +183,8 @@ pub struct Scene {
     /// A lock on the host's database.
     lock: Option<Connection>,
     kit: Kit,
+    /// The collectors that look each second; the others do every other.
+    quick: Vec<&'static str>,
     /// What its workers are called.
     worker: String,
     /// What the host's `/status` says when all is well.
@@ -189,7 +193,8 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new(number: usize, kit: Kit) -> Scene {
+    pub fn new(number: usize, fault: &Fault) -> Scene {
+        let kit = fault.kit;
         let host = Host::with_repos();
         let (root, gateway, own) = (host.root.path().to_owned(), Gateway::well(), Api::new());
         own.json("/numbers", json!({"running": 3}));
@@ -229,6 +234,7 @@ impl Scene {
             workers: Vec::new(),
             lock: None,
             kit,
+            quick: [fault.collector].iter().chain(fault.expect.with).copied().collect(),
             worker,
             status_page: page,
             sidecar: None,
@@ -263,7 +269,7 @@ impl Scene {
         self.root().join(name)
     }
 
-    /// Everything looks each second, and a minute of a policy is two; no policy lasts longer than five of them.
+    /// What the fault is about looks each second, and a minute of a policy is two; no policy lasts longer than five of them.
     fn config(&self) -> String {
         let address = |program: Option<&Program>, other: String| program.map_or(other, |one| one.address.to_string());
         let serves = |kit: Kit| self.program.as_ref().filter(|_| self.kit == kit);
@@ -280,30 +286,33 @@ impl Scene {
             "service" => "boot_grace = \"1s\"\n".to_owned(),
             "gateway" => format!("{gateway}\n"),
             "workers" => format!(
-                "presets = []\nleaked_after = \"2s\"\n[[collect.workers.rule]]\nname = \"worker\"\ncomm = \"{worker}\"\n"
+                "presets = []\nleaked_after = \"2s\"\n[[collect.workers.rule]]\nname = \"crew\"\ncomm = \"{worker}\"\n"
             ),
             _ => String::new(),
         };
-        let table = |name: &str| format!("[collect.{name}]\n{PACE}{}", own(name));
+        let pace = |name: &str| if self.quick.contains(&name) { QUICK } else { PACE };
+        let table = |name: &str| format!("[collect.{name}]\n{}{}", pace(name), own(name));
         let collectors: String =
             collect::ALL.iter().map(|one| one.name).filter(|name| !LISTED.contains(name)).map(table).collect();
-        let checks = pulse::CHECKS.iter().chain(collect::ALL.iter().flat_map(|one| one.checks));
-        let policies: String = checks.map(|check| policy(check.name, fail_for(check.name))).collect();
+        let policies: String = checks().map(|check| policy(check.name, fail_for(check.name))).collect();
         format!(
             "[host]\nurl = \"http://{url}\"\n{pid_file}[docker]\nsocket = \"{}\"\n{collectors}\
-             [[collect.http]]\nname = \"own\"\nurl = \"{}/numbers\"\nvalues = {{ running = \"/running\" }}\n{PACE}\
+             [[collect.http]]\nname = \"own\"\nurl = \"{}/numbers\"\nvalues = {{ running = \"/running\" }}\n{}\
              [[collect.sql]]\nname = \"own\"\ndatabase = \"{root}/data/own.db\"\n\
-             query = \"SELECT count(*) AS jobs FROM jobs\"\n{PACE}\
-             [[collect.heartbeat]]\nname = \"own\"\npath = \"{root}/data/pulse/heartbeat\"\nmax_age = \"3s\"\n{PACE}{policies}",
+             query = \"SELECT count(*) AS jobs FROM jobs\"\n{}\
+             [[collect.heartbeat]]\nname = \"own\"\npath = \"{root}/data/pulse/heartbeat\"\nmax_age = \"3s\"\n{}{policies}",
             socket.display(),
             self.own.url,
+            pace("http"),
+            pace("sql"),
+            pace("heartbeat"),
         )
     }
 
     // -- the host's process
 
     pub fn process_ends(&mut self) {
-        self.process = None;
+        self.process.take().unwrap().kill();
     }
 
     pub fn process_begins(&mut self) {
@@ -373,10 +382,11 @@ impl Scene {
 
     // -- the database
 
-    pub fn lock(&mut self) {
-        let writer = Connection::open(self.host.root.database()).unwrap();
+    /// For a writer that has written this; one that had written nothing could be ignored.
+    pub fn lock(&mut self, database: &str, sql: &str) {
+        let writer = Connection::open(self.path(database)).unwrap();
         writer.busy_timeout(PATIENCE).unwrap();
-        writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        writer.execute_batch(&format!("BEGIN EXCLUSIVE; {sql}")).unwrap();
         self.lock = Some(writer);
     }
 
@@ -423,9 +433,9 @@ impl Scene {
 
     // -- containers
 
-    /// The engine says this to everybody, or nothing.
-    pub fn engine_says(&self, answer: Option<&'static str>) {
-        self.docker.answer_with(move |_| answer.map(|body| (200, body.to_owned())));
+    /// The engine says this to everybody.
+    pub fn engine_says(&self, body: &'static str) {
+        self.docker.answer_with(move |_| Some((200, body.to_owned())));
     }
 
     pub fn engine_is_well(&self) {
@@ -444,7 +454,13 @@ impl Scene {
         fs::set_permissions(self.docker.socket(), Permissions::from_mode(mode)).unwrap();
     }
 
-    /// An MCP server's container has ended.
+    /// An MCP server does not answer its health check.
+    pub fn server_is_ill(&self) {
+        let ill = json!({"Status": "Up 5 minutes (unhealthy)", "State": {"Health": {"Status": "unhealthy"}}});
+        self.docker.have(vec![container("pynchy-mcp-web_0a1b2c", "web:1", ill)]);
+    }
+
+    /// Its container has ended.
     pub fn server_ends(&self) {
         let ended = json!({"Status": "Exited (1) 2 seconds ago", "State": {"Status": "exited", "ExitCode": 1,
             "FinishedAt": "2026-11-21T19:58:00Z"}});
@@ -458,16 +474,23 @@ impl Drop for Scene {
     }
 }
 
-const PACE: &str = "interval = \"1s\"\ntimeout = \"2s\"\n";
+const QUICK: &str = "interval = \"1s\"\ntimeout = \"2s\"\n";
+const PACE: &str = "interval = \"2s\"\ntimeout = \"2s\"\n";
 /// Of which each entry has its own pace.
 const LISTED: [&str; 3] = ["http", "sql", "heartbeat"];
 const OWN: &str = "CREATE TABLE jobs (state TEXT); INSERT INTO jobs VALUES ('open'), ('done')";
 const GATEWAY: [&str; 5] = ["/health/liveliness", "/health/readiness", "/v1/models", "/model/info", "/health"];
 
+/// What may be bad for longer than this keeps that: nobody breaks what those checks are about.
+const SLOW: Duration = Duration::from_secs(30 * 60);
+
+fn checks() -> impl Iterator<Item = &'static Check> {
+    pulse::CHECKS.iter().chain(collect::ALL.iter().flat_map(|one| one.checks)).filter(|check| check.fail_for <= SLOW)
+}
+
 /// How long a check must be bad here, in seconds.
 pub fn fail_for(check: &str) -> u64 {
-    let mut checks = pulse::CHECKS.iter().chain(collect::ALL.iter().flat_map(|one| one.checks));
-    let check = checks.find(|one| one.name == check).unwrap_or_else(|| panic!("no check {check}"));
+    let check = checks().find(|one| one.name == check).unwrap_or_else(|| panic!("no check {check}"));
     (check.fail_for / 60 * MINUTE.as_secs() as u32).min(MINUTE * 5).as_secs()
 }
 

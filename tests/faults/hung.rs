@@ -18,8 +18,8 @@ use crate::disk::{Away, own_view};
 use crate::fake_docker::{Fake, container};
 use crate::fixture::Root;
 use crate::gate::Gate;
-use crate::lab::{Lab, Line, QUICKER, Running, collectors, error, hurried, value};
-use crate::vitals::{Vitals, median};
+use crate::lab::{Lab, Line, QUICKER, Running, alone, collectors, error, hurried, is_long};
+use crate::vitals::{Vitals, median, quarter};
 
 /// Ten minutes, so much quicker.
 const SPAN: Duration = Duration::from_secs(10 * 60 / QUICKER as u64);
@@ -145,9 +145,21 @@ impl World {
         drop(files);
     }
 
+    /// How many lines are open to them.
+    fn lines(&self) -> usize {
+        self.gates.iter().map(Gate::lines).sum()
+    }
+
     /// How often all who answer were asked so far.
     fn asked(&self) -> usize {
         [&self.lab.api, &self.gateway, &self.push].map(|api| api.heads().matches(" HTTP/1.1\r\n").count()).iter().sum()
+    }
+
+    /// How often they are asked in three looks.
+    fn asked_lately(&self) -> usize {
+        let before = self.asked();
+        std::thread::sleep(Duration::from_secs(3));
+        self.asked() - before
     }
 }
 
@@ -188,15 +200,35 @@ impl Asked {
     }
 }
 
-/// Of four quarters of what was measured one after the other, this one.
-fn quarter<T>(of: &[T], number: usize) -> &[T] {
-    &of[of.len() * number / 4..of.len() * (number + 1) / 4]
-}
-
 fn p99(times: &[Duration]) -> Duration {
     let mut times = times.to_vec();
     times.sort_unstable();
     times[times.len() * 99 / 100]
+}
+
+impl Asked {
+    fn p99(&self, path: &str) -> Duration {
+        p99(&self.took[path])
+    }
+
+    /// The quarter in which it was answered soonest: who is kept waiting by what hangs is so in each of them, a busy machine
+    /// is late now and then.
+    fn best(&self, path: &str) -> Duration {
+        (0..4).map(|number| p99(quarter(&self.took[path], number))).min().unwrap_or_default()
+    }
+
+    fn most(&self, number: usize, of: impl Fn(&Vitals) -> u64) -> u64 {
+        quarter(&self.vitals, number).iter().map(of).max().unwrap_or_default()
+    }
+
+    fn print(&self, when: &str) {
+        for path in PATHS {
+            let (all, median) = (self.p99(path), median(self.took[path].iter().copied()));
+            println!("{when}: {path}: p99 {all:?}, of the best quarter {:?}, median {median:?}", self.best(path));
+        }
+        println!("{when}: the machine itself is late by {:?} (p99)", p99(&self.late));
+        self.vitals.iter().step_by(10).for_each(|vitals| println!("{when}: {vitals}"));
+    }
 }
 
 /// Counters that the host's own rows make; nothing is written to it here.
@@ -205,41 +237,76 @@ fn counted(sidecar: &Running) -> BTreeMap<String, f64> {
     let rows = ["agenthost_messages_", "agenthost_usage_", "agenthost_task_run"];
     let of_rows = text.lines().filter(|line| rows.iter().any(|begin| line.starts_with(begin)));
     let values = of_rows.filter_map(|line| line.rsplit_once(' '));
-    values.filter(|(name, _)| name.contains("_total")).map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+    values
+        .filter(|(name, _)| name.contains("_total"))
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// What each path may take: 50 ms, and what the machine takes by itself. Of a program that is not optimised, what the path
+/// takes while nothing hangs: to render the metrics takes that one far longer than 50 ms.
+fn allowed(path: &str, before: &Asked, hung: &Asked) -> Duration {
+    let own = Duration::from_millis(50) + p99(&hung.late);
+    if cfg!(debug_assertions) && !is_long() { own + before.p99(path) } else { own }
 }
 
 #[test]
 fn all_sources_hang_at_once_and_nobody_waits() {
-    own_view().unwrap();
-    let _ = setpriority_process(None, -20);
+    let _alone = alone();
+    if own_view().is_err() {
+        return eprintln!("SKIPPED: all sources hung, because we may not mount here");
+    }
+    let _ = setpriority_process(None, -20); // or others are measured too
     let world = World::new();
-    let (log, full) = full_pipe();
-    let mut command = hurried();
-    let child = command.args(world.lab.flags()).stderr(full).spawn().unwrap();
+    // Nobody reads the log, and it is full.
+    let (_log, full) = full_pipe();
+    let child = hurried().args(world.lab.flags()).stderr(full).spawn().unwrap();
     let sidecar = Running::begin(child, world.lab.address);
     let is_up = |status: &Value| collectors(status, true).len() == status["collectors"].as_object().unwrap().len();
     sidecar.until("everything is seen", is_up);
-    let (before, lines) = (counted(&sidecar), world.gates.each_ref().map(Gate::lines));
+    let before = Asked::of(&sidecar, Duration::from_secs(10));
+    before.print("before");
+    let (rows, asked, lines) = (counted(&sidecar), world.asked_lately(), world.lines());
 
     let hung = world.hang();
     let told = |status: &Value| SAID.iter().all(|(name, says)| error(status, name).contains(says));
-    let status = sidecar.until("each says that it hangs", told);
-    println!("{:#}", status["collectors"]);
-    println!("{:#} {:#} {:#} {:#}", status["repos"], status["service"], status["gateway"], status["http"]);
-    // A minute of the accelerated time, so that everything has hung for a while.
+    sidecar.until("each says that it hangs", told);
+    // A minute, accelerated: everything has hung for a while.
     std::thread::sleep(Duration::from_secs(60) / QUICKER);
-    let asked = Asked::of(&sidecar, std::env::var("SPAN").map_or(SPAN, |s| Duration::from_secs(s.parse().unwrap())));
-    for (path, took) in &asked.took {
-        println!("{path}: p99 {:?} of {}, median {:?}, quarters {:?}", p99(took), took.len(), median(took.iter().copied()), [0,1,2,3].map(|n| p99(quarter(took, n))));
-    }
-    println!("late: {:?}", p99(&asked.late));
-    for v in asked.vitals.iter().step_by(5) { println!("{v}"); }
+    let span = if is_long() { SPAN * 6 } else { SPAN };
+    let while_hung = Asked::of(&sidecar, span);
+    while_hung.print("hung");
     let status = sidecar.status();
-    println!("{:#}", status["collectors"]);
-    let _ = (median([1]), lines, value("", ""));
+    assert!(told(&status), "{:#}", status["collectors"]);
+    assert_eq!(collectors(&status, true), ["exporter", "gateway", "repos", "service"], "these look on");
+    assert_eq!((&status["service"]["status"], &status["gateway"]["up"]), (&json!("down"), &json!(false)));
+    assert!(
+        status["repos"]["acme/web"]["error"].as_str().unwrap().contains("not read within"),
+        "{:#}",
+        status["repos"]
+    );
+    for path in PATHS {
+        let (best, allowed) = (while_hung.best(path), allowed(path, &before, &while_hung));
+        assert!(best < allowed, "{path}: p99 {best:?}, {allowed:?} are allowed");
+    }
+    // A thread for each that hangs, and none more with time.
+    for collector in ["deploy", "heartbeat"] {
+        let timeouts = format!("agenthost_collector_timeouts_total{{collector=\"{collector}\"}}");
+        assert_eq!(sidecar.metric(&timeouts), Some(1.0), "{collector}: one run, which hangs");
+    }
+    let most = |of: fn(&Vitals) -> u64| [0, 3].map(|number| while_hung.most(number, of));
+    let (threads, files) = (most(|vitals| vitals.threads), most(|vitals| vitals.fds as u64));
+    assert!(threads[1] <= threads[0] + 3 && files[1] <= files[0] + 8, "threads {threads:?}, files {files:?}");
+    // Windows fill, and each stack grows once to what the deepest look needs, without optimisation much. A reading that is
+    // kept at each of some 600 looks, or a snapshot, would be more than this in the short form already.
+    let anon = [1, 3].map(|number| median(quarter(&while_hung.vitals, number).iter().map(|vitals| vitals.anon)));
+    let growth = if is_long() { 1024 } else { 4 * 1024 };
+    assert!(anon[1] <= anon[0] + growth, "KiB: {anon:?}");
+
     world.let_go(hung);
     sidecar.until("everything is seen again", is_up);
-    assert_eq!(counted(&sidecar), before);
-    drop(log);
-    println!("asked {}", world.asked());
+    assert_eq!(counted(&sidecar), rows, "nothing is counted twice");
+    let now = world.asked_lately();
+    assert!(now <= asked * 3 / 2 + 3, "asked {asked} times in three looks, now {now}");
+    assert!(world.lines() <= lines + 4, "{lines} lines, now {}", world.lines());
 }

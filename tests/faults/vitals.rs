@@ -48,3 +48,8 @@ pub fn median<T: Ord + Copy>(values: impl IntoIterator<Item = T>) -> T {
     values.sort_unstable();
     values[values.len() / 2]
 }
+
+/// Of four quarters of what was measured one after the other, this one: 0 to 3.
+pub fn quarter<T>(of: &[T], number: usize) -> &[T] {
+    &of[of.len() * number / 4..of.len() * (number + 1) / 4]
+}

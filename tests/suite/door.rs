@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,8 +21,10 @@ pub struct Door {
 
 impl Door {
     pub fn before(api: &Api) -> Door {
-        // An address of its own: no other test is given its port while it is closed.
-        let address = TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
+        // An address of its own: nobody else is given its port while it is closed.
+        static DOORS: AtomicU8 = AtomicU8::new(0);
+        let number = DOORS.fetch_add(1, Ordering::Relaxed);
+        let address = TcpListener::bind((format!("127.77.{number}.1"), 0)).unwrap().local_addr().unwrap();
         Door { address, api: api.url.trim_start_matches("http://").parse().unwrap(), served: None }
     }
 
@@ -72,9 +74,21 @@ pub struct Process(Child);
 
 impl Process {
     pub fn start(root: &Path) -> Process {
+        Process::start_as(root, None)
+    }
+
+    /// Of another user, if there is one.
+    pub fn start_as(root: &Path, user: Option<u32>) -> Process {
         let mut command = Command::new("sleep");
         command.arg0("pynchy").arg("100000").current_dir(root).stdin(Stdio::null());
+        if let Some(user) = user.filter(|_| rustix::process::geteuid().is_root()) {
+            command.uid(user).gid(user); // of another group nobody sees its folder
+        }
         Process(command.spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     pub fn kill(&mut self) {

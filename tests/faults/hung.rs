@@ -18,7 +18,7 @@ use crate::disk::{Away, own_view};
 use crate::fake_docker::{Fake, container};
 use crate::fixture::Root;
 use crate::gate::Gate;
-use crate::lab::{Lab, Line, QUICKER, Running, alone, collectors, error, hurried, is_long};
+use crate::lab::{Lab, Line, QUICKER, Running, alone, collectors, error, hurried, is_long, is_released};
 use crate::vitals::{Vitals, median, quarter};
 
 /// Ten minutes, so much quicker.
@@ -247,7 +247,7 @@ fn counted(sidecar: &Running) -> BTreeMap<String, f64> {
 /// takes while nothing hangs: to render the metrics takes that one far longer than 50 ms.
 fn allowed(path: &str, before: &Asked, hung: &Asked) -> Duration {
     let own = Duration::from_millis(50) + p99(&hung.late);
-    if cfg!(debug_assertions) && !is_long() { own + before.p99(path) } else { own }
+    if is_released() { own } else { own + before.p99(path) }
 }
 
 #[test]

@@ -160,10 +160,17 @@ impl Lab {
     }
 }
 
-/// As it is released, where that is at hand: what is measured is to be that.
+/// The program as it is released, where it is at hand: what is measured is to be that.
+fn released() -> Option<OsString> {
+    std::env::var_os("AGENTHOST_STATIC").filter(|path| is_long() && !path.is_empty())
+}
+
+pub fn is_released() -> bool {
+    released().is_some()
+}
+
 fn exe() -> OsString {
-    let released = std::env::var_os("AGENTHOST_STATIC").filter(|path| is_long() && !path.is_empty());
-    released.unwrap_or_else(|| env!("CARGO_BIN_EXE_agenthost-exporter").into())
+    released().unwrap_or_else(|| env!("CARGO_BIN_EXE_agenthost-exporter").into())
 }
 
 pub fn program() -> Command {

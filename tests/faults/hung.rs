@@ -126,7 +126,8 @@ impl World {
             lab.url(),
         );
         let gateway_keys = format!("kind = \"litellm\"\nurl = \"http://{models_at}\"");
-        lab.configure(&lab.text(&[("", &more), ("gateway", &gateway_keys), ("repos", "status_interval = \"1s\"")]));
+        let text = lab.text(&[("", &more), ("gateway", &gateway_keys), ("repos", "status_interval = \"1s\"")]);
+        lab.configure(&text.replace("timeout = \"3s\"", "timeout = \"2s\"")); // sooner seen
         let gates = [lab.gate.clone(), models, otlp, engine];
         World { lab, gateway, push, gates, _docker: docker }
     }

@@ -24,13 +24,13 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// is, and what may be bad for two minutes may be so for eight seconds.
 pub const QUICKER: u32 = 15;
 
-/// A configuration by which everything is so much quicker; `more` are keys to stand in tables of collectors and checks.
+/// A configuration by which everything is so much quicker, but for time-outs: a busy machine needs them. `more` are keys to stand in tables of collectors and checks.
 pub fn quick(more: &[(&str, &str)]) -> String {
     let keys = |name: &str| more.iter().find(|(table, _)| *table == name).map_or("", |(_, keys)| keys);
     let listed = ["http", "sql", "heartbeat"]; // of which each entry has its own pace
     let paced = collect::ALL.iter().map(|one| one.name).filter(|name| !listed.contains(name));
     let collectors =
-        paced.map(|name| format!("[collect.{name}]\ninterval = \"1s\"\ntimeout = \"1s\"\n{}\n", keys(name)));
+        paced.map(|name| format!("[collect.{name}]\ninterval = \"1s\"\ntimeout = \"3s\"\n{}\n", keys(name)));
     let checks = pulse::CHECKS.iter().chain(collect::ALL.iter().flat_map(|one| one.checks));
     let policies = checks.map(|check| {
         let fail_for = (check.fail_for / QUICKER).as_secs();

@@ -284,7 +284,7 @@ fn an_hour_of_a_host_that_lives_leaves_nothing_behind() {
     let kibs = |of: fn(&Vitals) -> u64| [1, 3].map(|number| median(quarter(&vitals, number).iter().map(of)) as f64);
     // Windows of ten minutes fill, and each stack grows once to what the deepest look needs: that is done in the first minutes,
     // which is all that the short form has. The heap keeps what a full house needed once.
-    let settling = if is_long() { 2048.0 } else { 6144.0 };
+    let settling = if is_long() { 4096.0 } else { 6144.0 };
     stays("KiB that are the heap's", kibs(|vitals| vitals.heap), settling);
     stays("anonymous KiB", kibs(|vitals| vitals.anon), settling);
     let most_of = |of: fn(Vitals) -> f64| [1, 3].map(|number| most(&vitals, number, of));

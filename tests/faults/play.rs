@@ -251,7 +251,17 @@ pub fn play(world: &World, number: usize, fault: &Fault) -> Row {
         glance.is_well() && fault.way.check().is_none_or(|check| glance.state(check) == "ok")
     });
     eyes.metrics();
-    Row { clears: cleared(&mut eyes), ..row }
+    let row = Row { clears: cleared(&mut eyes), ..row };
+    if is_long() {
+        let quiet = || world.firing(&watched.name).filter(BTreeSet::is_empty).map(drop);
+        until("quiet again", quiet, || format!("{:?}", world.firing(&watched.name)));
+    }
+    row
+}
+
+/// All is played, and alerts are waited for until they are over.
+pub fn is_long() -> bool {
+    std::env::var("AGENTHOST_TESTS").is_ok_and(|how| how == "long")
 }
 
 /// One bad look, or as many as it takes this test to undo it: neither unready, nor failed.
@@ -297,7 +307,7 @@ fn last(scene: &mut Scene, eyes: &mut Eyes<'_>) -> u32 {
             eyes.looks.max(1) // one was after the glance
         }
     };
-    assert!(seen <= fault.way.within(), "seen after {seen} looks, and {} are promised", fault.way.within());
+    assert!(seen <= fault.within(), "seen after {seen} looks, and {} are promised", fault.within());
     seen
 }
 
@@ -307,8 +317,9 @@ fn flap(scene: &mut Scene, eyes: &mut Eyes<'_>, check: (&str, &str)) -> u32 {
     let (mut is_bad, mut seen) = (true, None);
     loop {
         let glance = eyes.glance();
-        if glance.state(check) == "failed" {
-            seen.get_or_insert(eyes.looks);
+        if glance.state(check) == "failed" && seen.is_none() {
+            seen = Some(eyes.looks);
+            eyes.late.clear(); // until now it was fresh now and then
         }
         let wanted = seen.is_some() || eyes.looks % 3 != 2;
         if wanted != is_bad {
@@ -353,7 +364,7 @@ fn spelled(line: &str) -> String {
 
 /// Waits until all is said that must be said, and writes it down.
 fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32) -> Row {
-    let Fault { part, fault, injected, way, expect, .. } = *eyes.fault;
+    let Fault { part, fault, injected, expect, .. } = *eyes.fault;
     let wanted: BTreeSet<String> = expect.unready.iter().map(|&check| check.to_owned()).collect();
     let says = || (unready(scene.address()) == wanted).then_some(());
     until("said by /readyz", says, || format!("{:?}", unready(scene.address())));
@@ -379,7 +390,7 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
         fault,
         injected,
         seen: Some(seen),
-        within: way.within(),
+        within: eyes.fault.within(),
         readyz: readyz(&glance, &wanted),
         metric: expect.metrics.iter().map(|line| spelled(line)).collect::<Vec<_>>().join(", "),
         page: page_told(&page, expect.page),

@@ -1088,17 +1088,6 @@ pub const ALL: &[Fault] = &[
     },
     Fault {
         part: "heartbeat",
-        fault: "flapping",
-        injected: "the same in two of three looks",
-        collector: "heartbeat",
-        inflict: |scene| scene.goes("data/pulse/heartbeat"),
-        mend: |scene| scene.comes_back("data/pulse/heartbeat"),
-        way: Way::Flapping("heartbeat_stale", "own"),
-        expect: STALE,
-        ..NOTHING
-    },
-    Fault {
-        part: "heartbeat",
         fault: "permission lost",
         injected: "mode 0 of the folder above it",
         kit: Kit::AsNobody,

@@ -376,8 +376,7 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
     let page = until("a page", || world.page(scene, expect.page), || world.whole_page(scene));
     let fires = |alerts: &BTreeSet<String>| expect.alerts.iter().all(|&alert| alerts.contains(alert));
     until("alerts", || world.firing(name).filter(fires), || format!("{:?}", world.firing(name)));
-    std::thread::sleep(AFTERMATH);
-    let glance = eyes.glance();
+    let (overall, glance) = aftermath(eyes);
     let firing = world.firing(name).unwrap_or_default();
     let may: BTreeSet<&str> = expect.alerts.iter().chain(expect.beside).copied().collect();
     let more: Vec<_> = firing.iter().filter(|alert| !may.contains(&***alert)).collect();
@@ -391,7 +390,7 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
         injected,
         seen: Some(seen),
         within: eyes.fault.within(),
-        readyz: readyz(&glance, &wanted),
+        readyz: readyz(&overall, &wanted),
         metric: expect.metrics.iter().map(|line| spelled(line)).collect::<Vec<_>>().join(", "),
         page: page_told(&page, expect.page),
         alert: if expect.alerts.is_empty() { "none".into() } else { expect.alerts.join(", ") },
@@ -405,6 +404,20 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
 
 /// So long after all was said nothing else is.
 const AFTERMATH: Duration = Duration::from_secs(3);
+
+/// The overall verdict that stands for most of that time, as a look may be late on a busy machine; and the last glance.
+fn aftermath(eyes: &mut Eyes<'_>) -> (String, Glance) {
+    let (begun, mut stood) = (Instant::now(), BTreeMap::<String, u32>::new());
+    loop {
+        let glance = eyes.glance();
+        *stood.entry(glance.health["overall"].as_str().unwrap().to_owned()).or_default() += 1;
+        if begun.elapsed() > AFTERMATH {
+            let overall = stood.into_iter().max_by_key(|(_, count)| *count).unwrap().0;
+            return (overall, glance);
+        }
+        std::thread::sleep(GLANCE);
+    }
+}
 
 fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>, mut instead: impl FnMut() -> String) -> T {
     let begun = Instant::now();
@@ -426,12 +439,9 @@ fn unready(address: SocketAddr) -> BTreeSet<String> {
     names
 }
 
-fn readyz(glance: &Glance, unready: &BTreeSet<String>) -> String {
+fn readyz(overall: &str, unready: &BTreeSet<String>) -> String {
     let names: Vec<_> = unready.iter().map(|name| format!("`{name}`")).collect();
-    match glance.ready {
-        200 => format!("200, {}", glance.health["overall"].as_str().unwrap()),
-        code => format!("{code}: {}", names.join(", ")),
-    }
+    if names.is_empty() { format!("200, {overall}") } else { format!("503: {}", names.join(", ")) }
 }
 
 /// What its verdict went through when it was mended, by the history; and nothing is missing there.

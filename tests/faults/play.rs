@@ -19,8 +19,10 @@ use crate::stage::Stage;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Much more often than a sidecar looks.
 const GLANCE: Duration = Duration::from_millis(200);
-/// A blip that took this test so long was none: `fail_for` is twice that at the least.
+/// A blip is no longer, for `fail_for` is twice that at the least.
 const BLIP: Duration = Duration::from_secs(2);
+/// On a busy machine what should be one bad look may be some; what the program makes of one is the same each time.
+const BLIPS: usize = 4;
 /// So many intervals may a collector be late for once on a busy machine; what a fault hinders stays late.
 const HICCUP: f64 = 6.0;
 
@@ -237,9 +239,8 @@ pub fn play(world: &World, number: usize, fault: &Fault) -> Row {
     let watched = Watched::new(world, name, scene.address());
     eyes.until("well", Glance::is_well);
     eyes.metrics();
-    blip(&mut scene, &mut eyes);
-    let quiet = world.firing(&watched.name);
-    assert!(quiet.is_some_and(|alerts| alerts.is_empty()), "an alert of a blip: {:?}", world.firing(&watched.name));
+    let blips: Vec<_> = (0..BLIPS).map_while(|_| blip(world, &watched.name, &mut scene, &mut eyes).err()).collect();
+    assert!(blips.len() < BLIPS, "each blip is more than one: {blips:#?}");
 
     eyes.begin();
     let seen = last(&mut scene, &mut eyes);
@@ -264,26 +265,28 @@ pub fn is_long() -> bool {
     std::env::var("AGENTHOST_TESTS").is_ok_and(|how| how == "long")
 }
 
-/// One bad look, or as many as it takes this test to undo it: neither unready, nor failed.
-fn blip(scene: &mut Scene, eyes: &mut Eyes<'_>) {
-    let fault = eyes.fault;
-    for attempt in 1.. {
-        let begun = Instant::now();
-        (fault.inflict)(scene);
-        eyes.until("a bad look", |glance| is_seen(fault, glance) || begun.elapsed() > BLIP);
-        (fault.mend)(scene);
-        let lasted = begun.elapsed();
-        let mut failed = None;
-        eyes.until("well after a blip", |glance| {
-            let wrong = glance.ready != 200 || fault.way.check().is_some_and(|check| glance.state(check) == "failed");
-            if wrong {
-                failed.get_or_insert_with(|| not_ok(&glance.health));
-            }
-            glance.is_well()
-        });
-        let Some(failed) = failed else { return };
-        assert!(lasted >= BLIP && attempt < 4, "a blip of {lasted:?} fails: {failed:#}");
+/// One bad look, or as many as it takes this test to undo it: neither unready, nor failed, and nobody is told.
+///
+/// # Errors
+/// It was more.
+fn blip(world: &World, name: &str, scene: &mut Scene, eyes: &mut Eyes<'_>) -> Result<(), String> {
+    let (fault, begun) = (eyes.fault, Instant::now());
+    (fault.inflict)(scene);
+    eyes.until("a bad look", |glance| is_seen(fault, glance) || begun.elapsed() > BLIP);
+    (fault.mend)(scene);
+    let (lasted, mut wrong) = (begun.elapsed(), None);
+    eyes.until("well after a blip", |glance| {
+        if glance.ready != 200 || fault.way.check().is_some_and(|check| glance.state(check) == "failed") {
+            wrong.get_or_insert_with(|| format!("after {lasted:?}: {:#}", not_ok(&glance.health)));
+        }
+        glance.is_well()
+    });
+    let firing = until("an answer of Prometheus", || world.firing(name), String::new);
+    if !firing.is_empty() {
+        until("quiet", || world.firing(name).filter(BTreeSet::is_empty), || format!("{:?}", world.firing(name)));
+        return Err(format!("after {lasted:?}: {firing:?}"));
     }
+    wrong.map_or(Ok(()), Err)
 }
 
 fn is_seen(fault: &Fault, glance: &Glance) -> bool {

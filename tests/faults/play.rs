@@ -19,8 +19,10 @@ use crate::stage::Stage;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Much more often than a sidecar looks.
 const GLANCE: Duration = Duration::from_millis(200);
-/// A blip that took this test so long was none: `fail_for` is twice that at the least.
+/// A blip is no longer, for `fail_for` is twice that at the least.
 const BLIP: Duration = Duration::from_secs(2);
+/// On a busy machine what should be one bad look may be some; what the program makes of one is the same each time.
+const BLIPS: usize = 4;
 /// So many intervals may a collector be late for once on a busy machine; what a fault hinders stays late.
 const HICCUP: f64 = 6.0;
 
@@ -237,9 +239,8 @@ pub fn play(world: &World, number: usize, fault: &Fault) -> Row {
     let watched = Watched::new(world, name, scene.address());
     eyes.until("well", Glance::is_well);
     eyes.metrics();
-    blip(&mut scene, &mut eyes);
-    let quiet = world.firing(&watched.name);
-    assert!(quiet.is_some_and(|alerts| alerts.is_empty()), "an alert of a blip: {:?}", world.firing(&watched.name));
+    let blips: Vec<_> = (0..BLIPS).map_while(|_| blip(world, &watched.name, &mut scene, &mut eyes).err()).collect();
+    assert!(blips.len() < BLIPS, "each blip is more than one: {blips:#?}");
 
     eyes.begin();
     let seen = last(&mut scene, &mut eyes);
@@ -251,29 +252,41 @@ pub fn play(world: &World, number: usize, fault: &Fault) -> Row {
         glance.is_well() && fault.way.check().is_none_or(|check| glance.state(check) == "ok")
     });
     eyes.metrics();
-    Row { clears: cleared(&mut eyes), ..row }
+    let row = Row { clears: cleared(&mut eyes), ..row };
+    if is_long() {
+        let quiet = || world.firing(&watched.name).filter(BTreeSet::is_empty).map(drop);
+        until("quiet again", quiet, || format!("{:?}", world.firing(&watched.name)));
+    }
+    row
 }
 
-/// One bad look, or as many as it takes this test to undo it: neither unready, nor failed.
-fn blip(scene: &mut Scene, eyes: &mut Eyes<'_>) {
-    let fault = eyes.fault;
-    for attempt in 1.. {
-        let begun = Instant::now();
-        (fault.inflict)(scene);
-        eyes.until("a bad look", |glance| is_seen(fault, glance) || begun.elapsed() > BLIP);
-        (fault.mend)(scene);
-        let lasted = begun.elapsed();
-        let mut failed = None;
-        eyes.until("well after a blip", |glance| {
-            let wrong = glance.ready != 200 || fault.way.check().is_some_and(|check| glance.state(check) == "failed");
-            if wrong {
-                failed.get_or_insert_with(|| not_ok(&glance.health));
-            }
-            glance.is_well()
-        });
-        let Some(failed) = failed else { return };
-        assert!(lasted >= BLIP && attempt < 4, "a blip of {lasted:?} fails: {failed:#}");
+/// All is played, and alerts are waited for until they are over.
+pub fn is_long() -> bool {
+    std::env::var("AGENTHOST_TESTS").is_ok_and(|how| how == "long")
+}
+
+/// One bad look, or as many as it takes this test to undo it: neither unready, nor failed, and nobody is told.
+///
+/// # Errors
+/// It was more.
+fn blip(world: &World, name: &str, scene: &mut Scene, eyes: &mut Eyes<'_>) -> Result<(), String> {
+    let (fault, begun) = (eyes.fault, Instant::now());
+    (fault.inflict)(scene);
+    eyes.until("a bad look", |glance| is_seen(fault, glance) || begun.elapsed() > BLIP);
+    (fault.mend)(scene);
+    let (lasted, mut wrong) = (begun.elapsed(), None);
+    eyes.until("well after a blip", |glance| {
+        if glance.ready != 200 || fault.way.check().is_some_and(|check| glance.state(check) == "failed") {
+            wrong.get_or_insert_with(|| format!("after {lasted:?}: {:#}", not_ok(&glance.health)));
+        }
+        glance.is_well()
+    });
+    let firing = until("an answer of Prometheus", || world.firing(name), String::new);
+    if !firing.is_empty() {
+        until("quiet", || world.firing(name).filter(BTreeSet::is_empty), || format!("{:?}", world.firing(name)));
+        return Err(format!("after {lasted:?}: {firing:?}"));
     }
+    wrong.map_or(Ok(()), Err)
 }
 
 fn is_seen(fault: &Fault, glance: &Glance) -> bool {
@@ -297,7 +310,7 @@ fn last(scene: &mut Scene, eyes: &mut Eyes<'_>) -> u32 {
             eyes.looks.max(1) // one was after the glance
         }
     };
-    assert!(seen <= fault.way.within(), "seen after {seen} looks, and {} are promised", fault.way.within());
+    assert!(seen <= fault.within(), "seen after {seen} looks, and {} are promised", fault.within());
     seen
 }
 
@@ -307,8 +320,9 @@ fn flap(scene: &mut Scene, eyes: &mut Eyes<'_>, check: (&str, &str)) -> u32 {
     let (mut is_bad, mut seen) = (true, None);
     loop {
         let glance = eyes.glance();
-        if glance.state(check) == "failed" {
-            seen.get_or_insert(eyes.looks);
+        if glance.state(check) == "failed" && seen.is_none() {
+            seen = Some(eyes.looks);
+            eyes.late.clear(); // until now it was fresh now and then
         }
         let wanted = seen.is_some() || eyes.looks % 3 != 2;
         if wanted != is_bad {
@@ -353,7 +367,7 @@ fn spelled(line: &str) -> String {
 
 /// Waits until all is said that must be said, and writes it down.
 fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32) -> Row {
-    let Fault { part, fault, injected, way, expect, .. } = *eyes.fault;
+    let Fault { part, fault, injected, expect, .. } = *eyes.fault;
     let wanted: BTreeSet<String> = expect.unready.iter().map(|&check| check.to_owned()).collect();
     let says = || (unready(scene.address()) == wanted).then_some(());
     until("said by /readyz", says, || format!("{:?}", unready(scene.address())));
@@ -365,22 +379,29 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
     let page = until("a page", || world.page(scene, expect.page), || world.whole_page(scene));
     let fires = |alerts: &BTreeSet<String>| expect.alerts.iter().all(|&alert| alerts.contains(alert));
     until("alerts", || world.firing(name).filter(fires), || format!("{:?}", world.firing(name)));
-    std::thread::sleep(AFTERMATH);
-    let glance = eyes.glance();
+    let (overall, glance) = aftermath(eyes);
     let firing = world.firing(name).unwrap_or_default();
     let may: BTreeSet<&str> = expect.alerts.iter().chain(expect.beside).copied().collect();
     let more: Vec<_> = firing.iter().filter(|alert| !may.contains(&***alert)).collect();
     assert!(more.is_empty(), "{more:?} fire too: {:#}", not_ok(&glance.health));
-    let stale = eyes.stale();
+    let mut stale = eyes.stale();
     let stands: BTreeSet<String> = expect.with.iter().map(|&one| one.to_owned()).collect();
+    // What a busy machine makes late is fresh again soon; what the fault hinders is not.
+    for _ in 0..5 {
+        if stale != stands {
+            eyes.late.clear();
+            aftermath(eyes);
+            stale = eyes.stale();
+        }
+    }
     assert_eq!(stale, stands, "who is not fresh");
     Row {
         part,
         fault,
         injected,
         seen: Some(seen),
-        within: way.within(),
-        readyz: readyz(&glance, &wanted),
+        within: eyes.fault.within(),
+        readyz: readyz(&overall, &wanted),
         metric: expect.metrics.iter().map(|line| spelled(line)).collect::<Vec<_>>().join(", "),
         page: page_told(&page, expect.page),
         alert: if expect.alerts.is_empty() { "none".into() } else { expect.alerts.join(", ") },
@@ -394,6 +415,20 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
 
 /// So long after all was said nothing else is.
 const AFTERMATH: Duration = Duration::from_secs(3);
+
+/// The overall verdict that stands for most of that time, as a look may be late on a busy machine; and the last glance.
+fn aftermath(eyes: &mut Eyes<'_>) -> (String, Glance) {
+    let (begun, mut stood) = (Instant::now(), BTreeMap::<String, u32>::new());
+    loop {
+        let glance = eyes.glance();
+        *stood.entry(glance.health["overall"].as_str().unwrap().to_owned()).or_default() += 1;
+        if begun.elapsed() > AFTERMATH {
+            let overall = stood.into_iter().max_by_key(|(_, count)| *count).unwrap().0;
+            return (overall, glance);
+        }
+        std::thread::sleep(GLANCE);
+    }
+}
 
 fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>, mut instead: impl FnMut() -> String) -> T {
     let begun = Instant::now();
@@ -415,12 +450,9 @@ fn unready(address: SocketAddr) -> BTreeSet<String> {
     names
 }
 
-fn readyz(glance: &Glance, unready: &BTreeSet<String>) -> String {
+fn readyz(overall: &str, unready: &BTreeSet<String>) -> String {
     let names: Vec<_> = unready.iter().map(|name| format!("`{name}`")).collect();
-    match glance.ready {
-        200 => format!("200, {}", glance.health["overall"].as_str().unwrap()),
-        code => format!("{code}: {}", names.join(", ")),
-    }
+    if names.is_empty() { format!("200, {overall}") } else { format!("503: {}", names.join(", ")) }
 }
 
 /// What its verdict went through when it was mended, by the history; and nothing is missing there.

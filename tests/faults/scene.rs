@@ -202,7 +202,7 @@ impl Scene {
         let mut door = Door::before(&host.api);
         door.open();
         let process = (kit != Kit::HostProgram).then(|| Process::start_as(&root, kit.is_nobody().then_some(NOBODY)));
-        let pid = process.as_ref().map_or(0, Process::pid);
+        let pid = process.as_ref().map_or(0, |process| process.0.id());
         fs::write(root.join("data/host.pid"), pid.to_string()).unwrap();
         fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
         let worker = format!("worker-{number}");
@@ -382,7 +382,7 @@ impl Scene {
 
     // -- the database
 
-    /// For a writer that has written this; one that had written nothing could be ignored.
+    /// For a writer that has written this; of one that has written nothing nobody need know.
     pub fn lock(&mut self, database: &str, sql: &str) {
         let writer = Connection::open(self.path(database)).unwrap();
         writer.busy_timeout(PATIENCE).unwrap();
@@ -475,7 +475,8 @@ impl Drop for Scene {
 }
 
 const QUICK: &str = "interval = \"1s\"\ntimeout = \"2s\"\n";
-const PACE: &str = "interval = \"2s\"\ntimeout = \"2s\"\n";
+/// On a busy machine they are late at times, and must not be called down for it.
+const PACE: &str = "interval = \"2s\"\ntimeout = \"8s\"\n";
 /// Of which each entry has its own pace.
 const LISTED: [&str; 3] = ["http", "sql", "heartbeat"];
 const OWN: &str = "CREATE TABLE jobs (state TEXT); INSERT INTO jobs VALUES ('open'), ('done')";

@@ -3,6 +3,7 @@
 mod cli;
 mod examine;
 mod file;
+mod log;
 mod notify;
 mod run;
 mod short;
@@ -25,6 +26,7 @@ use agenthost_exporter::tool::{self, demo, healthcheck, install, nagios, status}
 use anyhow::{Context, Result, bail, ensure};
 use cli::{Cli, Command, ConfigAction, Flags};
 use file::Watched;
+use log::Log;
 use run::{Load, Running};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -55,14 +57,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    log(&cli.flags, matches!(cli.command, Some(Command::Doctor(_))));
-    match run(&cli) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("agenthost-exporter: {error:#}");
-            ExitCode::from(if error.is::<Refused>() { REFUSED } else { 1 })
-        }
-    }
+    begin_log(&cli.flags, matches!(cli.command, Some(Command::Doctor(_))));
+    let code = run(&cli).unwrap_or_else(|error| {
+        log::say(format!("agenthost-exporter: {error:#}\n").as_bytes());
+        ExitCode::from(if error.is::<Refused>() { REFUSED } else { 1 })
+    });
+    log::end();
+    code
 }
 
 /// Threads that come and go would each leave a heap behind: 3.5 MB beside a database of 200 000 messages.
@@ -174,7 +175,7 @@ fn check(flags: &Flags) -> Result<()> {
     config.otlp.target().map_err(refused)?;
     let folder = std::env::current_dir().context("find the current folder")?;
     if let Some(doubt) = config.host.doubt(&folder) {
-        eprintln!("agenthost-exporter: warning: it would not start here now: {doubt:#}");
+        log::say(format!("agenthost-exporter: warning: it would not start here now: {doubt:#}\n").as_bytes());
     }
     print("the configuration is good\n")
 }
@@ -327,13 +328,14 @@ fn signals() -> Result<impl Future<Output = ()>> {
         tokio::spawn(async move {
             let second = next().await;
             tracing::warn!("{second}: ending at once");
+            log::end();
             std::process::exit(1);
         });
     })
 }
 
 /// `quiet`: what is wrong is said in another way.
-fn log(flags: &Flags, quiet: bool) {
+fn begin_log(flags: &Flags, quiet: bool) {
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::prelude::*;
     let level = match flags.log_level {
@@ -345,10 +347,8 @@ fn log(flags: &Flags, quiet: bool) {
     };
     let registry = tracing_subscriber::registry().with(level);
     match flags.log_format {
-        cli::Format::Logfmt => registry.with(tracing_logfmt::builder().layer().with_writer(std::io::stderr)).init(),
-        cli::Format::Json => {
-            registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).init();
-        }
+        cli::Format::Logfmt => registry.with(tracing_logfmt::builder().layer().with_writer(|| Log)).init(),
+        cli::Format::Json => registry.with(tracing_subscriber::fmt::layer().json().with_writer(|| Log)).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
         // Where, but not what: a panic's words may quote what was read.

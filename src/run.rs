@@ -23,7 +23,7 @@ use agenthost_exporter::source::docker::{self, Docker};
 use agenthost_exporter::source::otlp::Target;
 use agenthost_exporter::source::record::{self, Recorder};
 use agenthost_exporter::source::{self, Sources};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -43,6 +43,8 @@ pub struct Running {
     doors: Vec<PathBuf>,
     sources: Sources,
     loops: BTreeMap<&'static str, Loop>,
+    /// Readings of the configuration that have not ended.
+    reads: Vec<JoinHandle<Result<Read>>>,
     /// Of collectors that ran once.
     past: BTreeMap<&'static str, Past>,
     readings: mpsc::Sender<Reading>,
@@ -81,6 +83,8 @@ struct Prepared {
 const LAST_SAVE: Duration = Duration::from_secs(1);
 /// A reload waits so long for the file and for what it names.
 const READ_WITHIN: Duration = Duration::from_secs(10);
+/// So many of those may hang, each on a thread of its own, until there is no other: collectors want threads too.
+const READS_THAT_HANG: usize = 8;
 
 impl Running {
     /// Starts every collector's loop and the river they flow into. `ledger` has what was spent on paid questions, `guard`
@@ -133,6 +137,7 @@ impl Running {
             doors,
             sources,
             loops,
+            reads: Vec::new(),
             past: BTreeMap::new(),
             readings,
             orders,
@@ -179,18 +184,26 @@ impl Running {
     }
 
     /// On a thread of its own: a disk that hangs holds up nobody.
-    async fn read(&self, load: &Load, doors: Arc<OnceLock<Vec<PathBuf>>>) -> Result<Read> {
+    async fn read(&mut self, load: &Load, doors: Arc<OnceLock<Vec<PathBuf>>>) -> Result<Read> {
+        self.reads.retain(|read| !read.is_finished());
+        ensure!(self.reads.len() < READS_THAT_HANG, "{READS_THAT_HANG} readings of the configuration hang");
         let (load, old, sources) = (load.clone(), self.host.clone(), self.sources.clone());
         let (docker, listen, keys) = (self.docker.clone(), self.listen.clone(), self.guard.keys());
         let running = self.loops.iter().map(|(name, one)| (*name, one.plan.clone())).collect();
-        let reading = tokio::task::spawn_blocking(move || {
+        let mut reading = tokio::task::spawn_blocking(move || {
             let config = load()?;
             let _ = doors.set([config.web.files(), config.otlp.files()].concat());
             let keys = closed(&config.web, &listen, &keys)?;
             let pushing = Pushing::new(&config.otlp, &listen)?;
             Read::new(config, keys, pushing, &old, &docker, &sources, running)
         });
-        tokio::time::timeout(READ_WITHIN, reading).await.context("the configuration could not be read in time")??
+        match tokio::time::timeout(READ_WITHIN, &mut reading).await {
+            Ok(read) => read?,
+            Err(_) => {
+                self.reads.push(reading);
+                bail!("the configuration could not be read in time")
+            }
+        }
     }
 
     async fn turn(&mut self, read: Read) {

@@ -92,8 +92,9 @@ pub fn is_silence(error: &anyhow::Error) -> bool {
     })
 }
 
-/// What several collectors ask one endpoint for they ask at the same moments.
-const ENDPOINT_AGE: Duration = Duration::from_secs(5);
+/// What several collectors ask one endpoint for they ask at the same moments. Less than the shortest interval: what was told
+/// at one look must not pass for what is seen at the next.
+const ENDPOINT_AGE: Duration = Duration::from_millis(500);
 
 impl HostApi {
     /// `None` if the host has none.

@@ -182,6 +182,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_told_at_one_look_does_not_pass_for_what_is_seen_at_the_next() {
+        let api = Api::new();
+        let mut http = collector(vec![endpoint("a", &format!("{}/", api.url), "{ a = \"/a\" }")]);
+        for (second, number) in [(0, 1.0), (1, 2.0), (2, 3.0)] {
+            api.json("/", json!({"a": number}));
+            let section = look(&mut http, &format!("20:00:0{second}")).unwrap();
+            assert_eq!(value(&fixture::points::<Http>(&section), &VALUE, "a/a"), Some(Some(number)));
+        }
+    }
+
+    #[test]
     fn one_that_hangs_is_unknown_and_costs_the_others_nothing() {
         let (api, hung) = (Api::new(), Api::new());
         api.json("/", json!({"a": 1}));

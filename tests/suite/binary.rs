@@ -1,9 +1,8 @@
 //! The real binary beside a real folder and a real database, read over HTTP, and damaged while it runs.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,6 +11,8 @@ use serde_json::Value;
 
 use crate::api::Api;
 use crate::fixture::Root;
+use crate::sidecar::PATIENCE;
+pub use crate::sidecar::{Sidecar, exporter, exporter_without_rights, get};
 
 /// Fast enough for a test; everything else is as delivered.
 pub const FAST: &str = "
@@ -36,34 +37,6 @@ interval = \"1s\"
 [collect.groups]
 interval = \"1s\"
 ";
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-pub fn exporter() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agenthost-exporter"));
-    command.env_clear().current_dir("/").stdin(Stdio::null());
-    command
-}
-
-/// The same without the rights of root, if we are root; its program is copied to where everybody may read it.
-pub fn exporter_without_rights(folder: &Path) -> Command {
-    // Whoever may do everything must step down to be refused.
-    if !rustix::process::geteuid().is_root() {
-        return exporter();
-    }
-    let program = folder.join("exporter");
-    std::fs::copy(env!("CARGO_BIN_EXE_agenthost-exporter"), &program).unwrap();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir("/").stdin(Stdio::null());
-    command
-}
-
-/// A running sidecar; it is ended when this is dropped.
-pub struct Sidecar {
-    pub child: Child,
-    pub address: SocketAddr,
-}
 
 impl Sidecar {
     pub fn start(root: &Path, extra: &str) -> Sidecar {
@@ -92,90 +65,10 @@ impl Sidecar {
         Sidecar::spawn_at(exporter, config, anywhere.into_iter().chain(flags))
     }
 
-    /// Where the flags say on which port.
-    pub fn spawn_at(mut exporter: Command, config: &Path, flags: impl IntoIterator<Item = String>) -> Sidecar {
-        let mut child = exporter
-            .arg("--log.format=json")
-            .arg(format!("--config.file={}", config.display()))
-            .args(flags)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let address = listening(child.stderr.take().unwrap());
-        Sidecar { child, address }
-    }
-
-    pub fn get(&self, path: &str) -> (u16, String) {
-        get(self.address, path).unwrap()
-    }
-
-    pub fn status(&self) -> Value {
-        serde_json::from_str(&self.get("/status").1).unwrap()
-    }
-
     /// Reads `/status` until it is as wanted.
     pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.until_within(PATIENCE, what, wanted)
     }
-
-    /// The same for what takes longer than time-outs do.
-    pub fn until_patiently(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.until_within(PATIENCE * 4, what, wanted)
-    }
-
-    fn until_within(&self, patience: Duration, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let status = self.status();
-            if wanted(&status) {
-                return status;
-            }
-            assert!(begun.elapsed() < patience, "never: {what}; last: {status:#}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    pub fn terminate(&mut self) -> std::process::ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("still running after SIGTERM");
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The address that the log names; the rest of the log is drained so that it never blocks.
-fn listening(log: impl Read + Send + 'static) -> SocketAddr {
-    let mut lines = BufReader::new(log).lines();
-    let address = lines.by_ref().find_map(|line| {
-        let line: Value = serde_json::from_str(&line.ok()?).ok()?;
-        line["fields"]["address"].as_str()?.parse().ok()
-    });
-    std::thread::spawn(move || lines.for_each(drop));
-    address.expect("the log says where it listens")
-}
-
-pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("an answer has a status");
-    Ok((status, body.to_owned()))
 }
 
 /// Asserts that one of three tries takes less than a second: who is kept waiting is so each time, a busy machine is late

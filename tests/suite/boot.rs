@@ -1,14 +1,7 @@
 //! A host that is restarted: a real process, whose port is closed until it serves. Within its grace nobody is paged, and
 //! after it whoever does not come up is.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,86 +9,8 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::binary::{Sidecar, error};
+use crate::door::{Door, Process};
 use crate::fixture::Root;
-
-/// The host's port, which is open only while it serves.
-pub struct Door {
-    pub address: SocketAddr,
-    api: SocketAddr,
-    served: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
-}
-
-impl Door {
-    pub fn before(api: &Api) -> Door {
-        // An address of its own: no other test is given its port while it is closed.
-        let address = TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
-        Door { address, api: api.url.trim_start_matches("http://").parse().unwrap(), served: None }
-    }
-
-    pub fn open(&mut self) {
-        let (listener, ends, api) =
-            (TcpListener::bind(self.address).unwrap(), Arc::new(AtomicBool::new(false)), self.api);
-        listener.set_nonblocking(true).unwrap();
-        let ended = ends.clone();
-        let serve = move || {
-            while !ended.load(Ordering::SeqCst) {
-                match listener.accept() {
-                    Ok((asker, _)) => drop(std::thread::spawn(move || pass(asker, api))),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(2)),
-                    Err(_) => {}
-                }
-            }
-        };
-        self.served = Some((ends, std::thread::spawn(serve)));
-    }
-
-    pub fn close(&mut self) {
-        if let Some((ends, thread)) = self.served.take() {
-            ends.store(true, Ordering::SeqCst);
-            thread.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-/// One question, and its answer.
-fn pass(mut asker: TcpStream, api: SocketAddr) -> Option<()> {
-    asker.set_nonblocking(false).ok()?;
-    let (mut head, mut answer) = ([0; 4096], Vec::new());
-    let length = asker.read(&mut head).ok()?;
-    let mut stream = TcpStream::connect(api).ok()?;
-    stream.write_all(&head[..length]).ok()?;
-    stream.read_to_end(&mut answer).ok()?;
-    asker.write_all(&answer).ok()
-}
-
-/// The process; it ends with the test.
-pub struct Process(Child);
-
-impl Process {
-    pub fn start(root: &Path) -> Process {
-        let mut command = Command::new("sleep");
-        command.arg0("pynchy").arg("100000").current_dir(root).stdin(Stdio::null());
-        Process(command.spawn().unwrap())
-    }
-
-    pub fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// One with this grace, whose checks on the host's own fail after so long.
 fn watcher(root: &Path, door: &Door, grace: &str, fail_for: &str) -> Sidecar {

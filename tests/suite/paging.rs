@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::boot::{Door, Process};
 use crate::dockerd::{AGENT, Engine};
+use crate::door::{Door, Process};
 
 #[path = "paging/hosts.rs"]
 mod hosts;

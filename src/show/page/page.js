@@ -878,16 +878,23 @@ function parts(status) {
 const denied = (status) => Object.entries(status.collectors).filter(([, one]) => one.access === 'denied');
 
 function unseen(status) {
-  const failed = Object.entries(status.collectors).filter(([, one]) => one.up === false);
+  const all = Object.entries(status.collectors);
+  const failed = all.filter(([, one]) => one.up === false);
+  const partly = all.filter(([, one]) => one.gaps?.length);
   const { notes } = status.sidecar.host;
-  if (!failed.length && !notes.length) return null;
+  if (!failed.length && !partly.length && !notes.length) return null;
   const isExcused = (name) => status.health.checks.some((check) => check.collector === name && check.unknown_cause === 'excused');
   const line = ([name, { access, error, last_success_at }]) =>
     h('li', { key: name }, mark(access === 'denied' || isExcused(name) ? 'unknown' : 'failed'),
       h('div', {}, h('h3', {}, title(name), ' ', h('span', { class: 'soft' }, access === 'denied' ? 'the sidecar may not look' : 'the latest look failed', last_success_at ? [', last seen ', moment(last_success_at)] : ', never seen')),
         h('p', {}, error)));
+  const gap = ([name, { gaps }]) =>
+    h('li', { key: name }, mark('unknown'),
+      h('div', {}, h('h3', {}, title(name), ' ', h('span', { class: 'soft' }, 'the sidecar may not look at all of it')),
+        gaps.slice(0, FEW).map((text) => h('p', { key: text }, text)),
+        gaps.length > FEW && h('p', { key: 'more' }, `And ${plural(gaps.length - FEW, 'more', 'more')}, in /status.`)));
   return h('section', { key: 'unseen' }, h('h2', {}, 'What cannot be seen'),
-    h('ul', { class: 'wrong' }, failed.map(line), notes.map((note) => h('li', { key: note }, mark('unknown'), h('div', {}, h('p', {}, note))))));
+    h('ul', { class: 'wrong' }, failed.map(line), partly.map(gap), notes.map((note) => h('li', { key: note }, mark('unknown'), h('div', {}, h('p', {}, note))))));
 }
 
 function checks(status) {

@@ -120,3 +120,14 @@ fn no_renderer_names_a_collector() {
         }
     }
 }
+
+#[test]
+fn what_cargo_asks_for_reaches_the_build_of_the_image() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let (manifest, sent) = (read("Cargo.toml"), read(".dockerignore"));
+    let named: Vec<&str> = manifest.lines().filter_map(|line| line.strip_prefix("path = ")).collect();
+    assert!(named.len() > 3, "{named:?}");
+    for path in named.iter().map(|path| path.trim_matches('"')) {
+        assert!(sent.lines().any(|line| line.strip_prefix('!').is_some_and(|kept| path.starts_with(kept))), "{path}");
+    }
+}

@@ -307,11 +307,15 @@ fn key(line: &str) -> Option<&str> {
     let (before, behind) = inner.split_at(end_of_key(inner)?);
     let brackets = line.len() - inner.len();
     match brackets {
-        0 => behind.trim_start().starts_with('=').then(|| before.trim_end()),
+        // What ends in `=`, or in two, may be a secret and no key.
+        0 => behind
+            .trim_start()
+            .strip_prefix('=')
+            .is_some_and(|value| !value.trim().is_empty() && !value.starts_with('='))
+            .then(|| before.trim_end()),
         // In quotes it is a text in a list.
         1 | 2 if before.starts_with(['"', '\'']) => None,
         1 | 2 if behind.starts_with(&"]]"[..brackets]) => line.get(..2 * brackets + before.len()),
-        1 | 2 if behind.trim().is_empty() => Some(line),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! The log: standard error, written by a thread of its own. A pipe that nobody reads, or a disk that hangs, holds up neither a
 //! verdict nor an answer: what it does not take is left out, and that is told once it takes lines again.
 
+use std::cell::Cell;
 use std::io::{Result, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +38,25 @@ impl Write for Log {
     }
 }
 
+thread_local! {
+    /// Whether this is the thread that writes: it does not wait for itself.
+    static WRITES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Waits, at the end of its life, for what was said to be written: after a panic, too.
+pub struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        end();
+    }
+}
+
 /// Says a line, its end included, or leaves it out.
 pub fn say(line: &[u8]) {
+    if WRITES.get() {
+        return drop(std::io::stderr().write_all(line));
+    }
     match queue().map(|queue| queue.try_send(Entry::Line(line.to_vec()))) {
         Some(Ok(())) => {}
         Some(Err(_)) => drop(LOST.fetch_add(1, Ordering::Relaxed)),
@@ -72,13 +90,14 @@ fn queue() -> Option<&'static SyncSender<Entry>> {
 }
 
 fn write(entries: &Receiver<Entry>) {
+    WRITES.set(true);
     for entry in entries {
         match entry {
             Entry::Line(line) => {
                 let written = std::io::stderr().write_all(&line); // if nobody can read it, nobody can be told
                 let lost = if written.is_ok() { LOST.swap(0, Ordering::Relaxed) } else { 0 };
                 if lost > 0 {
-                    tracing::warn!(lines = lost, "lines of this log are missing here: nobody took them in time");
+                    tracing::error!(lines = lost, "lines of this log are missing: nobody took them in time");
                 }
             }
             Entry::End(written) => drop(written),

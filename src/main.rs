@@ -58,12 +58,11 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     begin_log(&cli.flags, matches!(cli.command, Some(Command::Doctor(_))));
-    let code = run(&cli).unwrap_or_else(|error| {
+    let _end = log::End;
+    run(&cli).unwrap_or_else(|error| {
         log::say(format!("agenthost-exporter: {error:#}\n").as_bytes());
         ExitCode::from(if error.is::<Refused>() { REFUSED } else { 1 })
-    });
-    log::end();
-    code
+    })
 }
 
 /// Threads that come and go would each leave a heap behind: 3.5 MB beside a database of 200 000 messages.

@@ -34,6 +34,9 @@ mod memory {
     use std::alloc::{GlobalAlloc, Layout, System};
     use std::os::fd::AsFd;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     /// The system's allocator; when it has no more to give, the process ends with a line.
     pub struct OrEnd;
@@ -49,31 +52,44 @@ mod memory {
         unsafe extern "C" {
             fn _exit(code: std::ffi::c_int) -> !;
         }
-        // More than one thread may want some at once.
-        if !SAID.swap(true, Ordering::SeqCst) {
+        // More than one thread may want some at once: one says it, and the others give it the time to.
+        if SAID.swap(true, Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(100));
+        } else if is_taken() {
             let _ = rustix::io::write(std::io::stderr().as_fd(), LINE);
         }
         // SAFETY: it takes any number, and may be called at any time.
         unsafe { _exit(1) }
     }
 
-    fn or_end(memory: *mut u8) -> *mut u8 {
-        if memory.is_null() { end() } else { memory }
+    /// Whether somebody reads what is said: a full pipe would have to be waited for.
+    fn is_taken() -> bool {
+        let error = std::io::stderr();
+        let mut wish = [PollFd::new(&error, PollFlags::OUT)];
+        poll(&mut wish, Some(&Timespec::default())).is_ok_and(|ready| ready == 1)
+    }
+
+    /// A wish of this size is no sign that there is too little: it may be of a file that says that it is endless. Who makes it
+    /// is told, and says so.
+    const LARGE: usize = 16 << 20;
+
+    fn or_end(memory: *mut u8, size: usize) -> *mut u8 {
+        if memory.is_null() && size < LARGE { end() } else { memory }
     }
 
     // SAFETY: each call is the system allocator's own, with what it was given.
     #[allow(unsafe_code)]
     unsafe impl GlobalAlloc for OrEnd {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            or_end(unsafe { System.alloc(layout) })
+            or_end(unsafe { System.alloc(layout) }, layout.size())
         }
 
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-            or_end(unsafe { System.alloc_zeroed(layout) })
+            or_end(unsafe { System.alloc_zeroed(layout) }, layout.size())
         }
 
         unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            or_end(unsafe { System.realloc(memory, layout, size) })
+            or_end(unsafe { System.realloc(memory, layout, size) }, size)
         }
 
         unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {

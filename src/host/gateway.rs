@@ -112,6 +112,7 @@ struct General {
 #[derive(Deserialize)]
 struct Paced {
     general_settings: Option<Pace>,
+    include: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -130,7 +131,7 @@ fn read<T: DeserializeOwned>(yaml: &str) -> Option<Option<T>> {
 }
 
 fn general(yaml: &str) -> Option<Pace> {
-    read::<Paced>(yaml)??.general_settings
+    read::<Paced>(yaml)?.filter(|paced| paced.include.is_none())?.general_settings
 }
 
 /// Off if not said, as LiteLLM has it. What is not understood is not known; nothing of it is quoted.

@@ -241,11 +241,15 @@ impl Place {
         }
     }
 
-    /// What looks different after any command of git: its own folder, HEAD and the index in it.
+    /// What looks different after any command of git: its own folder, HEAD and the index in it; and where branches and objects
+    /// are, which a linked worktree has in common with others.
     fn traces(&self) -> Vec<Option<FileStamp>> {
         let own = file::own_folder(&self.folder).unwrap_or_else(|| self.folder.clone());
-        let stamp = |path: PathBuf| std::fs::metadata(path).ok().as_ref().map(FileStamp::from);
-        [own.clone(), own.join("HEAD"), own.join("index")].map(stamp).into()
+        let common = self.common.clone().unwrap_or_else(|| own.clone());
+        let own = ["", "HEAD", "index"].map(|name| own.join(name));
+        let common = ["", "refs/heads", "packed-refs", "objects/pack"].map(|name| common.join(name));
+        let stamp = |path: &PathBuf| std::fs::metadata(path).ok().as_ref().map(FileStamp::from);
+        own.iter().chain(&common).map(stamp).collect()
     }
 }
 

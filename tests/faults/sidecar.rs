@@ -875,7 +875,10 @@ fn a_log_that_nobody_reads_holds_up_nobody() -> Option<Said> {
     assert!(status.success());
     let text = read.join().unwrap();
     let last = text.lines().rev().take(20).collect::<Vec<_>>().join("\n");
-    assert!(text.contains("lines of this log are missing here"), "{last}");
+    assert!(text.contains("lines of this log are missing"), "{last}");
+    let told = regex_lite::Regex::new(r#"lines"?[=:](\d+)"#).unwrap();
+    let lost: u64 = told.captures_iter(&text).map(|found| found[1].parse::<u64>().unwrap()).sum();
+    assert!(lost > 1, "how many they were: {lost}\n{last}");
     assert!(text.contains("stopping"), "{last}");
     Some(Said {
         readyz: "as ever",

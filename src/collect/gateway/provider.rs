@@ -133,14 +133,16 @@ pub fn traffic(answer: &Answer) -> Result<Traffic> {
     })
 }
 
-/// Over all series of a metric; `None` without any. A value that is no number, or of no size, tells nothing.
+/// Over all series of a metric; `None` without any, and if one of them has no number, or one of no size: a part is not the whole.
 fn sum(text: &str, name: &str) -> Option<f64> {
     let values = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let rest = rest.strip_prefix('{').map_or(Some(rest), |labels| Some(labels.rsplit_once('}')?.1))?;
-        rest.strip_prefix(' ')?.split(' ').next()?.parse::<f64>().ok().filter(|value| value.is_finite())
+        rest.strip_prefix(' ')?.split(' ').next()
     });
-    values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value)).filter(|sum: &f64| sum.is_finite())
+    let numbers: Option<Vec<f64>> = values.map(|value| value.parse().ok()).collect();
+    let numbers = numbers.filter(|numbers| !numbers.is_empty())?;
+    Some(numbers.iter().sum::<f64>()).filter(|sum| sum.is_finite())
 }
 
 /// Requests that run without a token for so long: the engine hangs.

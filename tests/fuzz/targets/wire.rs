@@ -272,7 +272,7 @@ fn door(locked: bool) -> SocketAddr {
     let mut river = River::new(now, sidecar, Vec::new(), health);
     let current = river.current();
     let guard = Guard::new(Keys::read(&config, None).unwrap());
-    let show = Show::new(&current, None, true).unwrap();
+    let show = Show::new(&current, None, true);
     let server = runtime().block_on(Server::listen(&config, guard, false)).unwrap();
     runtime().spawn(server.serve(show, std::future::pending()));
     // It must turn, or it is not alive.

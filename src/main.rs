@@ -3,6 +3,7 @@
 mod cli;
 mod examine;
 mod file;
+mod heap;
 mod log;
 mod notify;
 mod run;
@@ -51,7 +52,7 @@ static ALLOCATOR: short::OrEnd = short::OrEnd;
 const REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
-    one_heap();
+    heap::one();
     all_files();
     let cli = match Cli::read() {
         Ok(cli) => cli,
@@ -64,21 +65,6 @@ fn main() -> ExitCode {
         ExitCode::from(if error.is::<Refused>() { REFUSED } else { 1 })
     })
 }
-
-/// Threads that come and go would each leave a heap behind: 3.5 MB beside a database of 200 000 messages.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn one_heap() {
-    use std::ffi::c_int;
-    unsafe extern "C" {
-        fn mallopt(parameter: c_int, value: c_int) -> c_int;
-    }
-    const M_ARENA_MAX: c_int = -8;
-    // SAFETY: it sets a number of the allocator's, before there is a second thread.
-    unsafe { mallopt(M_ARENA_MAX, 1) };
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn one_heap() {}
 
 /// Raises the limit of open files as far as we may: 1024 is for programs that still use select(2).
 fn all_files() {
@@ -265,6 +251,7 @@ async fn serve(flags: &Flags, config: Config, load: &Load, hello: &str) -> Resul
     tokio::select! {
         () = server.serve(show, stop) => {}
         never = reload_whenever(&mut running, load, hangup, asked, watched) => match never {},
+        never = heap::trim() => match never {},
     }
     running.end().await;
     Ok(())

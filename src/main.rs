@@ -337,6 +337,7 @@ fn begin_log(flags: &Flags, quiet: bool) {
         cli::Format::Json => registry.with(tracing_subscriber::fmt::layer().json().with_writer(|| Log)).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
+        short::of_stacks(panic);
         // Where, but not what: a panic's words may quote what was read.
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place = place.as_deref(), "panic: a defect of this program");

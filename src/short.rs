@@ -1,8 +1,12 @@
 //! Where there is too little of memory or threads to go on: it ends, and one line says so.
 
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The threads that there are from the start: two of the runtime, and some on which collectors look.
 const THREADS: usize = 4;
@@ -26,48 +30,52 @@ pub fn of_threads() -> Result<()> {
     Ok(())
 }
 
+const LINE: &[u8] =
+    b"agenthost-exporter: out of memory: the system refuses more (a limit such as `ulimit -v`, or all of it is taken)\n";
+
+static SAID: AtomicBool = AtomicBool::new(false);
+
+/// Takes no memory itself, and waits for nobody.
+#[allow(unsafe_code)]
+fn end() -> ! {
+    unsafe extern "C" {
+        fn _exit(code: std::ffi::c_int) -> !;
+    }
+    // More than one thread may want some at once: one says it, and the others give it the time to.
+    if SAID.swap(true, Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(100));
+    } else if is_taken() {
+        let _ = rustix::io::write(std::io::stderr().as_fd(), LINE);
+    }
+    // SAFETY: it takes any number, and may be called at any time.
+    unsafe { _exit(1) }
+}
+
+/// Whether somebody reads what is said: a full pipe would have to be waited for.
+fn is_taken() -> bool {
+    let error = std::io::stderr();
+    let mut wish = [PollFd::new(&error, PollFlags::OUT)];
+    poll(&mut wish, Some(&Timespec::default())).is_ok_and(|ready| ready == 1)
+}
+
+/// Ends the process where the standard library panics for want of memory: as a thread begins, where nothing can catch it.
+pub fn of_stacks(panic: &std::panic::PanicHookInfo<'_>) {
+    if panic.location().is_some_and(|place| place.file().ends_with("unix/stack_overflow.rs")) {
+        end();
+    }
+}
+
 #[cfg(not(feature = "heap-profile"))]
 pub use memory::OrEnd;
 
 #[cfg(not(feature = "heap-profile"))]
 mod memory {
     use std::alloc::{GlobalAlloc, Layout, System};
-    use std::os::fd::AsFd;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
 
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use super::end;
 
     /// The system's allocator; when it has no more to give, the process ends with a line.
     pub struct OrEnd;
-
-    const LINE: &[u8] =
-        b"agenthost-exporter: out of memory: the system refuses more (a limit such as `ulimit -v`, or all of it is taken)\n";
-
-    static SAID: AtomicBool = AtomicBool::new(false);
-
-    /// Takes no memory itself, and waits for nobody.
-    #[allow(unsafe_code)]
-    fn end() -> ! {
-        unsafe extern "C" {
-            fn _exit(code: std::ffi::c_int) -> !;
-        }
-        // More than one thread may want some at once: one says it, and the others give it the time to.
-        if SAID.swap(true, Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(100));
-        } else if is_taken() {
-            let _ = rustix::io::write(std::io::stderr().as_fd(), LINE);
-        }
-        // SAFETY: it takes any number, and may be called at any time.
-        unsafe { _exit(1) }
-    }
-
-    /// Whether somebody reads what is said: a full pipe would have to be waited for.
-    fn is_taken() -> bool {
-        let error = std::io::stderr();
-        let mut wish = [PollFd::new(&error, PollFlags::OUT)];
-        poll(&mut wish, Some(&Timespec::default())).is_ok_and(|ready| ready == 1)
-    }
 
     /// A wish of this size is no sign that there is too little: it may be of a file that says that it is endless. Who makes it
     /// is told, and says so.

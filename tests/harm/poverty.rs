@@ -171,13 +171,16 @@ fn with_too_little_memory_it_ends_with_one_line() {
         }
         let told = match Program::try_start(confined(&limit), lab.root.path(), &config) {
             Ok(program) => match program.try_until(all_up) {
+                // What there is may do for all looks, and not for a page.
+                Ok(_) | Err(Some(_)) if program.ends("/metrics") || program.ends("/livez") => {
+                    ends += 1;
+                    last_words(&program.ended())
+                }
                 Ok(_) => {
-                    is_served(&program);
                     well = Some(mib);
                     "sees everything".to_owned()
                 }
                 Err(Some(status)) => {
-                    is_served(&program);
                     let collectors = status["collectors"].as_object().unwrap();
                     let down = collectors.iter().filter(|(_, one)| one["up"] != true);
                     let down: Vec<_> = down.map(|(name, one)| format!("{name}: {}", one["error"])).collect();

@@ -83,6 +83,19 @@ impl Program {
         get(self.address, path).unwrap()
     }
 
+    /// Whether it has ended, rather than answer; it has a moment for that.
+    pub fn ends(&self, path: &str) -> bool {
+        let begun = Instant::now();
+        while get(self.address, path).is_err() {
+            if !is_alive(self.pid()) {
+                return true;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it neither answers nor ends: {}", self.said());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        false
+    }
+
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.get("/status").1).unwrap()
     }

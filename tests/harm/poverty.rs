@@ -370,7 +370,9 @@ fn where_processes_of_others_are_hidden_it_says_so() {
         "mount -t proc -o hidepid=2 none /proc; set -- setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
     let Some(command) = apart(script) else { return };
     let copy = lab.path("exporter");
-    std::fs::copy(env!("CARGO_BIN_EXE_agenthost-exporter"), &copy).unwrap();
+    // Not by us: a child of another test could hold it open.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_agenthost-exporter")).arg(&copy).status().unwrap();
+    assert!(copied.success());
     let config = lab.config("");
     let program = Program::try_start_as(command, &copy, lab.root.path(), &config).unwrap();
     let status = program.until("it looked", |status| up(status, "workers"));

@@ -23,7 +23,10 @@ pub fn exporter_without_rights(folder: &Path) -> Command {
         return exporter();
     }
     let program = folder.join("exporter");
-    std::fs::copy(env!("CARGO_BIN_EXE_agenthost-exporter"), &program).unwrap();
+    // By a process of its own: what we write ourselves, a child that another thread begins just then holds open, and it cannot
+    // be run until that is gone.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_agenthost-exporter")).arg(&program).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir("/").stdin(Stdio::null());

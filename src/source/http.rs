@@ -314,8 +314,10 @@ pub async fn reach(host: &str, port: u16, time: Duration) -> Result<(), Error> {
 pub fn base(url: &str) -> Result<String> {
     let (uri, _) = parse(url).map_err(|error| anyhow!("{error}"))?;
     if uri.query().is_some() || url.contains('#') {
-        let shown = url.split(['?', '#']).next().unwrap_or_default();
-        bail!("the base URL `{shown}` has a query or a fragment: give scheme, host, port and path only");
+        // A user and a password may stand in the wrong place, too.
+        let shown = url.split(['?', '#']).next().filter(|shown| !shown.contains('@'));
+        let shown = shown.map(|shown| format!(" `{shown}`")).unwrap_or_default();
+        bail!("the base URL{shown} has a query or a fragment: give scheme, host, port and path only");
     }
     Ok(url.trim_end_matches('/').to_owned())
 }

@@ -155,6 +155,10 @@ pub fn stack() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
     let address = OURS.parse().expect("a literal");
     std::thread::sleep(Duration::from_secs(1));
+    for program in stacks.iter_mut().flat_map(|(_, programs)| programs) {
+        let ended = program.running.0.try_wait().expect("a child");
+        assert_eq!(ended, None, "{}: is its port taken, by one of an earlier run?", program.name);
+    }
     let gzip = [("Accept-Encoding", "gzip")];
     let scrape = |address, path: &str| runtime.block_on(ask(address, path, &gzip)).map(|(status, _)| status);
     while runtime.block_on(ask(address, "/status", &[])).is_none_or(|(_, body)| !is_seen(&body)) {

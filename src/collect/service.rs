@@ -17,7 +17,8 @@ use crate::sample::{Cause, Failure, Now, Points};
 use crate::source::Sources;
 use crate::source::boot::Boot;
 use crate::source::http::{self, Ask, Http, Limits};
-use crate::source::process::Processes;
+use crate::source::process::proc::Proc;
+use crate::source::process::{Identity, Processes};
 
 mod health;
 mod resources;
@@ -26,7 +27,7 @@ mod starts;
 mod status;
 
 use health::{CHEAP_AGE, Health, Says};
-use resources::{Cpu, Resources};
+use resources::{Connections, Cpu, Resources};
 use runtime::{RUNTIME, Runtime, RuntimeAnswer};
 use starts::Starts;
 pub use status::Status;
@@ -182,7 +183,7 @@ static WATCHES: Fact = Fact::gauge(
 static CONNECTIONS: Fact = Fact::gauge(
     "agenthost.service.connections",
     "agenthost_service_connections",
-    "Established TCP connections to the port of the host's API, from /proc; absent if it has none.",
+    "Established TCP connections to the port of the host's API, from /proc, counted once a minute; absent if it has none.",
 )
 .unit("{connection}");
 
@@ -275,11 +276,13 @@ pub struct Service {
     runtime: Option<HostApi>,
     rule: ProcessRule,
     processes: Processes,
+    proc: Proc,
     http: Http,
     patience: Patience,
     starts: Starts,
     boot: Boot,
     cpu: Cpu,
+    connections: Connections,
 }
 
 impl Collector for Service {
@@ -323,11 +326,13 @@ impl Collector for Service {
             runtime: HostApi::new(host, sources).filter(|_| host.profile == Profile::PiWeb),
             rule: host.process.clone(),
             processes: sources.processes.clone(),
+            proc: sources.proc.clone(),
             http: sources.http.clone(),
             patience: Patience::within(Service::TIMEOUT),
             starts: Starts::default(),
             boot: sources.boot.clone(),
             cpu: Cpu::default(),
+            connections: Connections::default(),
         }))
     }
 
@@ -433,7 +438,7 @@ fn fault(asked: &Asked) -> Option<String> {
 
 impl Service {
     fn look(&self) -> Seen {
-        match self.processes.list() {
+        match self.proc.scan().and_then(|scan| self.proc.table(&scan)) {
             Ok(table) => look(&table, &self.rule, self.starts.members()),
             Err(error) => Seen::Unseen(error.into()),
         }
@@ -506,8 +511,11 @@ impl Service {
     }
 
     /// What the process uses, if it is seen; `base` says which connections are to it.
-    fn resources(&mut self, chain: &Chain, base: Option<&str>) -> Resources {
-        let usage = self.processes.usage(chain.pid, base.and_then(http::port));
+    fn resources(&mut self, chain: &Chain, base: Option<&str>, now: Duration) -> Resources {
+        let usage = self.processes.usage(chain.pid);
+        let serves = chain.serving().zip(base.and_then(http::port));
+        let count = |of: (Identity, u16)| self.processes.connections(of.0.pid, of.1);
+        let connections = serves.and_then(|of| self.connections.to(of, now, || count(of)));
         if let (Some(identity), Some(seconds)) = (chain.serving(), usage.cpu_seconds) {
             self.cpu.see(identity, seconds);
         }
@@ -517,7 +525,7 @@ impl Service {
             cpu_seconds: self.cpu.total,
             open_fds: usage.open_fds,
             inotify_watches: usage.inotify_watches,
-            connections: usage.connections,
+            connections,
             error: usage.error,
         }
     }
@@ -526,7 +534,7 @@ impl Service {
     fn section(&mut self, seen: &Seen, asked: Option<(String, &Asked)>, now: Now) -> Section {
         let (pid, process_error, resources) = match seen {
             Seen::Running(chain) => {
-                let resources = self.resources(chain, asked.as_ref().map(|(base, _)| base.as_str()));
+                let resources = self.resources(chain, asked.as_ref().map(|(base, _)| base.as_str()), now.mono);
                 (Some(chain.pid), None, Some(resources))
             }
             Seen::Absent => (None, None, None),

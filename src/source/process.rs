@@ -105,19 +105,24 @@ pub struct Usage {
     pub cpu_seconds: Option<f64>,
     pub open_fds: Option<u64>,
     pub inotify_watches: Option<u64>,
-    /// Established TCP connections to its port, in its own network.
-    pub connections: Option<u64>,
     /// Why some of it is not known.
     pub error: Option<String>,
 }
 
 impl Processes {
-    /// Reads what a process uses, of which others may see only a part; `port` is where it serves.
-    pub fn usage(&self, pid: u32, port: Option<u16>) -> Usage {
-        usage(&Path::new("/proc").join(pid.to_string()), port)
+    /// Reads what a process uses, of which others may see only a part.
+    pub fn usage(&self, pid: u32) -> Usage {
+        usage(&folder(pid))
     }
 
-    /// Lists every process that can be seen, without threads; about 50 microseconds each.
+    /// Established TCP connections to this port, in the network of the process; `None` if they cannot be read. Dear: the
+    /// kernel walks a table that is sized for the machine, not for what is in it, some 5 ms with 24 GB of memory.
+    pub fn connections(&self, pid: u32, port: u16) -> Option<u64> {
+        connections(&folder(pid), port)
+    }
+
+    /// Lists every process that can be seen, without threads; about 50 microseconds each. What looks again and again has
+    /// [`proc::Proc::table`].
     ///
     /// # Errors
     /// The boot time or the table cannot be read.
@@ -329,7 +334,11 @@ fn parse_boot_time(text: &str) -> Option<Timestamp> {
 /// Looks at no more open files than this for what they are.
 const FILES: usize = 20_000;
 
-fn usage(folder: &Path, port: Option<u16>) -> Usage {
+fn folder(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string())
+}
+
+fn usage(folder: &Path) -> Usage {
     let stat = Stat::of(folder).ok();
     let fds = open_files(folder);
     Usage {
@@ -338,7 +347,6 @@ fn usage(folder: &Path, port: Option<u16>) -> Usage {
         cpu_seconds: stat.map(Stat::cpu_seconds),
         open_fds: fds.as_ref().ok().map(|fds| fds.len() as u64),
         inotify_watches: fds.as_ref().ok().and_then(|fds| inotify_watches(folder, fds)),
-        connections: port.and_then(|port| connections(folder, port)),
         error: fds.err().map(|error| format!("{error:#}")),
     }
 }
@@ -367,7 +375,7 @@ fn inotify_watches(folder: &Path, fds: &[OsString]) -> Option<u64> {
     Some(watches)
 }
 
-/// `None` if neither table can be read. A machine without IPv6 has one only.
+/// A machine without IPv6 has one table only.
 fn connections(folder: &Path, port: u16) -> Option<u64> {
     let count = |name: &str| {
         let text = std::fs::read_to_string(folder.join("net").join(name)).ok()?;
@@ -575,7 +583,7 @@ mod tests {
         std::fs::write(at("net/tcp"), tcp).unwrap();
         let v6 = "  sl\n   0: 0000000000000000FFFF00000100007F:2124 0000000000000000FFFF00000100007F:D433 01 0\n";
         std::fs::write(at("net/tcp6"), v6).unwrap();
-        let seen = usage(folder.path(), Some(8484));
+        let (seen, connected) = (usage(folder.path()), connections(folder.path(), 8484));
         let hertz = rustix::param::clock_ticks_per_second() as f64;
         let expected = Usage {
             threads: Some(3),
@@ -583,31 +591,25 @@ mod tests {
             cpu_seconds: Some(300.0 / hertz),
             open_fds: Some(4),
             inotify_watches: Some(2),
-            connections: Some(2),
             error: None,
         };
-        assert_eq!(seen, expected);
-        assert_eq!(usage(folder.path(), None).connections, None, "without a port nobody knows which are meant");
+        assert_eq!((seen, connected), (expected, Some(2)));
         std::fs::remove_dir_all(at("fd")).unwrap();
         std::fs::remove_dir_all(at("net")).unwrap();
-        let partly = usage(folder.path(), Some(8484));
-        assert_eq!(
-            (partly.threads, partly.open_fds, partly.inotify_watches, partly.connections),
-            (Some(3), None, None, None)
-        );
+        let partly = usage(folder.path());
+        assert_eq!((partly.threads, partly.open_fds, partly.inotify_watches), (Some(3), None, None));
+        assert_eq!(connections(folder.path(), 8484), None);
         assert!(partly.error.unwrap().starts_with(&format!("read {}: No such file", at("fd").display())));
-        let gone = usage(&at("gone"), Some(1));
+        let gone = usage(&at("gone"));
         assert_eq!((gone.threads, gone.cpu_seconds), (None, None), "nothing is made up of one that ended");
     }
 
     #[test]
     fn a_real_process_and_what_it_holds_open_are_seen() {
         let child = sleeper(Path::new("/"));
-        let seen = Processes::default().usage(child.0.id(), Some(1));
-        assert_eq!(
-            (seen.threads, seen.inotify_watches, seen.connections, seen.error),
-            (Some(1), Some(0), Some(0), None)
-        );
+        let seen = Processes::default().usage(child.0.id());
+        assert_eq!((seen.threads, seen.inotify_watches, seen.error), (Some(1), Some(0), None));
+        assert_eq!(Processes::default().connections(child.0.id(), 1), Some(0));
         assert!(seen.open_fds.unwrap() >= 3 && seen.resident_bytes.is_some(), "{:?}", seen.open_fds);
     }
 

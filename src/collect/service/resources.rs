@@ -1,5 +1,7 @@
 //! What the host's process uses.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::source::process::Identity;
@@ -13,7 +15,7 @@ pub struct Resources {
     pub cpu_seconds: f64,
     pub open_fds: Option<u64>,
     pub inotify_watches: Option<u64>,
-    /// Established TCP connections to the port of its API.
+    /// Established TCP connections to the port of its API, counted once a minute.
     pub connections: Option<u64>,
     /// Why some of it is null.
     pub error: Option<String>,
@@ -32,5 +34,33 @@ impl Cpu {
         let known = self.last.filter(|(last, _)| *last == identity).map_or(0.0, |(_, known)| known);
         self.total += (seconds - known).max(0.0);
         self.last = Some((identity, seconds));
+    }
+}
+
+/// How often connections are counted: that costs more than all else that is asked of a process.
+const COUNTED: Duration = Duration::from_secs(60);
+
+/// Who is connected, as it was last counted.
+#[derive(Debug, Default)]
+pub struct Connections {
+    last: Option<Count>,
+}
+
+#[derive(Debug)]
+struct Count {
+    of: (Identity, u16),
+    connections: u64,
+    at: Duration,
+}
+
+impl Connections {
+    /// Those to this process and port, counted anew if it was another one or too long ago. What cannot be counted is tried
+    /// again each time. `now` is on the clock that counts since boot.
+    pub fn to(&mut self, of: (Identity, u16), now: Duration, count: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        self.last.take_if(|last| last.of != of || now.saturating_sub(last.at) >= COUNTED);
+        if self.last.is_none() {
+            self.last = count().map(|connections| Count { of, connections, at: now });
+        }
+        self.last.as_ref().map(|last| last.connections)
     }
 }

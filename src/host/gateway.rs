@@ -2,13 +2,13 @@
 //!
 //! No key is kept here, and none is read: a host's own key may do everything, and we need next to nothing.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::source::file;
 
 /// A LiteLLM configuration is smaller.
 const LONGEST: u64 = 4 * 1024 * 1024;
@@ -88,10 +88,7 @@ impl Gateway {
     fn text(&self) -> Option<String> {
         let is_there = |path: &&PathBuf| !matches!(path.try_exists(), Ok(false));
         let path = self.litellm_configs.iter().find(is_there)?;
-        let mut text = String::new();
-        File::open(path).ok()?.take(LONGEST + 1).read_to_string(&mut text).ok()?;
-        // What is cut off may say the contrary of what is not.
-        (text.len() as u64 <= LONGEST).then_some(text)
+        file::text(path, LONGEST).ok()?
     }
 }
 

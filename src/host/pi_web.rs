@@ -1,7 +1,6 @@
 //! The profile `pi-web`: a server that writes its pid and its port into a state file, which stands in its user's home.
 
 use std::ffi::OsStr;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Host, ProcessRule, Profile, Url};
+use crate::source::file;
 
 const URL: &str = "http://127.0.0.1:31415";
 
@@ -37,17 +37,16 @@ struct State {
     host: Option<String>,
 }
 
+/// Of the state file.
+const LONGEST: u64 = 1 << 20;
+
 /// Base of its API, by the state file; the default one if there is none.
 ///
 /// # Errors
 /// The file may not be read, or says no port. Nothing of it is quoted.
 pub fn url(state: &Path) -> Result<String> {
     let naming = || format!("read {}", state.display());
-    let text = match std::fs::read_to_string(state) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(URL.to_owned()),
-        Err(error) => return Err(error).with_context(naming),
-    };
+    let Some(text) = file::text(state, LONGEST).with_context(naming)? else { return Ok(URL.to_owned()) };
     match serde_json::from_str::<State>(&text).ok().and_then(|state| state.url()) {
         Some(url) => Ok(url),
         None => bail!("{}: it does not say its port", naming()),

@@ -4,7 +4,6 @@
 //! `.env` override is not seen; `[host] url` corrects it.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tracing::warn;
 use super::containers::Names;
 use super::gateway::{Containers, Gateway, Kind};
 use super::{Host, ProcessRule, Profile, Url};
+use crate::source::file;
 
 /// What a running pynchy is called.
 pub const PROGRAM: &str = "pynchy";
@@ -155,6 +155,9 @@ fn read(root: &Path, config: Result<Option<Table>>) -> Layout {
     }
 }
 
+/// Of its configuration.
+const LONGEST: u64 = 1 << 20;
+
 /// Its own configuration.
 pub fn file(root: &Path) -> PathBuf {
     root.join("config.toml")
@@ -163,11 +166,7 @@ pub fn file(root: &Path) -> PathBuf {
 /// Reads `config.toml`; `None` if there is none. The error quotes nothing, as a line of it may hold a key.
 fn load(root: &Path) -> Result<Option<Table>> {
     let naming = || format!("read {}", file(root).display());
-    let text = match std::fs::read_to_string(file(root)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(naming),
-    };
+    let Some(text) = file::text(&file(root), LONGEST).with_context(naming)? else { return Ok(None) };
     text.parse().map(Some).map_err(|error: toml::de::Error| {
         let line = error.span().map_or(String::new(), |at| format!(" (line {})", line_of(&text, at.start)));
         anyhow!("{}: not TOML{line}", naming())

@@ -22,7 +22,7 @@ mod pool;
 mod process;
 mod wrong;
 
-use file::absent_or;
+use super::file::absent_or;
 pub use pool::Pool;
 
 /// How often a tree is read anew that moved while it was read, and how long it is left alone in between.

@@ -14,6 +14,8 @@ use anyhow::{Context, Result, anyhow};
 use jiff::{SignedDuration, Timestamp};
 use sysinfo::{ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
+use super::file;
+
 pub mod ending;
 pub mod place;
 pub mod proc;
@@ -394,6 +396,9 @@ fn is_connection(line: &str, port: u16) -> bool {
     local == Some(port) && fields.nth(1) == Some("01")
 }
 
+/// Of a pid file: it may be the state of a host.
+const LONGEST: u64 = 1 << 20;
+
 /// What a pid file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PidFile {
@@ -418,14 +423,10 @@ impl PidFile {
     /// Reads it; `None` if there is none.
     ///
     /// # Errors
-    /// It may not be read, or holds no pid.
+    /// It may not be read, is no file, or holds no pid.
     pub fn read(path: &Path) -> Result<Option<PidFile>> {
         let naming = || format!("read {}", path.display());
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(naming),
-        };
+        let Some(text) = file::text(path, LONGEST).with_context(naming)? else { return Ok(None) };
         let pid = parse_pid(&text).with_context(|| format!("{}: no pid in it", naming()))?;
         let written = std::fs::metadata(path).and_then(|data| data.modified()).with_context(naming)?;
         Ok(Some(PidFile { pid, written: written.try_into().with_context(naming)? }))

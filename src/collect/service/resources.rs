@@ -37,8 +37,9 @@ impl Cpu {
     }
 }
 
-/// How often connections are counted: that costs more than all else that is asked of a process.
-const COUNTED: Duration = Duration::from_secs(60);
+/// A count is good until the look that is a minute later, which may be a little early: to count costs more than all else that
+/// is asked of a process.
+const COUNTED: Duration = Duration::from_secs(55);
 
 /// Who is connected, as it was last counted.
 #[derive(Debug, Default)]

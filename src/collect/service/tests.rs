@@ -754,8 +754,8 @@ fn connections_are_counted_once_a_minute_and_of_another_process_or_port_anew() {
     let (first, second) = ((host(7), 8484), (host(8), 8484));
     assert_eq!(counted(first, 0, None), None, "what cannot be counted is not known");
     assert_eq!(counted(first, 15, Some(3)), Some(3), "and tried again at the next look");
-    assert_eq!(counted(first, 74, Some(9)), Some(3));
-    assert_eq!(counted(first, 75, Some(9)), Some(9));
+    assert_eq!(counted(first, 69, Some(9)), Some(3));
+    assert_eq!(counted(first, 70, Some(9)), Some(9));
     assert_eq!(counted(second, 76, Some(1)), Some(1), "of another process");
     assert_eq!(counted((second.0, 8485), 77, Some(2)), Some(2), "at another port");
     assert_eq!(counted((second.0, 8485), 137, None), None, "an old count is not kept for want of a new one");

@@ -1,13 +1,11 @@
 //! Git's own files, read as what they may be: agents can put anything in their place.
 
-use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use super::path_of;
+use crate::source::file::open;
 
 /// Git writes nothing longer but its logs.
 const LONGEST: u64 = 1 << 20;
@@ -55,27 +53,6 @@ pub fn lines(path: &Path) -> Result<Option<u64>> {
 
 fn too_long() -> Error {
     Error::new(ErrorKind::FileTooLarge, "it is longer than git would write it")
-}
-
-/// Opens a regular file and nothing else: a pipe waits for its writer, and a device never ends.
-fn open(path: &Path) -> Result<Option<File>> {
-    let regular = |is_file: bool| if is_file { Ok(()) } else { Err(Error::other("it is no regular file")) };
-    // Asked before, since opening a device may do something by itself, and after, since it may have been exchanged.
-    let Some(found) = absent_or(std::fs::metadata(path))? else { return Ok(None) };
-    regular(found.is_file())?;
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let Some(file) = absent_or(OpenOptions::new().read(true).custom_flags(flags).open(path))? else { return Ok(None) };
-    regular(file.metadata()?.is_file())?;
-    Ok(Some(file))
-}
-
-/// Only *not there* is absent; whatever else hinders is an error.
-pub fn absent_or<T>(found: Result<T>) -> Result<Option<T>> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// What git keeps of this working tree alone; `None` if its `.git` says nothing. Of a bare repository it is the folder itself.

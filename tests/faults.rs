@@ -76,7 +76,9 @@ impl Fault {
 fn wanted() -> Vec<(usize, &'static Fault)> {
     let all = fault::ALL.iter().enumerate();
     if let Ok(words) = std::env::var("FAULT") {
-        return all.filter(|(_, fault)| fault.key().join(" ").contains(&words)).collect();
+        let named: Vec<_> = all.filter(|(_, fault)| fault.key().join(" ").contains(&words)).collect();
+        assert!(!named.is_empty(), "no row has these words: {words}");
+        return named;
     }
     if is_long() || std::env::var_os("UPDATE").is_some() {
         return all.collect();

@@ -67,7 +67,7 @@ pub fn fill(root: &Path, messages: u32) {
     database.execute("INSERT INTO router_state VALUES ('last_agent_timestamp', ?1)", [cursors]).expect("cursors");
 }
 
-fn insert(database: &Connection, prefix: &str, count: u32) {
+pub fn insert(database: &Connection, prefix: &str, count: u32) {
     let rows = "INSERT INTO messages (id, chat_jid, sender, sender_name, content, timestamp, is_from_me, message_type)
         WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?2 - 1)
         SELECT ?1 || i, 'slack:C' || (i % 10), iif(i % 2, 'bot', 'U1'), 'u', 'lorem ipsum dolor sit amet',

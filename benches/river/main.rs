@@ -112,6 +112,14 @@ fn cpu_of_this_thread() -> f64 {
 
 struct Ended(Child);
 
+impl Ended {
+    /// It has not ended, as one does whose port an earlier run still has: what is measured is this one.
+    fn runs(&mut self) {
+        let ended = self.0.try_wait().expect("a child");
+        assert_eq!(ended, None, "it has ended: is its port taken, by what an earlier run left?");
+    }
+}
+
 impl Drop for Ended {
     fn drop(&mut self) {
         let _ = self.0.kill();

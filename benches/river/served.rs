@@ -12,13 +12,14 @@ pub fn process() {
     let begun = Instant::now();
     let mut exporter = Command::new(env!("CARGO_BIN_EXE_agenthost-exporter"));
     exporter.arg(format!("--host.root={}", folder.path().display())).arg(format!("--web.listen-address={address}"));
-    let exporter = Ended(exporter.stderr(Stdio::null()).spawn().expect("the binary starts"));
+    let mut exporter = Ended(exporter.stderr(Stdio::null()).spawn().expect("the binary starts"));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     while !runtime.block_on(all_seen(address)) {
         std::thread::sleep(Duration::from_millis(5));
     }
     say("first full reading after", begun.elapsed().as_secs_f64(), "s");
+    exporter.runs();
     let (cpu, pid, seconds) = (cpu_seconds(exporter.0.id()), exporter.0.id(), full_or(60, 1));
     std::thread::sleep(Duration::from_secs(seconds));
     say("resident memory, idle", resident(pid) as f64 / 1e6, "MB");
@@ -70,11 +71,12 @@ pub fn doors() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let credentials = ("Authorization", "Basic YmVuY2g6YmVuY2g=");
     for locked in [false, true] {
-        let (exporter, address) = sidecar(folder.path(), locked);
+        let (mut exporter, address) = sidecar(folder.path(), locked);
         let shown: &[(&str, &str)] = if locked { &[credentials] } else { &[] };
         while runtime.block_on(ask(address, "/status", shown)).is_none_or(|(_, body)| !is_seen(&body)) {
             std::thread::sleep(Duration::from_millis(50));
         }
+        exporter.runs();
         let any = ("If-None-Match", "*");
         for (what, path, more) in [
             ("/metrics", "/metrics", None),
@@ -100,6 +102,7 @@ pub fn doors() {
                 let packed = if what.ends_with("304") { ", unchanged" } else { packed };
                 let what = format!("requests of `{path}`{packed} a second");
                 row(what, rate, "", "a bare hyper server with the same bytes", bare_rate, aim);
+                row("... and CPU of each", least(&ours), "us", "that server", least(&theirs), Aim::Nothing);
             }
             let what = format!("{what}{}", if locked { ", password" } else { "" });
             println!(
@@ -234,8 +237,9 @@ fn bare(body: &[u8]) -> (Ended, SocketAddr) {
     let file = std::env::temp_dir().join(format!("agenthost-bench-{}", std::process::id()));
     std::fs::write(&file, body).expect("a file");
     let mut server = Command::new(std::env::current_exe().expect("this program"));
-    let server = Ended(server.arg("bare-server").arg(&file).spawn().expect("this program starts"));
+    let mut server = Ended(server.arg("bare-server").arg(&file).spawn().expect("this program starts"));
     std::thread::sleep(Duration::from_millis(300));
+    server.runs();
     std::fs::remove_file(file).expect("the file was there");
     (server, "127.0.0.1:20485".parse().expect("a literal"))
 }

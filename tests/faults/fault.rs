@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::api::Say;
-use crate::scene::{Kit, RATIO_WINDOW, Scene, UNKNOWN_FOR, fail_for};
+use crate::scene::{Kit, RATIO_WINDOW, Scene, TIMEOUT, UNKNOWN_FOR, fail_for};
 
 /// One row before it is played.
 pub struct Fault {
@@ -46,6 +46,18 @@ impl Way {
 }
 
 impl Fault {
+    /// Within `fail_for`, or as long as a silence may last, and two intervals of a second; a look that is under way may take
+    /// its whole time-out first.
+    pub fn in_time(&self) -> Duration {
+        let seconds = match self.way {
+            Way::Bad(check, _) => fail_for(check),
+            Way::Silence(..) => UNKNOWN_FOR,
+            Way::Flapping(..) => RATIO_WINDOW * 2,
+            Way::Shown => 0,
+        };
+        Duration::from_secs(seconds + 2) + TIMEOUT
+    }
+
     /// Looks within which it is told: `fail_for`, or as long as a silence may last, and two; two windows of flapping. A look
     /// that its time-out has ended is followed by the next at once, which is one more.
     pub fn within(&self) -> u32 {
@@ -231,15 +243,11 @@ pub const ALL: &[Fault] = &[
         collector: "service",
         inflict: |scene| scene.becomes_pipe("data/host.pid"),
         mend: |scene| scene.pipe_comes_back("data/host.pid"),
-        way: Way::Silence("service_up", ""),
         expect: Expect {
-            unready: &["service_responding", "service_up"],
-            metrics: &[down!("service"), "no agenthost_service_up"],
-            page: "no answer about service up",
-            alerts: &[UNHEALTHY],
-            beside: &[BLIND],
-            with: &["workers"], // whose host it names
+            metrics: &["agenthost_service_up 1", "agenthost_service_responding 1", "no agenthost_service_threads"],
+            ..CALM
         },
+        ..NOTHING
     },
     Fault {
         part: "service",
@@ -839,7 +847,8 @@ pub const ALL: &[Fault] = &[
         inflict: Scene::corpse,
         mend: Scene::no_workers,
         way: Way::Flapping("worker_zombie", "crew"),
-        expect: ZOMBIE,
+        // It is many workers that end as they begin, and for ten minutes no less.
+        expect: Expect { beside: &["AgentHostWorkerSpawnLoop"], ..ZOMBIE },
         ..NOTHING
     },
     // -- containers
@@ -861,7 +870,7 @@ pub const ALL: &[Fault] = &[
         kit: Kit::Engine,
         collector: "containers",
         inflict: |scene| scene.engine.as_mut().unwrap().stop(),
-        mend: |scene| scene.engine.as_mut().unwrap().start_again(),
+        mend: |scene| scene.engine_begins(),
         way: Way::Bad("collector_up", "containers"),
         expect: NO_ENGINE,
     },

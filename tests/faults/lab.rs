@@ -169,12 +169,21 @@ pub fn is_released() -> bool {
     released().is_some()
 }
 
+/// One that a library can be put before: the released one has none.
+pub fn linked() -> Command {
+    program_at(env!("CARGO_BIN_EXE_agenthost-exporter").into())
+}
+
 fn exe() -> OsString {
     released().unwrap_or_else(|| env!("CARGO_BIN_EXE_agenthost-exporter").into())
 }
 
 pub fn program() -> Command {
-    let mut command = Command::new(exe());
+    program_at(exe())
+}
+
+fn program_at(exe: OsString) -> Command {
+    let mut command = Command::new(exe);
     command.env_clear().current_dir("/").stdin(Stdio::null());
     command
 }

@@ -23,6 +23,8 @@ const GLANCE: Duration = Duration::from_millis(200);
 const BLIP: Duration = Duration::from_secs(2);
 /// On a busy machine what should be one bad look may be some; what the program makes of one is the same each time.
 const BLIPS: usize = 4;
+/// What a busy machine adds to the time in which a fault is seen.
+const LATE: Duration = Duration::from_secs(4);
 /// So many intervals may a collector be late for once on a busy machine; what a fault hinders stays late.
 const HICCUP: f64 = 6.0;
 
@@ -143,7 +145,7 @@ struct Eyes<'a> {
     last: Value,
     /// Of the fault's collector.
     looks: u32,
-    /// How late each collector was, in its intervals after the freshest, at each glance of this phase.
+    /// How old what each collector last saw was, in its intervals, at each glance of this phase.
     late: BTreeMap<String, Vec<f64>>,
     counters: BTreeMap<String, f64>,
 }
@@ -159,7 +161,7 @@ impl<'a> Eyes<'a> {
     }
 
     fn glance(&mut self) -> Glance {
-        let text = get(self.address, "/status").unwrap().1;
+        let (asked, text) = (jiff::Timestamp::now(), get(self.address, "/status").unwrap().1);
         let glance: Glance = serde_json::from_str(&text).unwrap();
         let glance = Glance { ready: get(self.address, "/readyz").unwrap().0, ..glance };
         let took = glance.collectors[self.fault.collector]["duration_seconds"].clone();
@@ -167,16 +169,14 @@ impl<'a> Eyes<'a> {
             self.looks += 1;
             self.last = took;
         }
-        self.note_lateness(&glance);
+        self.note_lateness(&glance, asked);
         glance
     }
 
-    fn note_lateness(&mut self, glance: &Glance) {
+    fn note_lateness(&mut self, glance: &Glance, asked: jiff::Timestamp) {
         let at = |one: &Value| one["last_success_at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok());
-        let all = glance.collectors.as_object().unwrap();
-        let Some(freshest) = all.values().filter_map(at).max() else { return };
-        for (name, one) in all {
-            let late = at(one).map_or(f64::INFINITY, |at| freshest.duration_since(at).as_secs_f64());
+        for (name, one) in glance.collectors.as_object().unwrap() {
+            let late = at(one).map_or(f64::INFINITY, |at| asked.duration_since(at).as_secs_f64());
             let late = late / one["interval_seconds"].as_f64().unwrap();
             self.late.entry(name.clone()).or_default().push(late);
         }
@@ -254,7 +254,8 @@ pub fn play(world: &World, number: usize, fault: &Fault) -> Row {
     eyes.metrics();
     let row = Row { clears: cleared(&mut eyes), ..row };
     if is_long() {
-        let quiet = || world.firing(&watched.name).filter(BTreeSet::is_empty).map(drop);
+        let is_over = |firing: &BTreeSet<String>| firing.iter().all(|alert| fault.expect.beside.contains(&&**alert));
+        let quiet = || world.firing(&watched.name).filter(is_over).map(drop);
         until("quiet again", quiet, || format!("{:?}", world.firing(&watched.name)));
     }
     row
@@ -298,10 +299,14 @@ fn is_seen(fault: &Fault, glance: &Glance) -> bool {
 fn last(scene: &mut Scene, eyes: &mut Eyes<'_>) -> u32 {
     let fault = eyes.fault;
     (fault.inflict)(scene);
+    let begun = Instant::now();
     let seen = match fault.way {
         Way::Flapping(check, subject) => flap(scene, eyes, (check, subject)),
         Way::Bad(check, subject) | Way::Silence(check, subject) => {
             eyes.until("failed", |glance| glance.state((check, subject)) == "failed");
+            // Looks that block are few.
+            let (took, allowed) = (begun.elapsed(), fault.in_time() + LATE);
+            assert!(took <= allowed, "seen after {took:?}, {allowed:?} are allowed");
             eyes.looks
         }
         Way::Shown => {
@@ -380,7 +385,10 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
     let fires = |alerts: &BTreeSet<String>| expect.alerts.iter().all(|&alert| alerts.contains(alert));
     until("alerts", || world.firing(name).filter(fires), || format!("{:?}", world.firing(name)));
     let (overall, glance) = aftermath(eyes);
-    let firing = world.firing(name).unwrap_or_default();
+    if is_long() && expect.alerts.is_empty() {
+        std::thread::sleep(SLOWEST_ALERT);
+    }
+    let firing = until("an answer of Prometheus", || world.firing(name), String::new);
     let may: BTreeSet<&str> = expect.alerts.iter().chain(expect.beside).copied().collect();
     let more: Vec<_> = firing.iter().filter(|alert| !may.contains(&***alert)).collect();
     assert!(more.is_empty(), "{more:?} fire too: {:#}", not_ok(&glance.health));
@@ -412,6 +420,9 @@ fn told(world: &World, name: &str, scene: &Scene, eyes: &mut Eyes<'_>, seen: u32
         },
     }
 }
+
+/// What waits longest before it fires is 15 minutes of the rules, each of which is 2 s here, and a round of them.
+const SLOWEST_ALERT: Duration = Duration::from_secs(33);
 
 /// So long after all was said nothing else is.
 const AFTERMATH: Duration = Duration::from_secs(3);

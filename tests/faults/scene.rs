@@ -214,7 +214,7 @@ impl Scene {
         };
         let engine = (kit == Kit::Engine).then(|| Engine::start().unwrap_or_else(|why| panic!("no engine: {why}")));
         if let Some(engine) = &engine {
-            engine.sleeper("pynchy-mcp-web_0a1b2c", "web:test");
+            engine.sleeper(WEB, "web:test");
         }
         let docker = Fake::with(containers());
         open_to_all(docker.folder());
@@ -450,6 +450,13 @@ impl Scene {
         fs::rename(aside(&self.docker.socket()), self.docker.socket()).unwrap();
     }
 
+    /// The real one, and what ran in it.
+    pub fn engine_begins(&mut self) {
+        let engine = self.engine.as_mut().unwrap();
+        engine.start_again();
+        engine.docker(&format!("start {WEB}"));
+    }
+
     pub fn engine_mode(&self, mode: u32) {
         fs::set_permissions(self.docker.socket(), Permissions::from_mode(mode)).unwrap();
     }
@@ -457,14 +464,14 @@ impl Scene {
     /// An MCP server does not answer its health check.
     pub fn server_is_ill(&self) {
         let ill = json!({"Status": "Up 5 minutes (unhealthy)", "State": {"Health": {"Status": "unhealthy"}}});
-        self.docker.have(vec![container("pynchy-mcp-web_0a1b2c", "web:1", ill)]);
+        self.docker.have(vec![container(WEB, "web:1", ill)]);
     }
 
     /// Its container has ended.
     pub fn server_ends(&self) {
         let ended = json!({"Status": "Exited (1) 2 seconds ago", "State": {"Status": "exited", "ExitCode": 1,
             "FinishedAt": "2026-11-21T19:58:00Z"}});
-        self.docker.have(vec![container("pynchy-mcp-web_0a1b2c", "web:1", ended)]);
+        self.docker.have(vec![container(WEB, "web:1", ended)]);
     }
 }
 
@@ -475,6 +482,9 @@ impl Drop for Scene {
 }
 
 const QUICK: &str = "interval = \"1s\"\ntimeout = \"2s\"\n";
+/// The container of an MCP server.
+const WEB: &str = "pynchy-mcp-web_0a1b2c";
+pub const TIMEOUT: Duration = Duration::from_secs(2);
 /// On a busy machine they are late at times, and must not be called down for it.
 const PACE: &str = "interval = \"2s\"\ntimeout = \"8s\"\n";
 /// Of which each entry has its own pace.
@@ -525,5 +535,5 @@ fn said(api: &Api, paths: &[&str]) -> Value {
 }
 
 fn containers() -> Vec<Value> {
-    vec![container("pynchy-mcp-web_0a1b2c", "web:1", json!({}))]
+    vec![container(WEB, "web:1", json!({}))]
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::disk::{Away, own_view};
 use crate::hung::full_pipe;
-use crate::lab::{Lab, Line, PATIENCE, Running, after, check, get, is_long, program, value};
+use crate::lab::{Lab, Line, PATIENCE, Running, after, check, get, is_long, linked, program, value};
 use crate::row::{Key, Row, keep};
 
 const HEADING: &str = "## The sidecar itself";
@@ -272,7 +272,7 @@ impl Drop for Cgroup {
 
 /// Says that a row cannot be played where we may not do something.
 fn cannot(what: &str) -> Option<Said> {
-    eprintln!("SKIPPED: {what}, because we may not do that here");
+    crate::skipped(what, "we may not do that here");
     None
 }
 
@@ -298,10 +298,10 @@ fn killed_for_memory_it_goes_on_when_it_is_started_again() -> Option<Said> {
     outage(&lab, &sidecar);
     group.take(sidecar.child.id());
     group.limit(["memory.limit_in_bytes", "memory.max"], "100M");
-    // Somebody else in the same pod takes all of it, and is the last whom the kernel would end.
+    // Others in the same pod take all of it, none of them so much that the kernel would end it first.
     std::fs::write(format!("/proc/{}/oom_score_adj", sidecar.child.id()), "1000").unwrap();
     let procs = group.folder.join("cgroup.procs").display().to_string();
-    let greedy = "import os, sys\nopen(sys.argv[1], 'w').write(str(os.getpid()))\nheld = [bytes([1]) * (1 << 20) for _ in range(300)]";
+    let greedy = "import os, sys\nopen(sys.argv[1], 'w').write(str(os.getpid()))\nos.fork()\nheld = [bytes([1]) * (1 << 20) for _ in range(300)]";
     let _greedy = python(greedy, &[&procs]);
     let ended = sidecar.ended();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{ended}");
@@ -333,7 +333,7 @@ fn stopped_for_a_moment_it_notices_nothing() -> Option<Said> {
     assert_eq!((ever_failed(&sidecar), pauses(&sidecar), called(&sidecar)), (vec![], vec![], vec![]));
     Some(Said {
         readyz: "no answer; then as before",
-        metric: "one scrape times out",
+        metric: "no answer; then as before",
         page: "nothing",
         alert: NONE,
         clears: "at once",
@@ -386,7 +386,7 @@ fn the_wall_clock_may_be_set() -> Option<Said> {
         std::fs::rename(clock.with_extension("new"), &clock).unwrap();
     };
     set("+0");
-    let mut command = program();
+    let mut command = linked();
     command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock).env("FAKETIME_NO_CACHE", "1");
     // Of the clocks that it reads only the wall's is set: no other ever is.
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
@@ -433,18 +433,12 @@ fn a_full_disk_keeps_no_verdicts_and_harms_none() -> Option<Said> {
     let mut filler = std::fs::File::create(folder.join("filler")).unwrap();
     while filler.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
     outage(&lab, &sidecar);
-    let begun = Instant::now();
-    while lab.logged("verdicts are not kept") == 0 {
-        assert!(begun.elapsed() < PATIENCE && sidecar.ready() == 503, "nobody says that they are not kept");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until_logged(&lab, "verdicts are not kept");
+    assert_eq!(sidecar.ready(), 503);
     drop(filler);
     std::fs::remove_file(folder.join("filler")).unwrap();
-    let begun = Instant::now();
-    while lab.logged("verdicts are kept again") == 0 {
-        assert!(begun.elapsed() < PATIENCE, "nobody says that they are kept again");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until_logged(&lab, "verdicts are kept again");
+    assert_eq!((lab.logged("verdicts are not kept"), lab.logged("verdicts are kept again")), (1, 1));
     sidecar.kill();
     let sidecar = lab.start_kept();
     sidecar.stays(503, Duration::from_secs(1));
@@ -461,11 +455,14 @@ fn a_full_disk_keeps_no_verdicts_and_harms_none() -> Option<Said> {
     })
 }
 
+/// The sidecar says that verdicts are not kept, or are again, within 10 s; this machine may be late.
+const SAID_WITHIN: Duration = Duration::from_secs(10 + 5);
+
 /// Waits for a line of the log.
 fn until_logged(lab: &Lab, what: &str) {
     let begun = Instant::now();
     while lab.logged(what) == 0 {
-        assert!(begun.elapsed() < PATIENCE, "never logged: {what}\n{}", std::fs::read_to_string(lab.log()).unwrap());
+        assert!(begun.elapsed() < SAID_WITHIN, "not logged: {what}\n{}", std::fs::read_to_string(lab.log()).unwrap());
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -480,6 +477,7 @@ fn a_state_file_that_goes_is_made_anew() -> Option<Said> {
     outage(&lab, &sidecar);
     until_logged(&lab, "somebody has removed or replaced it");
     until_logged(&lab, "verdicts are kept again");
+    assert_eq!((lab.logged("verdicts are not kept"), lab.logged("verdicts are kept again")), (1, 1));
     sidecar.kill();
     let sidecar = lab.start_kept();
     sidecar.stays(503, Duration::from_secs(1));
@@ -505,6 +503,7 @@ fn a_file_of_somebody_else_is_left_alone() -> Option<Said> {
     std::fs::rename(&other, lab.state()).unwrap();
     outage(&lab, &sidecar);
     until_logged(&lab, "of another application");
+    assert_eq!(lab.logged("of another application"), 1);
     lab.gate.hold(false);
     sidecar.until_ready(200);
     let (status, _) = sidecar.terminate();
@@ -513,7 +512,7 @@ fn a_file_of_somebody_else_is_left_alone() -> Option<Said> {
     Some(Said {
         readyz: "as the host is",
         metric: "as ever",
-        page: "as ever; the log says once that verdicts are not kept",
+        page: "as ever; the log says once whose file it is, and that verdicts are not kept",
         alert: NONE,
         clears: "with a restart on another file",
         fresh: "all; the foreign file is not touched",
@@ -629,6 +628,9 @@ fn from(own: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(socket.into())
 }
 
+/// No probe takes longer, on a machine that is busy with other rows.
+const WAITED: Duration = Duration::from_secs(5);
+
 /// Who comes at once; this process may have so many files, and others want some.
 const WAVE: usize = 250;
 const CLIENTS: usize = 10_000;
@@ -659,6 +661,7 @@ fn a_crowd_keeps_no_probe_waiting() -> Option<Said> {
         }
     }
     let (median, longest) = prober.end();
+    assert!(longest < WAITED, "a probe took {longest:?}");
     let metrics = sidecar.get("/metrics").1;
     assert!(alerts(&metrics).is_empty());
     assert_eq!(ever_failed(&sidecar), Vec::<String>::new());
@@ -668,9 +671,9 @@ fn a_crowd_keeps_no_probe_waiting() -> Option<Said> {
         CLIENTS / 2
     );
     println!("before {}\nhalf   {half}\nafter  {now}", before);
-    // It keeps 512 connections; and what it looks at.
-    assert!(most < before.fds + 512 + 64, "{most}");
-    assert!(answered > CLIENTS / 8, "{answered}");
+    // Those of a wave, and of the one before, if it is not yet seen that they have left.
+    assert!(most < before.fds + 2 * WAVE + 64, "{most}");
+    assert!(answered > CLIENTS / 2 * 9 / 10, "{answered}");
     // What 250 connections at once have needed stays with the allocator; that others come after them adds nothing.
     assert!(now.anon < half.anon + 2 * 1024 && now.anon < before.anon + 32 * 1024, "{now} after {}", before);
     Some(Said {
@@ -679,7 +682,7 @@ fn a_crowd_keeps_no_probe_waiting() -> Option<Said> {
         page: "as ever",
         alert: NONE,
         clears: "at once",
-        fresh: "all; 512 are kept, 128 of one address, and who has shown least leaves",
+        fresh: "all",
     })
 }
 
@@ -696,6 +699,7 @@ fn slow_clients_keep_nobody_waiting() -> Option<Said> {
     }
     let (median, longest) = prober.end();
     println!("100 slow clients: probes median {median:?}, longest {longest:?}");
+    assert!(longest < WAITED, "a probe took {longest:?}");
     sidecar.until("everything is seen", every_collector_is_up);
     assert_eq!((ever_failed(&sidecar), called(&sidecar)), (vec![], vec![]));
     drop(slow);
@@ -770,7 +774,7 @@ fn without_its_configuration_it_goes_on_by_the_old_one() -> Option<Said> {
         metric: "agenthost_config_last_reload_successful 0",
         page: "`.sidecar.config.error` names the file",
         alert: "AgentHostConfigReloadFailed, after 5 minutes",
-        clears: "with the file, within 10 s or at a reload",
+        clears: "with the file, at a reload",
         fresh: "all; the old one holds",
     })
 }
@@ -816,7 +820,7 @@ fn a_configuration_that_hangs_holds_up_nobody() -> Option<Said> {
         metric: "agenthost_config_last_reload_successful 0 after 10 s",
         page: "`.sidecar.config.error`: could not be read in time",
         alert: "AgentHostConfigReloadFailed, after 5 minutes",
-        clears: "when it can be read, within 10 s or at a reload",
+        clears: "when it can be read, at a reload",
         fresh: "all; the old one holds, and at most eight readings hang",
     })
 }
@@ -943,7 +947,7 @@ fn with_few_files_it_answers_and_recovers() -> Option<Said> {
         page: "as ever",
         alert: NONE,
         clears: "as the clients leave",
-        fresh: "all: connections have half of the files, and of one address an eighth",
+        fresh: "all",
     })
 }
 
@@ -996,7 +1000,7 @@ fn asked_to_end_it_ends_whatever_hangs() -> Option<Said> {
     sidecar.until_ready(200);
     assert_eq!(pauses(&sidecar), ["stopped"]);
     Some(Said {
-        readyz: "503 while it ends",
+        readyz: "no answer when it has ended",
         metric: "`up` 0 when it has ended",
         page: "none",
         alert: DOWN,

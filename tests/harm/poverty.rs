@@ -199,7 +199,7 @@ fn with_too_little_memory_it_ends_with_one_line() {
         };
         figures.say(format!("{mib} MiB"), told);
     }
-    assert!(well.is_some_and(|mib| mib <= 256) && ends > 0, "{well:?} {ends}");
+    assert!(well.is_some_and(|mib| mib <= 128) && ends > 0, "{well:?} {ends}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! SQLite: a host that writes without any patience, while every collector reads its database.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -45,7 +46,8 @@ fn reads() {
     let mut readers: Vec<(&str, Box<dyn Collect>)> = READERS.map(|name| (name, build(name))).into();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (mut looks, mut failed) = (0, 0);
-    while !stop.exists() {
+    // Nor without whoever began it.
+    while !stop.exists() && root.exists() {
         for (_, reader) in &mut readers {
             looks += 1;
             failed += u32::from(reader.run(Now::read(), Duration::from_secs(60), runtime.handle()).is_err());
@@ -59,6 +61,14 @@ fn reads() {
 struct Reads {
     child: Child,
     folder: tempfile::TempDir,
+}
+
+/// It would go on for ever, before everybody else.
+impl Drop for Reads {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = self.child.wait();
+    }
 }
 
 impl Reads {
@@ -78,12 +88,16 @@ impl Reads {
         Reads { child, folder }
     }
 
+    fn stop(&self) {
+        let _ = std::fs::write(self.folder.path().join("stop"), "");
+    }
+
     /// What it printed, and its locks.
-    fn end(self) -> (BTreeMap<String, u32>, String) {
-        std::fs::write(self.folder.path().join("stop"), "").unwrap();
-        let output = self.child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{said}");
+    fn end(mut self) -> (BTreeMap<String, u32>, String) {
+        self.stop();
+        let mut said = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{said}");
         let figures = said.lines().filter_map(|line| line.split_once(' '));
         let figures = figures.filter_map(|(what, value)| Some((what.to_owned(), value.parse().ok()?)));
         (figures.collect(), Trace::to(self.folder.path().join("trace")).log())

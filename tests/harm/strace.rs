@@ -42,12 +42,12 @@ impl Trace {
         }
     }
 
-    /// What a program does to files.
+    /// What a program does to files. Descriptors are told with what they stand for.
     pub fn files(&self) -> Command {
-        self.command(FILES, &[])
+        self.command(FILES, &["-y"])
     }
 
-    /// That, and what it does to other processes and sockets; descriptors are told with what they stand for.
+    /// That, and what it does to other processes and sockets.
     pub fn all(&self) -> Command {
         self.command(&format!("{FILES},{OTHERS}"), &["-y"])
     }
